@@ -1,0 +1,17 @@
+"""Training: gradient descent on F_alpha, and the linearised descent in closed form."""
+
+from lazyscope.dynamics.descent import EarlyStop, gradient_descent
+from lazyscope.dynamics.linearized import linearized_descent
+from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Run, Status, default_record
+
+__all__ = [
+    "BUDGET",
+    "DIVERGED",
+    "STOPPED",
+    "EarlyStop",
+    "Run",
+    "Status",
+    "default_record",
+    "gradient_descent",
+    "linearized_descent",
+]

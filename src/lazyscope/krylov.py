@@ -1,0 +1,67 @@
+"""Lanczos for symmetric operators given as products, safe at breakdown.
+
+matfree's tridiagonalisation divides by the residual norm: NaN on the zero operator, amplified rounding noise beyond
+the operator's rank. The operators here (tangent kernels, Hessians of few outputs) often have a rank below the number
+of steps, so this one stops quietly: once the residual falls below `sqrt(eps)`-like noise, later vectors are zero.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class RitzPairs(NamedTuple):
+    """Approximate eigenpairs in ascending order, with residual norms ‖A v − λ v‖."""
+
+    values: Float[Array, " depth"]
+    vectors: Float[Array, "depth size"]
+    residuals: Float[Array, " depth"]
+
+
+def lanczos(
+    product: Callable[[Float[Array, " size"]], Float[Array, " size"]],
+    start: Float[Array, " size"],
+    *,
+    depth: int,
+    steps: Int[Array, ""] | None = None,
+) -> RitzPairs:
+    """Ritz pairs of a symmetric operator after `depth` products from `start`, fully re-orthogonalised twice.
+
+    With `steps`, a number known only when the program runs, it stops after that many of the `depth` products.
+    `depth` is cut to the size of the vector. Residuals are β_depth·|last component| (Parlett 1998, §13.2). On the
+    zero operator all values are 0. Zero vectors stand in after a breakdown; their values are 0, too.
+    """
+    size, dtype = start.size, start.dtype
+    depth = min(depth, size)
+    noise = 1e-5 if jnp.finfo(dtype).bits < 64 else 1e-9
+
+    def unit(v: Array, reference: Array) -> tuple[Array, Array]:
+        length = jnp.linalg.norm(v)
+        alive = length > noise * reference
+        return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
+
+    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        basis, current = carry
+        basis = basis.at[i].set(current)
+        image = product(current)
+        diagonal = jnp.vdot(current, image)
+        rest = image - basis.T @ (basis @ image)
+        rest = rest - basis.T @ (basis @ rest)
+        following, off_diagonal = unit(rest, jnp.linalg.norm(image))
+        return (basis, following), (diagonal, off_diagonal)
+
+    def step_or_rest(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        nothing = jnp.zeros((), dtype)
+        return jax.lax.cond(i < last + 1, step, lambda carry, _: (carry, (nothing, nothing)), carry, i)
+
+    last = depth - 1 if steps is None else jnp.minimum(steps.astype(int), depth) - 1
+    first, _ = unit(start, jnp.zeros((), dtype))
+    body = step if steps is None else step_or_rest
+    (basis, _), (diagonal, off) = jax.lax.scan(body, (jnp.zeros((depth, size), dtype), first), jnp.arange(depth))
+    # The last β leaves the space spanned so far: it measures the residual and is no entry of the projected operator.
+    inside = off.at[last].set(0)[:-1]
+    values, mixing = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(inside, 1) + jnp.diag(inside, -1))
+    return RitzPairs(values, mixing.T @ basis, off[last] * jnp.abs(mixing[last]))

@@ -1,0 +1,44 @@
+"""The model's linearisation in its parameters, and a different thing that is easily taken for it.
+
+Taylor: h̄(w) = h(w0) + Dh(w0)(w − w0) (Chizat et al. 2019, eq. 2; note §1.1).
+Frozen activations: the current weights run through the activation pattern of w0 (what the code of Chizat et al. 2019
+calls "lazy" accuracy); multilinear in w, so not the Taylor model for more than one layer.
+"""
+
+import jax
+from jaxtyping import Array, PyTree
+
+from lazyscope import tree
+from lazyscope.models import Apply, Model
+
+
+def linearize(apply: Apply, params0: PyTree) -> Apply:
+    """First-order Taylor model of `apply` at `params0`, same signature.
+
+    h̄(params, x) = h(params0, x) + Dh(params0)[params − params0](x), by one forward-mode product. Leaves that are not
+    parameters are taken from `params0`.
+    """
+    theta0, merge = tree.split(params0)
+
+    def apply_lin(params: PyTree, x: Array) -> Array:
+        theta, _ = tree.split(params)
+        outputs, change = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (tree.sub(theta, theta0),))
+        return outputs + change
+
+    return apply_lin
+
+
+def freeze_activations(model: Model, params0: PyTree) -> Apply:
+    """The model with the activation pattern of `params0` and the current weights, same signature as `model.apply`.
+
+    Equal to the model at `params0`; away from it neither the model nor its linearisation. Raises ValueError when the
+    model has no `gates`.
+    """
+    if model.gates is None:
+        raise ValueError("freeze_activations needs a model with gates, got gates=None: only ReLU-like models have them")
+    gates = model.gates
+
+    def apply_frozen(params: PyTree, x: Array) -> Array:
+        return model.apply(params, x, gates=gates(params0, x))
+
+    return apply_frozen

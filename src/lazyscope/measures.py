@@ -1,0 +1,220 @@
+"""What moved between two checkpoints: parameters, kernel, activations, and the gap to the linearisation.
+
+Every change is 0 at `params0` and every share 1; a ratio whose numerator is 0 is 0, one whose denominator alone is 0 is
+inf, and none is NaN for finite inputs. All are functions of arrays that can be jitted, with `apply` static.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from lazyscope import tree
+from lazyscope.models import Apply
+from lazyscope.problems import Problem
+from lazyscope.tangent import (
+    MEMORY_BUDGET,
+    as_matrix,
+    blocked_tangent_kernel,
+    group_kernels,
+)
+
+
+class Grouped(NamedTuple):
+    """A measure over all parameters and per group (one per parameter leaf, by `tree.group_names`)."""
+
+    all: Float[Array, ""]
+    groups: dict[str, Float[Array, ""]]
+
+
+class Movement(NamedTuple):
+    """Relative movement of the parameters, ‖w − w0‖/‖w0‖, over all parameters and per group.
+
+    A group that starts at zero (biases, zero heads, the B of LoRA) has no scale of its own: `absolute[name]` is True
+    and `groups[name]` is its ‖w − w0‖. `all` is absolute where every group is. `entrywise` is the note's
+    S_t = Σ_i abs(w_i − w0_i)/abs(w0_i) over entries with w0_i != 0: for Gaussian weights its mean over seeds does not
+    exist, so it is drawn and never claimed on.
+    """
+
+    all: Float[Array, ""]
+    groups: dict[str, Float[Array, ""]]
+    absolute: dict[str, Bool[Array, ""]]
+    entrywise: Float[Array, ""]
+
+
+def distance(params0: PyTree, params: PyTree) -> Grouped:
+    """‖w − w0‖, Euclidean, in all and per group."""
+    return _grouped(params0, _differences(params0, params))
+
+
+def relative_change(params0: PyTree, params: PyTree) -> Movement:
+    """‖w − w0‖/‖w0‖ in all and per group, absolute for groups that start at zero, and S_t (note §4.2)."""
+    start, moved = distance(_zeros_like(params0), params0), distance(params0, params)
+    absolute = {name: size == 0 for name, size in start.groups.items()}
+
+    def relative(size: Array, change: Array) -> Array:
+        return change / jnp.where(size == 0, 1, size)
+
+    theta0, _ = tree.split(params0)
+    shares = [
+        jnp.sum(jnp.abs(change) / jnp.where(leaf == 0, jnp.inf, jnp.abs(leaf)))
+        for leaf, change in zip(theta0, _differences(params0, params), strict=True)
+    ]
+    return Movement(
+        all=relative(start.all, moved.all),
+        groups={name: relative(start.groups[name], moved.groups[name]) for name in moved.groups},
+        absolute=absolute,
+        entrywise=sum(shares),  # type: ignore[arg-type]
+    )
+
+
+def kernel_change(
+    apply: Apply, params0: PyTree, params: PyTree, x: Array, *, memory_budget: float = MEMORY_BUDGET
+) -> Grouped:
+    """Relative change of the tangent kernel on `x` in Frobenius norm, in all and per parameter group g.
+
+    In all ‖K(w) − K(w0)‖/‖K(w0)‖, and ‖K_g(w) − K_g(w0)‖/max(‖K_g(w0)‖, ‖K(w0)‖/100) per group: a group with less
+    than a hundredth of the kernel is measured against that hundredth. The largest over groups sees what the total
+    hides (docs/design.md, the regime).
+    """
+    before = group_kernels(apply, params0, x, memory_budget=memory_budget)
+    after = group_kernels(apply, params, x, memory_budget=memory_budget)
+    total = jnp.linalg.norm(sum(before.values()).reshape(-1))  # type: ignore[union-attr]
+    changes = {name: after[name] - before[name] for name in before}
+
+    def change(name: str) -> Array:
+        scale = jnp.maximum(jnp.linalg.norm(before[name].reshape(-1)), total / 100)
+        return _ratio(jnp.linalg.norm(changes[name].reshape(-1)), scale)
+
+    in_all = jnp.linalg.norm(sum(changes.values()).reshape(-1))  # type: ignore[union-attr]
+    return Grouped(_ratio(in_all, total), {name: change(name) for name in before})
+
+
+def kernel_distance(
+    apply: Apply, params0: PyTree, params: PyTree, x: Array, *, memory_budget: float = MEMORY_BUDGET
+) -> Float[Array, ""]:
+    """1 − <K, K0>/(‖K‖‖K0‖), the cosine distance of the kernels at the two points (Fort et al. 2020).
+
+    Blind to a change of the kernel's scale. Computed as ½‖K/‖K‖ − K0/‖K0‖‖², which keeps its digits near 0.
+    """
+    before = blocked_tangent_kernel(apply, params0, x, memory_budget=memory_budget)
+    after = blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget)
+    return 0.5 * jnp.sum((_unit(after) - _unit(before)) ** 2)
+
+
+def target_alignment(
+    apply: Apply, params: PyTree, problem: Problem, *, memory_budget: float = MEMORY_BUDGET
+) -> Float[Array, ""]:
+    """Kernel-target alignment yᵀK y/(‖K‖_F ‖y‖²) on the training data (Cristianini et al. 2001), in [0, 1].
+
+    Integer labels stand for their one-hot vectors where the outputs are `(n, k)`. Nothing is centred: subtract the mean
+    from the targets first where a constant is not part of the question. 0 for a zero kernel or zero targets.
+    """
+    outputs = jax.eval_shape(apply, params, problem.x)
+    y = problem.y
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 and len(outputs.shape) == 2:
+        y = jax.nn.one_hot(y, outputs.shape[1])
+    if y.shape != outputs.shape:
+        raise ValueError(
+            f"target_alignment needs targets of the outputs' shape {tuple(outputs.shape)} or class labels, "
+            f"got {tuple(y.shape)}: reshape y"
+        )
+    matrix = as_matrix(blocked_tangent_kernel(apply, params, problem.x, memory_budget=memory_budget))
+    target = _unit(y.astype(matrix.dtype).reshape(-1))
+    return target @ _unit(matrix) @ target
+
+
+def cka(k: Array, l: Array) -> Float[Array, ""]:  # noqa: E741
+    """Centred kernel alignment <HKH, HLH>/(‖HKH‖‖HLH‖), H = 1 − 11ᵀ/n (Cortes et al. 2012), in [0, 1].
+
+    Kernels `(n, n)`, or `(n, n, k, k)`, which are traced over outputs first. 0 where a centred kernel vanishes. Raises
+    ValueError when the numbers of examples differ.
+    """
+    if k.shape[:2] != l.shape[:2]:
+        raise ValueError(
+            f"cka compares two kernels on the same examples, got shapes {tuple(k.shape)} and {tuple(l.shape)}: "
+            "compute both on one batch"
+        )
+    return jnp.sum(_unit(_centered(k)) * _unit(_centered(l)))
+
+
+def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -> Float[Array, ""]:
+    """‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖ on `x`, h̄ the linearisation at w0: the gap at the same weights, after the fact.
+
+    One forward-mode product. The same at every output scale alpha. It bounds nothing about where the linearised model
+    would have trained to: that is `trained_gap`. A movement of the outputs near eps·‖h(w0)‖ leaves only rounding.
+    """
+    theta0, merge = tree.split(params0)
+    change = _differences(params0, params)
+    outputs0, linear = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (change,))
+    moved = apply(params, x) - outputs0
+    gap = _ratio(jnp.linalg.norm((moved - linear).reshape(-1)), jnp.linalg.norm(moved.reshape(-1)))
+    # At w0 the two programs may still differ in the last bit.
+    return jnp.where(tree.norm(change) == 0, 0, gap)
+
+
+def trained_gap(
+    f: Float[Array, "n *out"],
+    f_linear: Float[Array, "n *out"],
+    f0: Float[Array, "n *out"],
+    y: Float[Array, "n *out"] | None = None,
+) -> Float[Array, ""]:
+    """Gap g = ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖), trained model against trained linearisation.
+
+    All on the same (held-out) inputs and with alpha in them. `y` are real targets, for the square loss: without their
+    spread a large initial output, which both models have to undo, would dilute the gap (docs/design.md, the regime).
+    Leave `y` out for other losses. Targets that are all equal have no spread and are left out, too.
+    """
+    scale = jnp.linalg.norm((f - f0).reshape(-1))
+    if y is not None:
+        spread = jnp.linalg.norm((y - jnp.mean(y, axis=0, keepdims=True)).reshape(-1))
+        scale = jnp.where(spread > 0, jnp.minimum(scale, spread), scale)
+    return _ratio(jnp.linalg.norm((f - f_linear).reshape(-1)), scale)
+
+
+def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTree, params: PyTree, x: Array) -> PyTree:
+    """Share of (example, unit) pairs whose gate is as it was at `params0`, per layer, in the structure of `gates`.
+
+    The "stability of activations" of Chizat et al. 2019 (§3.2). 1 at `params0`.
+    """
+    return jax.tree.map(
+        lambda before, after: jnp.sum(before == after) / before.size, gates(params0, x), gates(params, x)
+    )
+
+
+def _differences(params0: PyTree, params: PyTree) -> list[Array]:
+    theta0, _ = tree.split(params0)
+    theta, _ = tree.split(params)
+    shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
+    if shapes0 != shapes:
+        raise ValueError(f"two checkpoints of one model must have equal shapes, got {shapes0} and {shapes}")
+    return tree.sub(theta, theta0)
+
+
+def _grouped(params0: PyTree, leaves: list[Array]) -> Grouped:
+    sizes = dict(zip(tree.group_names(params0), (tree.norm(leaf) for leaf in leaves), strict=True))
+    return Grouped(tree.norm(leaves), sizes)
+
+
+def _zeros_like(params: PyTree) -> PyTree:
+    theta, merge = tree.split(params)
+    return merge([jnp.zeros_like(leaf) for leaf in theta])
+
+
+def _centered(kernel: Array) -> Array:
+    if kernel.ndim == 4:
+        kernel = jnp.trace(kernel, axis1=2, axis2=3)
+    rows = kernel - jnp.mean(kernel, axis=0, keepdims=True)
+    return rows - jnp.mean(rows, axis=1, keepdims=True)
+
+
+def _unit(array: Array) -> Array:
+    length = jnp.linalg.norm(array.reshape(-1))
+    return array / jnp.where(length > 0, length, 1)
+
+
+def _ratio(change: Array, scale: Array) -> Array:
+    # 0/0 is no change; change where there was nothing is infinite.
+    return jnp.where(change == 0, 0, change / jnp.where((scale == 0) & (change == 0), 1, scale))

@@ -1,0 +1,87 @@
+"""Pytree algebra: the parameter space R^p of the papers, whatever the container.
+
+Only floating-point leaves are parameters. Integer leaves, PRNG keys and `None` travel along unchanged, so a model
+with buffers or counters works as it is. Norms and products accumulate over all leaves at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def is_parameter(leaf: Any) -> bool:
+    """Whether a leaf is differentiated: an array (or Python float) of real floating-point type."""
+    return jnp.issubdtype(jax.dtypes.result_type(leaf), jnp.floating) if _is_array(leaf) else isinstance(leaf, float)
+
+
+def split(params: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """Separate parameters from what is set aside.
+
+    Returns the list of floating-point leaves and `merge`, which puts such a list back among the other leaves.
+    Raises ValueError when nothing is left to differentiate or a leaf is complex.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    for leaf in leaves:
+        if _is_array(leaf) and jnp.issubdtype(jax.dtypes.result_type(leaf), jnp.complexfloating):
+            raise ValueError(f"parameters must be real, got a {leaf.dtype} leaf of shape {leaf.shape}: split it")
+    chosen = [is_parameter(leaf) for leaf in leaves]
+    if not any(chosen):
+        raise ValueError(
+            "parameters must be a pytree with at least one floating-point array, "
+            f"got {structure}: pass the weights, not the module or its configuration"
+        )
+
+    def merge(theta: list[Array]) -> PyTree:
+        remaining = iter(theta)
+        return jax.tree.unflatten(
+            structure, [next(remaining) if c else leaf for leaf, c in zip(leaves, chosen, strict=True)]
+        )
+
+    return [jnp.asarray(leaf) for leaf, c in zip(leaves, chosen, strict=True) if c], merge
+
+
+def group_names(params: PyTree) -> list[str]:
+    """One name per parameter leaf, its path (`layers/0/w`), in the order of `split`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") or "parameters"
+        for path, leaf in leaves
+        if is_parameter(leaf)
+    ]
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """A + b, leaf by leaf."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def sub(a: PyTree, b: PyTree) -> PyTree:
+    """A − b, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(factor: float | Array, a: PyTree) -> PyTree:
+    """factor·a, each leaf in its own precision."""
+    return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, a)
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """Euclidean inner product over all leaves."""
+    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # type: ignore[return-value]
+
+
+def norm(a: PyTree) -> Array:
+    """Euclidean norm ‖a‖ over all leaves. A leaf as large as the square root of the largest float overflows."""
+    return jnp.sqrt(dot(a, a))
+
+
+def size(a: PyTree) -> int:
+    """Number of scalars p."""
+    return sum(leaf.size for leaf in jax.tree.leaves(a))
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
