@@ -1,0 +1,101 @@
+"""The page: one self-contained HTML file that opens offline, made from the items found in a folder.
+
+An item is one figure with its claims; it lives in `DIR/figures/NAME.json` beside `NAME.svg`, `NAME.png` and `NAME.nc`.
+The page depends on these files alone, so it can be made again at any time (`lazyscope report DIR`).
+"""
+
+import base64
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lazyscope.claims import Finding, threshold_text
+from lazyscope.store import write_atomic
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One figure on the page: what it shows, what was claimed and measured, and where it comes from."""
+
+    name: str
+    title: str
+    caption: str
+    size: str
+    command: str
+    findings: list[dict[str, Any]]
+    settings: dict[str, str]
+    numbers: list[list[str]]
+    provenance: dict[str, str]
+
+
+def describe(finding: Finding, size: str) -> dict[str, Any]:
+    """A finding in the words and numbers of the page."""
+    claim = finding.claim
+    expected = claim.expected.get(size)
+    return {
+        "sentence": claim.sentence,
+        "source": claim.source,
+        "measure": claim.measure,
+        "mean": _number(finding.mean),
+        "interval": "none" if math.isnan(finding.low) else f"{_number(finding.low)} to {_number(finding.high)}",
+        "threshold": threshold_text(claim.accepted),
+        "seeds": finding.seeds,
+        "outcome": finding.outcome.value,
+        "expected": "unknown" if expected is None else expected.value,
+        "reason": finding.reason,
+        "note": claim.note,
+    }
+
+
+def write_item(out: Path, item: Item, *, svg: bytes, png: bytes) -> None:
+    """Keep an item; the JSON goes last, so that a page never lists a figure whose picture is missing."""
+    folder = out / "figures"
+    write_atomic(folder / f"{item.name}.svg", svg)
+    write_atomic(folder / f"{item.name}.png", png)
+    write_atomic(folder / f"{item.name}.json", json.dumps(asdict(item), indent=1, ensure_ascii=False).encode())
+
+
+def read_items(out: Path) -> list[Item]:
+    """All items of a folder by name. Raises ValueError where there is none or one cannot be read."""
+    files = sorted((out / "figures").glob("*.json"))
+    if not files:
+        raise ValueError(
+            f"a report needs a folder with results, got {str(out)!r}: run `lazyscope reproduce --out {out}` first"
+        )
+    items = []
+    for file in files:
+        try:
+            items.append(Item(**json.loads(file.read_text())))
+        except (TypeError, ValueError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{file} is not a result of this version ({type(error).__name__}): remove it, or reproduce it again"
+            ) from None
+    return items
+
+
+def write_page(out: Path) -> Path:
+    """Make `DIR/index.html` from the items in `DIR`; returns its path."""
+    items = read_items(out)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lazyscope"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    pictures = {
+        item.name: "data:image/svg+xml;base64,"
+        + base64.b64encode((out / "figures" / f"{item.name}.svg").read_bytes()).decode()
+        for item in items
+    }
+    outcomes = Counter(finding["outcome"] for item in items for finding in item.findings)
+    page = environment.get_template("page.html").render(items=items, pictures=pictures, outcomes=outcomes)
+    write_atomic(out / PAGE, page.encode())
+    return out / PAGE
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
