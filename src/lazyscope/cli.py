@@ -1,0 +1,334 @@
+"""The command line. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lazyscope.papers import FIGURES, SIZES
+
+EXAMPLES = """How lazily does a model train? Reproduce two papers on lazy training, figure by figure and claim by claim.
+
+Examples:
+  lazyscope list                                   what can be reproduced, and how long it takes
+  lazyscope reproduce                              every figure at quick size, page in ./lazyscope-out
+  lazyscope reproduce note-fig4 --size paper       one figure with the paper's full settings
+  lazyscope reproduce note-fig4 --seeds 10 --check exit status 1 if an outcome is not the expected one
+  lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
+  lazyscope report lazyscope-out                   make the page again from what is there
+  lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
+"""
+
+
+class InputError(Exception):
+    """The user's mistake, in one line."""
+
+
+@dataclass
+class Reproduce:
+    """Compute figures, judge their claims and write the page.
+
+    Finished cells are kept in OUT/store: after an interruption, or with more seeds, the same command computes only what
+    is not there yet.
+
+    Example: lazyscope reproduce note-fig4 --size quick --out results
+    """
+
+    figures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FIGURE ...]")] = ()
+    """Names from `lazyscope list`; none means all."""
+    size: str = "quick"
+    """tiny (seconds, for tests), quick (under a minute a figure) or paper (the full specification)."""
+    out: Path = Path("lazyscope-out")
+    """Folder for the page, the pictures and the data."""
+    seeds: int | None = None
+    """Number of independent trials; default: the figure's own number at this size."""
+    check: bool = False
+    """Exit with status 1 when an outcome differs from the one expected at this size."""
+
+    def run(self) -> int:
+        """Reproduce the figures one after the other; the page is there after the first."""
+        names = self._validated()
+        _prepare_jax()
+        from lazyscope.papers.reproduce import reproduce, unexpected
+        from lazyscope.report import write_page
+        from lazyscope.store import Store
+        from lazyscope.terminal import print_findings, progress_bar
+
+        surprises, page = [], None
+        with Store(self.out / "store", notify=_say) as kept:
+            for name in names:
+                with progress_bar(name) as progress:
+                    item, findings = reproduce(
+                        name, size=self.size, seeds=self.seeds, out=self.out, store=kept, progress=progress
+                    )
+                surprises += unexpected(findings, self.size)
+                first, page = page is None, write_page(self.out)
+                print_findings(item)
+                if first and len(names) > 1:
+                    _say(f"the page is there and grows with every figure: {page}")
+        print(page)
+        if self.check and surprises:
+            for finding in surprises:
+                print(f"unexpected: {finding.claim.sentence} ({finding.outcome.value})", file=sys.stderr)
+            return 1
+        return 0
+
+    def _validated(self) -> list[str]:
+        for name in self.figures:
+            if name not in FIGURES:
+                close = get_close_matches(name, FIGURES, n=1)
+                hint = f"did you mean {close[0]}?" if close else "`lazyscope list` shows them"
+                raise InputError(f"a figure must be one of the {len(FIGURES)} known names, got {name!r}: {hint}")
+        if self.size not in SIZES:
+            raise InputError(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        if self.seeds is not None and self.seeds < 1:
+            raise InputError(f"--seeds must be at least 1, got {self.seeds}: an interval needs 3")
+        _check_folder(self.out)
+        return list(self.figures) or list(FIGURES)
+
+
+@dataclass
+class Diagnose:
+    """Tell how lazily a model trains, why, and what to change.
+
+    Names a built-in case (two-layer-symmetrised, two-layer-plain, two-layer-rich), or FILE.py:OBJECT, where OBJECT is a
+    lazyscope.Case or a function that returns one. This runs FILE.py: only name files you trust.
+
+    Example: lazyscope diagnose my_model.py:case --after trained.safetensors
+    """
+
+    case: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")]
+    """A built-in name, FILE.py:OBJECT or package.module:OBJECT."""
+    after: Path | None = None
+    """Weights of a finished training (safetensors or npz): they are judged instead of a training run of ours."""
+    json: bool = False
+    """Print one JSON object instead of the table."""
+    steps: int = 1500
+    """Steps of our own descent, where the case brings no trainer and --after no weights."""
+    seed: int = 0
+    """Seed of the searches for norms."""
+
+    def run(self) -> int:
+        """Print the diagnosis."""
+        if self.steps < 1:
+            raise InputError(f"--steps must be at least 1, got {self.steps}")
+        _prepare_jax()
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
+        from lazyscope.loading import load_case
+
+        try:
+            case = load_case(self.case)
+            text = self._diagnosed(case)
+        except (ValueError, FileNotFoundError) as error:
+            raise InputError(str(error).splitlines()[0]) from error
+        print(text)
+        return 0
+
+    def _diagnosed(self, case: Any) -> str:
+        import json
+
+        import jax
+
+        from lazyscope.adapters import load_checkpoint
+        from lazyscope.diagnose import diagnose
+
+        after = None if self.after is None else load_checkpoint(self.after, case.params0)
+        found = diagnose(
+            case.apply,
+            case.params0,
+            case.problem,
+            params=after,
+            train=case.train if after is None else None,
+            alpha=case.alpha,
+            gates=case.gates,
+            num_steps=self.steps,
+            key=jax.random.key(self.seed),
+        )
+        return json.dumps(found.as_dict(), allow_nan=False, ensure_ascii=False) if self.json else str(found)
+
+
+@dataclass
+class List:
+    """Name, title and wall time of every figure.
+
+    Example: lazyscope list
+    """
+
+    def run(self) -> int:
+        """Print the table of figures."""
+        from lazyscope.terminal import print_figures
+
+        print_figures(FIGURES, SIZES)
+        return 0
+
+
+@dataclass
+class Report:
+    """Make the page again from the results in a folder.
+
+    Example: lazyscope report lazyscope-out
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that `lazyscope reproduce` wrote."""
+
+    def run(self) -> int:
+        """Write DIR/index.html and print its path."""
+        from lazyscope.report import write_page
+
+        try:
+            print(write_page(self.folder))
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return 0
+
+
+StoreFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+EXPORTS = ("netcdf", "csv")
+
+
+@dataclass
+class StoreStatus:
+    """What is kept: cells per function and settings, chunks and bytes.
+
+    Example: lazyscope store status lazyscope-out
+    """
+
+    folder: StoreFolder
+    """A store, or a folder that `lazyscope reproduce` wrote."""
+
+    def run(self) -> int:
+        """Print the table; a running computation is not disturbed."""
+        from lazyscope import store
+        from lazyscope.terminal import print_store
+
+        folder = store.locate(self.folder)
+        summaries, problems, aside = store.status(folder)
+        print_store(str(folder), summaries)
+        for problem in problems:
+            _say(f"{problem.path} is {problem.reason}: `lazyscope store check` says how to go on")
+        if aside:
+            _say(f"{len(aside)} chunks failed and were set aside ({aside[0]}): they are not used and may be deleted")
+        return 0
+
+
+@dataclass
+class StoreCheck:
+    """Read every chunk and verify its checksum; exit status 1 when one is damaged.
+
+    Example: lazyscope store check lazyscope-out
+    """
+
+    folder: StoreFolder
+    """A store, or a folder that `lazyscope reproduce` wrote."""
+
+    def run(self) -> int:
+        """Print the damaged chunks, one line each; nothing is changed."""
+        from lazyscope import store
+
+        folder = store.locate(self.folder)
+        cells, problems = store.check(folder)
+        for problem in problems:
+            _say(f"{problem.path} is {problem.reason}")
+        print(f"{folder}: {cells} cells whole, {len(problems)} chunks damaged")
+        if problems:
+            _say("the command that made this store sets the damaged chunks aside and computes their cells again")
+        return 1 if problems else 0
+
+
+@dataclass
+class StoreExport:
+    """Every kept cell in an open format, one file per function and settings.
+
+    Example: lazyscope store export lazyscope-out --out cells --format csv
+    """
+
+    folder: StoreFolder
+    """A store, or a folder that `lazyscope reproduce` wrote."""
+    out: Path = Path("lazyscope-cells")
+    """Folder for the files."""
+    format: str = "netcdf"
+    """netcdf or csv."""
+
+    def run(self) -> int:
+        """Write the files and print their paths; damaged chunks are left out, named, and give exit status 1."""
+        from lazyscope import store
+
+        writers = dict(zip(EXPORTS, (store.write_netcdf, store.write_csv), strict=True))
+        if self.format not in writers:
+            raise InputError(f"--format must be one of {', '.join(EXPORTS)}, got {self.format!r}")
+        _check_folder(self.out)
+        written, problems = store.export_cells(store.locate(self.folder), self.out, write=writers[self.format])
+        for path in written:
+            print(path)
+        for problem in problems:
+            _say(f"left out {problem.path}: {problem.reason}")
+        return 1 if problems else 0
+
+
+@dataclass
+class StoreCommand:
+    """The finished cells that `reproduce` keeps: what is there, is it whole, write it out."""
+
+    command: tyro.conf.OmitArgPrefixes[
+        Annotated[StoreStatus, tyro.conf.subcommand("status", prefix_name=False)]
+        | Annotated[StoreCheck, tyro.conf.subcommand("check", prefix_name=False)]
+        | Annotated[StoreExport, tyro.conf.subcommand("export", prefix_name=False)]
+    ]
+
+    def run(self) -> int:
+        """Do what the subcommand says."""
+        return self.command.run()
+
+
+COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | List | Report | StoreCommand]] = {
+    "reproduce": Reproduce,
+    "diagnose": Diagnose,
+    "list": List,
+    "report": Report,
+    "store": StoreCommand,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 done, 1 unexpected outcome, 2 bad input, 130 interrupted)."""
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="lazyscope", description=EXAMPLES, args=arguments)
+        return command.run()
+    except (InputError, OSError) as error:
+        _say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted; finished cells and figures are kept, the same command goes on from there")
+        return 130
+
+
+def _say(line: str) -> None:
+    print(f"lazyscope: {line}", file=sys.stderr)
+
+
+def _check_folder(out: Path) -> None:
+    blocker = next((p for p in (out, *out.parents) if p.exists()), None)
+    if blocker is not None and not blocker.is_dir():
+        raise InputError(f"--out must be a folder, got {str(out)!r}: {blocker} is a file, name another place")
+
+
+def _prepare_jax() -> None:
+    # One device per core, one thread each: cells run side by side, and a cell's bits do not depend on the machine's
+    # number of cores. Must be said before JAX is loaded.
+    os.environ.setdefault("NPROC", "1")
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

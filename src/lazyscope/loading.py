@@ -1,0 +1,76 @@
+"""Find the Case a user names on the command line: a built-in one, `FILE.py:OBJECT` or `package.module:OBJECT`.
+
+Naming a file runs it, as importing it would: only name files you trust.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lazyscope.papers import cases
+from lazyscope.problems import Case
+
+BUILT_IN: dict[str, Callable[[], Case]] = {
+    "two-layer-symmetrised": cases.symmetrised,
+    "two-layer-plain": cases.plain,
+    "two-layer-rich": cases.rich,
+}
+
+
+def load_case(name: str) -> Case:
+    """The Case called `name`, or the one that the named function returns.
+
+    Raises ValueError with one line: an unknown built-in name, a missing file or object, something that is no Case.
+    Errors of the user's own file come through unchanged.
+    """
+    if ":" not in name:
+        if name not in BUILT_IN:
+            close = get_close_matches(name, BUILT_IN, n=1)
+            hint = f"did you mean {close[0]}?" if close else "or FILE.py:OBJECT for your own"
+            raise ValueError(f"a case must be one of {', '.join(BUILT_IN)}, got {name!r}: {hint}")
+        return BUILT_IN[name]()
+    place, _, attribute = name.rpartition(":")
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
+    if not hasattr(module, attribute):
+        known = [n for n in vars(module) if not n.startswith("_")]
+        close = get_close_matches(attribute, known, n=1)
+        raise ValueError(f"{place} has no {attribute!r}" + (f": did you mean {close[0]}?" if close else ""))
+    return _as_case(getattr(module, attribute), name)
+
+
+def _as_case(found: Any, name: str) -> Case:
+    made = found() if callable(found) and not isinstance(found, Case) else found
+    if not isinstance(made, Case):
+        raise ValueError(
+            f"{name} must be a lazyscope.Case or a function without arguments that returns one, got "
+            f"{type(made).__name__}: return Case(apply, params0, problem)"
+        )
+    return made
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"the file must exist, got {str(path)!r}: name it as FILE.py:OBJECT")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported: name a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # its neighbours import as they would for `python FILE.py`
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ValueError(
+                f"the module must be importable, got {name!r}: install it or name FILE.py:OBJECT"
+            ) from None
+        raise

@@ -1,0 +1,1 @@
+"""Figures and theorems of Chizat, Oyallon & Bach 2019."""

@@ -1,0 +1,86 @@
+"""The laziness criterion of the two-layer ReLU net in closed form, as cells that sweeps can map.
+
+h = Σ a_i relu(b_i·x) couples a_i with b_i alone, so that almost everywhere
+
+    ‖D²h‖² = max_i λmax( Xᵀ diag(1[X b_i > 0]) X ) / n,
+
+and D²h = 0 for what automatic differentiation does not see, the kinks. `lazyscope.criterion` finds the same number
+matrix-free for any model; here it would cost thousands of products a cell.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from lazyscope.models import Doubled
+from lazyscope.papers.protocol import Protocol, setup
+from lazyscope.tangent import largest_eigenvalue
+
+CELL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What kappa at every alpha and tau is made of, at tau = 1: function-space norms on the training inputs."""
+
+    outputs: Float[Array, " n"]
+    targets: Float[Array, " n"]
+    jacobian_norm: Float[Array, ""]
+    hessian_norm: Float[Array, ""]
+
+
+def hessian_norm(params: PyTree, x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """‖D²h‖ of the two-layer ReLU net, plain or doubled, exactly (up to the kinks)."""
+    b = jnp.concatenate([params.plus["b"], params.minus["b"]]) if isinstance(params, Doubled) else params["b"]
+
+    def unit(weights: Array) -> Array:
+        gated = jnp.where((x @ weights > 0)[:, None], x, 0)
+        return jnp.linalg.eigvalsh(gated.T @ gated / x.shape[0])[-1]
+
+    return jnp.sqrt(jnp.max(jax.lax.map(unit, b)))
+
+
+def ingredients(key: Key[Array, ""], protocol: Protocol, *, tau: float | Array = 1.0) -> Ingredients:
+    """Outputs, targets and norms of a trial, the weights multiplied by tau and nothing else."""
+    model, params, problem = setup(key, protocol)
+    params = jax.tree.map(lambda leaf: tau * leaf, params)
+    return Ingredients(
+        outputs=model.apply(params, problem.x),
+        targets=problem.y,
+        jacobian_norm=jnp.sqrt(largest_eigenvalue(model.apply, params, problem.x)),
+        hessian_norm=hessian_norm(params, problem.x),
+    )
+
+
+def kappa(parts: Ingredients, alpha: float | Array) -> Float[Array, ""]:
+    """‖alpha·h − y‖ ‖D²h‖/(alpha ‖Dh‖²) (note §1.1)."""
+    residual = jnp.linalg.norm(alpha * parts.outputs - parts.targets) / jnp.sqrt(parts.targets.size)
+    return residual * parts.hessian_norm / (alpha * parts.jacobian_norm**2)
+
+
+def kappa_inf(parts: Ingredients) -> Float[Array, ""]:
+    """‖h‖ ‖D²h‖/‖Dh‖², the limit of kappa at large alpha."""
+    norm = jnp.linalg.norm(parts.outputs) / jnp.sqrt(parts.targets.size)
+    return norm * parts.hessian_norm / parts.jacobian_norm**2
+
+
+def over_width(
+    key: Key[Array, ""], *, width: int, protocol: Protocol, exponents: tuple[float, ...], alphas: tuple[float, ...]
+) -> dict[str, Array]:
+    """Kappa at alpha(m) = m^-e for every exponent e, and at every alpha, raw and with the output centred."""
+    parts = ingredients(key, replace(protocol, width=width))
+    centred = replace(parts, outputs=jnp.zeros_like(parts.outputs))
+    return {
+        "kappa": jnp.stack([kappa(parts, float(width) ** -e) for e in exponents]),
+        "kappa_raw": jnp.stack([kappa(parts, a) for a in alphas]),
+        "kappa_centred": jnp.stack([kappa(centred, a) for a in alphas]),
+        "kappa_inf": kappa_inf(parts),
+    }
+
+
+def over_plane(key: Key[Array, ""], *, tau: Array, alphas: tuple[float, ...], protocol: Protocol) -> dict[str, Array]:
+    """Kappa at every alpha for weights of scale tau, evaluated at those weights, without the scale law."""
+    parts = ingredients(key, protocol, tau=tau)
+    return {"kappa": jnp.stack([kappa(parts, a) for a in alphas]), "kappa_inf": kappa_inf(parts)}

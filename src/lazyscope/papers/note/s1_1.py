@@ -1,0 +1,160 @@
+"""Note, §1.1: the criterion of two-layer nets against width, and against the output scale alpha.
+
+    lazyscope reproduce note-s1.1 --size quick
+
+E[kappa] is bounded by m^(-1/2) + 1/(m alpha(m)) up to constants: it falls as m^(-1/2) for alpha = m^(-1/2), as
+m^(-1/4) for m^(-3/4) and not at all for 1/m. Plain initialisation, targets times 100 so that y counts in the residual
+(with the unit teacher h(w0) dominates and kappa falls for 1/m, too). Against alpha, kappa falls as 1/alpha only for a
+centred model; raw it tends to kappa_inf > 0. On two cores: tiny 10 s, quick 40 s, paper about 5 min.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Key
+from matplotlib.figure import Figure
+
+from lazyscope import figures
+from lazyscope.claims import Claim, Outcome
+from lazyscope.papers.kappa_cells import CELL_VERSION, over_width
+from lazyscope.papers.protocol import Protocol, decades
+from lazyscope.sweep import Progress, Store, sweep
+
+EXPONENTS = (0.5, 0.75, 1.0)
+NAMES = {0.5: "alpha = m^(−1/2)", 0.75: "alpha = m^(−3/4)", 1.0: "alpha = 1/m"}
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths and output scales at which kappa is evaluated, over independent teachers, data and initialisations."""
+
+    protocol: Protocol
+    widths: tuple[int, ...]
+    alphas: tuple[float, ...]
+    seeds: int
+
+
+FULL = Protocol(doubled=False, target_scale=100.0)
+SIZES = {
+    "tiny": Widths(replace(FULL, n=60, n_test=1, d=10), (16, 64, 256), decades(-2, 4, 1), seeds=6),
+    "quick": Widths(replace(FULL, n_test=1), (64, 128, 256, 512), decades(-2, 6, 0.5), seeds=6),
+    "paper": Widths(replace(FULL, n_test=1), (64, 128, 256, 512, 1024, 2048, 4096), decades(-2, 6, 0.25), seeds=10),
+}
+CAPTION = (
+    "Left: kappa at initialisation against width for three output scales; the dashed lines have slopes −1/2, −1/4 "
+    "and 0. Right: kappa against alpha at the largest width. It falls for ever only when the output is centred; raw "
+    "it stops at kappa_inf, which no output scale gets below by much."
+)
+
+
+def compute(
+    spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
+) -> xr.Dataset:
+    """Kappa at every width, exponent and seed, and at every alpha."""
+    ds = sweep(
+        partial(over_width, protocol=spec.protocol, exponents=EXPONENTS, alphas=spec.alphas),
+        {"width": spec.widths},
+        static=["width"],
+        key=key,
+        seeds=spec.seeds,
+        dims={"kappa": ("exponent",), "kappa_raw": ("alpha",), "kappa_centred": ("alpha",)},
+        version=CELL_VERSION,
+        store=store,
+        progress=progress,
+    )
+    return ds.assign_coords(exponent=list(EXPONENTS), alpha=list(spec.alphas))
+
+
+def width_slope(ds: xr.Dataset, exponent: float) -> np.ndarray:
+    """Slope of log kappa against log width, per seed."""
+    values = ds.kappa.sel(exponent=exponent).transpose("width", "seed").values
+    return np.polyfit(np.log(ds.width.values), np.log(values), 1)[0]
+
+
+def raw_limit(ds: xr.Dataset) -> np.ndarray:
+    """Kappa at the largest alpha and width over kappa_inf, minus 1."""
+    last = ds.isel(width=-1)
+    return (last.kappa_raw.isel(alpha=-1) / last.kappa_inf - 1).values
+
+
+def centred_slope(ds: xr.Dataset) -> np.ndarray:
+    """Slope of log kappa against log alpha with a centred output, per seed."""
+    values = ds.isel(width=-1).kappa_centred.transpose("alpha", "seed").values
+    return np.polyfit(np.log(ds.alpha.values), np.log(values), 1)[0]
+
+
+def raw_slope(ds: xr.Dataset) -> np.ndarray:
+    """Slope of log kappa against log alpha with the raw output, over the last two decades of alpha."""
+    late = ds.isel(width=-1).sel(alpha=ds.alpha >= ds.alpha.max() / 100)
+    return np.polyfit(np.log(late.alpha.values), np.log(late.kappa_raw.transpose("alpha", "seed").values), 1)[0]
+
+
+def _slope_claim(exponent: float, sentence: str, low: float, high: float) -> Claim:
+    return Claim(
+        sentence=sentence,
+        source="note §1.1, §4.7; chizat2019 §1.2",
+        measure=f"slope of log kappa against log m, {NAMES[exponent]}",
+        quantity=partial(width_slope, exponent=exponent),
+        accepted=(low, high),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+    )
+
+
+CLAIMS = (
+    _slope_claim(0.5, "For alpha(m) = m^(−1/2) the criterion decreases as m^(−1/2).", -0.55, -0.45),
+    _slope_claim(0.75, "For alpha(m) = m^(−3/4), where m·alpha(m) still grows, it decreases as m^(−1/4).", -0.3, -0.2),
+    _slope_claim(1.0, "For alpha(m) = 1/m it does not decrease.", -0.05, 0.05),
+    Claim(
+        sentence="As alpha grows bigger the criterion decreases, leading to a lazy training situation.",
+        source="note §1.1, rescaled model",
+        measure="slope of log kappa against log alpha over the last two decades, raw output",
+        quantity=raw_slope,
+        accepted=(-np.inf, -0.9),
+        expected={"tiny": Outcome.FAILS, "quick": Outcome.FAILS, "paper": Outcome.FAILS},
+        note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0.",
+    ),
+    Claim(
+        sentence="With a centred output the criterion decreases as 1/alpha.",
+        source="note §1.1 with h(w0) = 0",
+        measure="slope of log kappa against log alpha, centred output",
+        quantity=centred_slope,
+        accepted=(-1.01, -0.99),
+        expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+    ),
+    Claim(
+        sentence="What it tends to with the raw output is kappa_inf.",
+        source="ours, on note §1.1",
+        measure="kappa at the largest alpha over kappa_inf, minus 1",
+        quantity=raw_limit,
+        accepted=(-0.01, 0.01),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+    ),
+)
+
+
+def draw(ds: xr.Dataset) -> Figure:
+    """Left kappa against width, right against alpha."""
+    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2)
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+    for exponent, color in zip(EXPONENTS, (figures.BLUE, figures.GREEN, figures.ORANGE), strict=True):
+        values = ds.kappa.sel(exponent=exponent)
+        figures.curve(left, values, "width", label=NAMES[exponent], color=color, marker="o")
+        start = float(values.isel(width=0).mean())
+        guide = start * (ds.width.values / ds.width.values[0]) ** (exponent - 1)
+        left.plot(ds.width.values, guide, color=color, linewidth=0.9, linestyle=(0, (4, 3)))
+    figures.finish(left, x="width m", y="kappa")
+    last = ds.isel(width=-1)
+    figures.curve(right, last.kappa_raw, "alpha", label="raw output", color=figures.BLUE)
+    figures.curve(right, last.kappa_centred, "alpha", label="centred output", color=figures.ORANGE)
+    figures.levels(right, [figures.Level(last.kappa_inf, "kappa_inf", figures.GREY)])
+    figures.finish(right, x="output scale alpha", y=f"kappa, width {int(ds.width[-1])}")
+    return figure
+
+
+def numbers(ds: xr.Dataset) -> list[list[str]]:
+    """Kappa against width, means over seeds."""
+    return figures.table({NAMES[e]: ds.kappa.sel(exponent=e) for e in EXPONENTS}, "width")

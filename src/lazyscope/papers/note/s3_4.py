@@ -1,0 +1,94 @@
+"""Note, §3.4: level lines of the criterion in the plane of initialisation scale tau and output scale alpha.
+
+    lazyscope reproduce note-s3.4 --size quick
+
+For a q-homogeneous model kappa depends on alpha·tau^q alone, so its level lines are alpha ∝ tau^-q, exactly, with q = 2
+for the two-layer ReLU net; the note leaves q undetermined. Evaluated at the scaled weights themselves, not through the
+scale law. On two cores: tiny 5 s, quick 20 s, paper 40 s.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lazyscope import figures
+from lazyscope.claims import Claim, Outcome
+from lazyscope.papers.note import s3_3
+from lazyscope.papers.note.s3_3 import FULL, SMALL, Scales
+from lazyscope.papers.protocol import decades
+
+SIZES = {
+    "tiny": Scales(SMALL, decades(-1, 1, 0.5), decades(-2, 2, 0.5), seeds=3),
+    "quick": Scales(FULL, decades(-2, 2, 0.25), decades(-3, 3, 0.25), seeds=5),
+    "paper": Scales(replace(FULL), decades(-2.2, 3, 0.1), decades(-3, 6, 0.1), seeds=10),
+}
+CAPTION = (
+    "kappa at initialisation over tau and alpha, symmetrised (left) and plain (right); lines of equal kappa, and "
+    "dashed the law alpha ∝ tau^−2. Symmetrised, every level is such a line. Plain, levels above kappa_inf bend into "
+    "it and those below do not exist."
+)
+
+compute = s3_3.compute
+
+
+def level_slope(ds: xr.Dataset) -> np.ndarray:
+    """Slope of log alpha against log tau along a level of symmetrised kappa, per seed.
+
+    The level is the median of kappa over the plane; on each column of tau, log alpha is interpolated in log kappa.
+    """
+    values = np.log(ds.symmetrised_kappa.transpose("seed", "tau", "alpha").values)
+    log_alpha, log_tau = np.log(ds.alpha.values), np.log(ds.tau.values)
+    return np.array([_slope_of_level(plane, log_tau, log_alpha) for plane in values])
+
+
+def _slope_of_level(plane: np.ndarray, log_tau: np.ndarray, log_alpha: np.ndarray) -> float:
+    level = np.median(plane)
+    crossing = [
+        (t, np.interp(-level, -column, log_alpha))
+        for t, column in zip(log_tau, plane, strict=True)
+        if column[-1] < level < column[0]
+    ]
+    taus, alphas = np.transpose(crossing)
+    return float(np.polyfit(taus, alphas, 1)[0])
+
+
+CLAIMS = (
+    Claim(
+        sentence="To keep the criterion at a given level alpha ∝ 1/tau^q must hold.",
+        source="note §3.4",
+        measure="slope of log alpha against log tau along a level of kappa, symmetrised; −q is −2",
+        quantity=level_slope,
+        accepted=(-2.02, -1.98),
+        expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        note="q = 2 follows from the model, two layers of ReLU without biases; it is not an empirical law.",
+    ),
+)
+
+
+def draw(ds: xr.Dataset) -> Figure:
+    """Level lines of log10 kappa, one panel a start."""
+    figure, axes = figures.new_figure(10.5, 4.4, columns=2)
+    panels = (("symmetrised", ds.symmetrised_kappa), ("plain", ds.kappa))
+    for ax, (name, values) in zip(axes, panels, strict=True):
+        mean = np.log10(values.mean("seed").transpose("alpha", "tau").values)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        filled = ax.contourf(ds.tau.values, ds.alpha.values, mean, levels=14, cmap="viridis_r")
+        lines = ax.contour(ds.tau.values, ds.alpha.values, mean, levels=8, colors=figures.INK, linewidths=0.6)
+        ax.clabel(lines, fontsize=7, fmt=lambda v: f"10^{v:.1f}")
+        middle = np.sqrt(ds.tau.values[0] * ds.tau.values[-1])
+        law = (ds.tau.values / middle) ** -2.0
+        ax.plot(ds.tau.values, law, color=figures.ORANGE, linestyle="--", linewidth=1.8, label="alpha ∝ tau^−2")
+        ax.set_ylim(ds.alpha.values[0], ds.alpha.values[-1])
+        ax.set_title(name)
+        figures.finish(ax, x="initialisation scale tau", y="output scale alpha")
+        figure.colorbar(filled, ax=ax, label="log10 kappa")
+    return figure
+
+
+def numbers(ds: xr.Dataset) -> list[list[str]]:
+    """Kappa at alpha nearest 1 against tau, means over seeds."""
+    one = ds.sel(alpha=1.0, method="nearest")
+    return figures.table({"plain": one.kappa, "symmetrised": one.symmetrised_kappa}, "tau")

@@ -1,0 +1,100 @@
+"""Compute a figure, judge its claims, and leave picture, numbers and findings in a folder."""
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import xarray as xr
+from jaxtyping import Array, Key
+from matplotlib.figure import Figure
+
+from lazyscope import claims, figures, report
+from lazyscope.claims import Claim, Finding
+from lazyscope.papers import FIGURES
+from lazyscope.store import export, provenance
+from lazyscope.sweep import Progress, Store
+
+ROOT_SEED = 0  # every figure starts from this key; trials differ by their seed
+
+
+@runtime_checkable
+class FigureModule(Protocol):
+    """What a module of `papers` offers."""
+
+    __name__: str
+    SIZES: dict[str, Any]
+    CLAIMS: tuple[Claim, ...]
+    CAPTION: str
+    compute: Callable[..., xr.Dataset]
+    draw: Callable[[xr.Dataset], Figure]
+    numbers: Callable[[xr.Dataset], list[list[str]]]
+
+
+def load(name: str) -> FigureModule:
+    """The module of a figure."""
+    return importlib.import_module(FIGURES[name].module)  # type: ignore[return-value]
+
+
+def reproduce(
+    name: str,
+    *,
+    size: str,
+    seeds: int | None,
+    out: Path,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> tuple[report.Item, list[Finding]]:
+    """Compute `name` at `size` and write `NAME.nc`, `.svg`, `.png` and `.json` into `out/figures`.
+
+    Runs in float64 whatever the process default, as both papers' codes do. Cells already in `store` are not computed
+    again: figures share theirs, and a run that was killed goes on.
+    """
+    module = load(name)
+    spec = module.SIZES[size]
+    if seeds is not None:
+        spec = dataclasses.replace(spec, seeds=seeds)
+    began = time.perf_counter()
+    with jax.enable_x64(True):
+        dataset = module.compute(spec, key=_root_key(), store=store, progress=progress)
+    wall = time.perf_counter() - began
+    findings = [claims.evaluate(claim, dataset) for claim in module.CLAIMS]
+    item = report.Item(
+        name=name,
+        title=FIGURES[name].title,
+        caption=module.CAPTION,
+        size=size,
+        command=f"lazyscope reproduce {name} --size {size}" + (f" --seeds {seeds}" if seeds is not None else ""),
+        findings=[report.describe(finding, size) for finding in findings],
+        settings=_flat(dataclasses.asdict(spec)),
+        numbers=module.numbers(dataset),
+        provenance=provenance(precision="float64", wall_seconds=wall),
+    )
+    export(dataset, out / "figures" / f"{name}.nc", attributes=item.settings | item.provenance)
+    picture = module.draw(dataset)
+    report.write_item(out, item, svg=figures.to_svg(picture), png=figures.to_png(picture))
+    return item, findings
+
+
+def unexpected(findings: list[Finding], size: str) -> list[Finding]:
+    """Findings whose outcome is not the one expected at this size (None expects nothing)."""
+    return [f for f in findings if f.claim.expected.get(size) not in (None, f.outcome)]
+
+
+def _root_key() -> Key[Array, ""]:
+    return jax.random.key(ROOT_SEED)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, prefix)
+        elif callable(value):
+            flat[prefix + name] = value.__name__
+        else:
+            flat[prefix + name] = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+    return flat

@@ -1,0 +1,93 @@
+"""What the command line prints: a progress line with time left, and tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from lazyscope.report import Item
+from lazyscope.store import Summary
+from lazyscope.sweep import Progress as ProgressCallback
+
+STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[ProgressCallback]:
+    """A callback `progress(done, total, label)` that draws one line on standard error, with the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("cells"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def update(done: int, total: int, label: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{name} {label}".strip())
+
+        yield update
+
+
+def print_findings(item: Item) -> None:
+    """The claims of a figure: outcome and sentence, then what was measured against which range."""
+    console = Console(highlight=False)
+    console.print(f"{item.name}: {item.title} ({item.size})", style="bold")
+    for finding in item.findings:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(width=12, style=STYLES[finding["outcome"]])
+        grid.add_column(overflow="fold")
+        grid.add_row(finding["outcome"], Text(finding["sentence"]))
+        measured = f"{finding['measure']} = {finding['mean']}, 95 % interval {finding['interval']}"
+        grid.add_row("", Text(f"{measured}; accepted {finding['threshold']}", style="dim"))
+        console.print(grid)
+
+
+def print_figures(entries: Mapping[str, Any], sizes: tuple[str, ...]) -> None:
+    """Every figure with its title and wall time on two cores at each size."""
+    table = Table(title="Wall time on two cores", title_justify="left")
+    for heading in ("figure", "title", *sizes):
+        table.add_column(heading)
+    for name, entry in entries.items():
+        table.add_row(name, entry.title, *(_duration(seconds) for seconds in entry.seconds))
+    Console().print(table)
+
+
+def print_store(folder: str, summaries: Sequence[Summary]) -> None:
+    """The cells of a store per function and settings, and their total."""
+    table = Table(title=folder, title_justify="left", show_footer=True)
+    table.add_column("function", footer="all", no_wrap=True)
+    for heading in ("settings", "axes"):
+        table.add_column(heading)
+    for heading, total in (
+        ("seeds", ""),
+        ("cells", sum(s.cells for s in summaries)),
+        ("chunks", sum(s.chunks for s in summaries)),
+        ("size", _size(sum(s.bytes for s in summaries))),
+    ):
+        table.add_column(heading, footer=str(total), justify="right")
+    for s in summaries:
+        axes = ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items()))
+        name = f"{'.'.join(s.function.split('.')[-2:])} v{s.version}"
+        row = (name, s.digest[:8], axes, len(s.seeds), s.cells, s.chunks, _size(s.bytes))
+        table.add_row(*(escape(str(entry)) for entry in row))
+    Console().print(table)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
