@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lazyscope.cli import main
+from lazyscope.papers import FIGURES
+
+ENTRY = "from lazyscope.cli import entry; entry()"
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "note-fgi4"], "did you mean note-fig4?"),
+        (["reproduce", "zzz"], "`lazyscope list` shows them"),
+        (["reproduce", "note-fig4", "--size", "huge"], "--size must be one of tiny, quick, paper, got 'huge'"),
+        (["reproduce", "note-fig4", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["report", "nowhere"], "a report needs a folder with results"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(lines(captured.err)) == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_is_a_file_is_refused(capsys, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("kept")
+    for out in (blocker, blocker / "below"):
+        assert main(["reproduce", "note-fig4", "--out", str(out)]) == 2
+        assert "is a file, name another place" in capsys.readouterr().err
+    assert blocker.read_text() == "kept"
+
+
+def test_help_imports_no_jax_and_shows_examples():
+    code = (
+        "import sys; from lazyscope.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print('jax' in sys.modules)"
+    )
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    elapsed = time.perf_counter() - began
+    assert done.stdout.strip().endswith("False")
+    assert "lazyscope reproduce note-fig4" in done.stdout
+    assert elapsed < 10  # a hang, not a speed: the measured time is in benchmarks
+
+
+def test_list_names_every_figure(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in FIGURES)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """`lazyscope reproduce note-fig4 --size tiny`, as a user runs it."""
+    out = tmp_path_factory.mktemp("tiny")
+    done = subprocess.run(
+        [sys.executable, "-c", ENTRY, "reproduce", "note-fig4", "--size", "tiny", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return out, done
+
+
+def test_reproduce_prints_the_path_of_the_page_last(tiny):
+    out, done = tiny
+    assert done.returncode == 0, done.stderr
+    assert lines(done.stdout)[-1] == str(out / "index.html")
+    assert (out / "index.html").stat().st_size > 20_000
+
+
+def test_reproduce_leaves_labelled_numbers_with_their_origin(tiny):
+    out, _ = tiny
+    with xr.open_dataset(out / "figures" / "note-fig4.nc") as ds:
+        assert ds.test_loss.dims[:2] == ("tau", "seed")
+        assert {"jax", "git_commit", "device", "precision", "num_steps", "xla_threads"} <= set(ds.attrs)
+    item = json.loads((out / "figures" / "note-fig4.json").read_text())
+    assert [finding["seeds"] for finding in item["findings"]] == [3, 3, 3]
+
+
+def test_report_makes_the_same_page_again(tiny, capsys):
+    out, _ = tiny
+    before = (out / "index.html").read_bytes()
+    assert main(["report", str(out)]) == 0
+    assert (out / "index.html").read_bytes() == before
+
+
+def test_check_exits_with_one_when_an_outcome_is_unexpected(monkeypatch, tmp_path, capsys):
+    import lazyscope.cli
+    from lazyscope import report
+    from lazyscope.claims import Claim, Outcome, evaluate
+    from lazyscope.papers import reproduce
+
+    dataset = xr.Dataset({"v": ("seed", [1.0, 1.1, 0.9])})
+    claim = Claim("It holds.", "p", "m", lambda ds: ds.v.values, (0.5, 1.5), {"tiny": Outcome.FAILS})
+
+    def stub(name, *, size, out, **_):
+        finding = evaluate(claim, dataset)
+        described = [report.describe(finding, size)]
+        item = report.Item(name, "t", "c", size, "cmd", described, {}, [["x"], ["1"]], {"lazyscope": "0"})
+        report.write_item(out, item, svg=b"<svg/>", png=b"")
+        return item, [finding]
+
+    monkeypatch.setattr(reproduce, "reproduce", stub)
+    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    arguments = ["reproduce", "note-fig4", "--size", "tiny", "--out", str(tmp_path)]
+    assert main([*arguments, "--check"]) == 1
+    assert "unexpected: It holds. (holds)" in capsys.readouterr().err
+    assert main(arguments) == 0
+
+
+@pytest.fixture
+def own_model(tmp_path):
+    """A file as a user writes it."""
+    file = tmp_path / "my_model.py"
+    file.write_text(
+        "import jax, jax.numpy as jnp, lazyscope as ls\n"
+        "problem = ls.teacher_student(jax.random.key(0), n=20, d=4, n_test=10)\n"
+        "linear = ls.Case(lambda w, x: x @ w['w'], {'w': jnp.zeros(4)}, problem)\n"
+        "def made(): return linear\n"
+        "wrong = 3\n"
+        "def diverges(): return ls.Case(linear.apply, linear.params0, problem, train=lambda a, p: {'w': p['w'] / 0})\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize("name", ["linear", "made"])
+def test_diagnose_takes_a_case_or_a_function_that_returns_one(name, own_model, capsys, monkeypatch):
+    import lazyscope.cli
+
+    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    assert main(["diagnose", f"{own_model}:{name}", "--json", "--steps", "20"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["regime"] == "lazy"
+    assert found["criterion"]["kappa"] == 0
+
+
+def test_diagnose_judges_the_weights_of_a_checkpoint(own_model, capsys, monkeypatch, tmp_path):
+    import lazyscope.cli
+
+    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    np.savez(tmp_path / "w.npz", w=np.ones(4))
+    assert main(["diagnose", f"{own_model}:linear", "--after", str(tmp_path / "w.npz")]) == 0
+    assert "same weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["two-layer-plian"], "did you mean two-layer-plain?"),
+        (["nowhere.py:case"], "the file must exist"),
+        (["no.such.module:case"], "the module must be importable, got 'no.such.module'"),
+        (["{own}:linaer"], "did you mean linear?"),
+        (["{own}:wrong"], "must be a lazyscope.Case or a function without arguments that returns one, got int"),
+        (["{own}:diverges"], "training diverged: lower the step size"),
+        (["{own}:linear", "--after", "{here}/wide.npz"], "a checkpoint must fit the model"),
+        (["{own}:linear", "--after", "{here}/none.npz"], "none.npz"),
+        (["{own}:linear", "--steps", "0"], "--steps must be at least 1, got 0"),
+    ],
+)
+def test_diagnose_refuses_bad_input_in_one_line(arguments, message, own_model, capsys, monkeypatch, tmp_path):
+    import lazyscope.cli
+
+    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    np.savez(tmp_path / "wide.npz", w=np.ones(5))
+    assert main(["diagnose", *(a.format(own=own_model, here=tmp_path) for a in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(lines(captured.err)) == 1
+    assert captured.out == ""
+
+
+def test_interruption_is_said_and_has_its_own_status(monkeypatch, capsys):
+    import lazyscope.cli
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lazyscope.cli.List, "run", interrupted)
+    assert main(["list"]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lazyscope.krylov import lanczos
+
+
+def symmetric(size, rank, seed=0):
+    factor = jax.random.normal(jax.random.key(seed), (size, rank))
+    return factor @ factor.T
+
+
+def start(size):
+    return jax.random.normal(jax.random.key(9), (size,))
+
+
+def test_full_depth_gives_all_eigenvalues():
+    matrix = symmetric(12, 12) - 5 * jnp.eye(12)
+    pairs = lanczos(lambda v: matrix @ v, start(12), depth=12)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix), rtol=1e-9, atol=1e-9)
+    assert float(pairs.residuals.max()) < 1e-7
+
+
+def test_residuals_are_those_of_the_ritz_pairs():
+    matrix = symmetric(40, 40)
+    pairs = lanczos(lambda v: matrix @ v, start(40), depth=10)
+    direct = jnp.linalg.norm(matrix @ pairs.vectors.T - pairs.vectors.T * pairs.values[None, :], axis=0)
+    np.testing.assert_allclose(pairs.residuals, direct, atol=1e-9 * float(pairs.values[-1]))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_depth_beyond_the_rank_does_not_normalise_noise(rank):
+    matrix = symmetric(20, rank)
+    pairs = lanczos(lambda v: matrix @ v, start(20), depth=15)
+    expected = np.linalg.eigvalsh(matrix)
+    np.testing.assert_allclose(pairs.values[-rank:], expected[-rank:], rtol=1e-10)
+    assert float(jnp.abs(pairs.values[:-rank]).max()) < 1e-9 * expected[-1]
+
+
+def test_the_zero_operator_has_zero_values():
+    pairs = lanczos(lambda v: 0 * v, start(6), depth=4)
+    assert bool(jnp.all(pairs.values == 0))
+
+
+def test_an_exact_eigenvector_as_start_stops_at_once():
+    pairs = lanczos(lambda v: 3 * v, start(6), depth=4)
+    np.testing.assert_allclose(pairs.values[-1], 3.0, rtol=1e-14)
+    assert bool(jnp.all(jnp.isfinite(pairs.vectors)))

@@ -1,0 +1,117 @@
+"""The import directions of docs/design.md, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "lazyscope"
+SCIENCE = (
+    "tree",
+    "models",
+    "vision",
+    "problems",
+    "linearize",
+    "krylov",
+    "tangent",
+    "criterion",
+    "scaling",
+    "dynamics",
+    "measures",
+    "diagnose",
+    "landscape",
+)
+EDGES = ("adapters", "datasets")
+EXPERIMENTS = ("sweep", "store", "claims", "figures", "report")
+TOP = ("papers", "terminal", "loading", "cli")
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names imported anywhere in a file, `from a import b` as both a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def roots_of(node: ast.stmt) -> set[str]:
+    """Packages that one statement imports."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module else set()
+
+
+def own(path: Path) -> set[str]:
+    """Modules of lazyscope that a file imports."""
+    inside = {name.split(".")[1] for name in imports(path) if name.startswith("lazyscope.")}
+    return inside & {*SCIENCE, *EDGES, *EXPERIMENTS, *TOP}
+
+
+def test_every_module_has_a_place_in_the_layout():
+    found = {module_of(path) for path in FILES} - {"__init__"}
+    assert found <= {*SCIENCE, *EDGES, *EXPERIMENTS, *TOP}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in SCIENCE], ids=str)
+def test_science_imports_only_from_above_and_no_files_or_printing(path):
+    allowed = SCIENCE[: SCIENCE.index(module_of(path)) + 1]
+    assert own(path) <= set(allowed)
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & {"xarray", "rich", "tyro", "matplotlib", "plotly", "pathlib", "os", "subprocess"}
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    assert not [n for n in calls if isinstance(n.func, ast.Name) and n.func.id in ("print", "open")]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in EDGES], ids=str)
+def test_edges_need_only_what_defines_a_model_and_import_others_inside_functions(path):
+    assert own(path) <= {"tree", "models", "problems", module_of(path)}
+    at_import = {alias for node in ast.parse(path.read_text()).body for alias in roots_of(node)}
+    assert not at_import & {"flax", "equinox", "torch", "safetensors"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in EXPERIMENTS], ids=str)
+def test_experiment_modules_know_nothing_of_neural_networks(path):
+    allowed = EXPERIMENTS[: EXPERIMENTS.index(module_of(path)) + 1]
+    assert own(path) <= set(allowed)
+    if module_of(path) == "sweep":
+        assert "store" not in own(path)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) == "papers"], ids=str)
+def test_a_paper_does_not_import_the_other_paper(path):
+    paper = path.relative_to(SOURCE).parts[1]
+    others = {"note", "chizat2019"} - {paper} if paper in ("note", "chizat2019") else set()
+    assert not [n for n in imports(path) for other in others if n.startswith(f"lazyscope.papers.{other}")]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) not in ("cli", "loading")], ids=str)
+def test_only_the_command_line_imports_papers(path):
+    if module_of(path) != "papers":
+        assert not {"papers", "cli"} & own(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_public_jax_only(path):
+    private = [n for n in imports(path) if n.startswith(("jax._src", "jax.core", "jax.interpreters"))]
+    assert not private
+
+
+def test_no_import_cycles():
+    graph = {module: set() for module in {module_of(p) for p in FILES}}
+    for path in FILES:
+        if path.name != "__init__.py" or path.parent != SOURCE:
+            graph[module_of(path)] |= own(path) - {module_of(path)}
+    order: list[str] = []
+    while graph:
+        free = [m for m, needs in graph.items() if not needs - set(order)]
+        assert free, f"cycle among {sorted(graph)}"
+        order += free
+        graph = {m: needs for m, needs in graph.items() if m not in free}

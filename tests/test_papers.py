@@ -1,0 +1,107 @@
+"""The figure modules: what each offers, and the cells that they share against independent computations."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lazyscope import gradient_descent
+from lazyscope.criterion import criterion
+from lazyscope.papers import FIGURES, SIZES, kappa_cells
+from lazyscope.papers.protocol import (
+    Protocol,
+    chizat_step_size,
+    decades,
+    experiment,
+    fixed_step_size,
+    held_out,
+    setup,
+    shrinking_step_size,
+    train,
+)
+from lazyscope.papers.reproduce import load, reproduce
+
+SMALL = Protocol(n=20, n_test=15, d=5, width=6, num_steps=60)
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_offers_sizes_claims_and_says_how_to_run_it(name):
+    module = load(name)
+    assert set(module.SIZES) == set(SIZES)
+    assert f"lazyscope reproduce {name} --size" in (module.__doc__ or "")
+    assert len(module.CLAIMS) >= 1
+    for claim in module.CLAIMS:
+        assert set(claim.expected) == set(SIZES)
+        assert claim.accepted[0] < claim.accepted[1]
+        assert claim.source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_runs_at_tiny_size(name, tmp_path):
+    item, findings = reproduce(name, size="tiny", seeds=None, out=tmp_path)
+    assert len(findings) == len(load(name).CLAIMS)
+    assert all(np.isfinite(finding.mean) for finding in findings)
+    for ending in ("nc", "svg", "png", "json"):
+        assert (tmp_path / "figures" / f"{name}.{ending}").stat().st_size > 500
+    assert len(item.numbers) > 2
+
+
+def test_step_rules():
+    taus = jnp.array([0.01, 0.1, 1.0, 10.0])
+    np.testing.assert_allclose(chizat_step_size(taus), [10, 10, 0.1, 0.001])
+    np.testing.assert_allclose(fixed_step_size(taus), 0.005)
+    np.testing.assert_allclose(shrinking_step_size(taus), [5e-5, 5e-4, 5e-3, 5e-3])
+
+
+def test_decades_are_short_decimal_numbers():
+    assert decades(-1, 1, 0.5) == (0.1, 0.316228, 1.0, 3.16228, 10.0)
+    assert len(decades(-2.2, 1, 0.1)) == 33
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_cell_in_v_units_is_the_run_at_scale_tau(doubled):
+    protocol, tau = replace(SMALL, doubled=doubled), 0.7
+    cell = train(KEY, tau=jnp.asarray(tau), protocol=protocol)
+    model, params0, problem = setup(KEY, protocol)
+    raw = gradient_descent(
+        model.apply,
+        jax.tree.map(lambda leaf: tau * leaf, params0),
+        problem,
+        step_size=0.1 / tau**2,
+        num_steps=protocol.num_steps,
+        record=protocol.record,
+        test_every=protocol.test_every,
+    )
+    for name in ("train_loss", "test_loss", "best_test_loss", "kernel_time"):
+        np.testing.assert_allclose(cell[name], getattr(raw, name), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(cell["outputs_test"], model.apply(raw.params, held_out(problem)[0]), atol=1e-9)
+
+
+def test_the_gap_of_an_experiment_vanishes_at_large_tau():
+    ds = experiment(SMALL, (1.0, 10.0, 100.0), seeds=3, key=KEY)
+    slopes = np.polyfit([0, 1, 2], np.log10(ds.gap.transpose("tau", "seed").values), 1)[0]
+    assert float(ds.gap.sel(tau=100.0).max()) < 1e-3
+    assert np.all(slopes < -0.4)  # gates flip, so slower than tau^-2
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_closed_form_of_the_hessian_norm_is_what_the_criterion_finds(doubled):
+    protocol = replace(SMALL, doubled=doubled)
+    model, params, problem = setup(KEY, protocol)
+    parts = kappa_cells.ingredients(KEY, protocol)
+    found = criterion(model.apply, params, problem, alpha=0.3, key=KEY)
+    np.testing.assert_allclose(found.hessian_norm.value, parts.hessian_norm, rtol=1e-6)
+    np.testing.assert_allclose(found.kappa, kappa_cells.kappa(parts, 0.3), rtol=1e-6)
+    if not doubled:
+        assert found.kappa_inf is not None
+        np.testing.assert_allclose(found.kappa_inf, kappa_cells.kappa_inf(parts), rtol=1e-6)
+
+
+def test_kappa_depends_on_alpha_tau_squared_alone():
+    one = kappa_cells.over_plane(KEY, tau=jnp.asarray(2.0), alphas=(1.0,), protocol=SMALL)
+    other = kappa_cells.over_plane(KEY, tau=jnp.asarray(1.0), alphas=(4.0,), protocol=SMALL)
+    np.testing.assert_allclose(one["kappa"], other["kappa"], rtol=1e-9)

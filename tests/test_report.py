@@ -1,0 +1,98 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lazyscope import figures, report
+from lazyscope.claims import Claim, Outcome, evaluate
+
+NASTY = '<script>alert("x")</script>'
+
+
+def item(name="demo-fig", sentence="Loss grows."):
+    claim = Claim(sentence, "paper §1", "slope", lambda ds: ds.v.values, (0.5, 1.5), {"tiny": Outcome.HOLDS})
+    finding = evaluate(claim, xr.Dataset({"v": ("seed", [1.0, 1.01, 0.99])}))
+    return report.Item(
+        name=name,
+        title="A title",
+        caption=f"See {NASTY}",
+        size="tiny",
+        command=f"lazyscope reproduce {name}",
+        findings=[report.describe(finding, "tiny")],
+        settings={"width": "8"},
+        numbers=[["tau", "loss"], ["1", "0.5"]],
+        provenance={"lazyscope": "0"},
+    )
+
+
+def picture():
+    figure, (ax,) = figures.new_figure()
+    values = xr.DataArray(np.array([[1.0, 2.0], [3.0, 5.0]]), dims=("tau", "seed"), coords={"tau": [0.1, 1.0]})
+    ax.set_xscale("log")
+    figures.curve(ax, values, "tau", label="net", color=figures.BLUE)
+    low = values.isel(tau=0)
+    figures.levels(ax, [figures.Level(low, "zero", figures.GREY), figures.Level(low, "same", figures.INK)])
+    status = xr.Dataset({"diverged": values > 4, "still_improving": values > 0})
+    figures.mark_cells(ax, status, values, "tau")
+    figures.finish(ax, x="tau", y="loss")
+    return figure
+
+
+def test_the_same_drawing_gives_the_same_bytes():
+    assert figures.to_svg(picture()) == figures.to_svg(picture())
+
+
+def test_names_of_equal_levels_do_not_overlap():
+    heights = sorted(text.xy[1] for text in picture().axes[0].texts)  # type: ignore[attr-defined]
+    assert heights[1] - heights[0] > 0.04
+
+
+def test_marks_hatch_only_the_columns_that_diverged():
+    figure = picture()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["net", "hatched: diverged", "still improving at the end of the budget"]
+    assert sum(patch.get_hatch() is not None for patch in figure.axes[0].patches) == 1
+
+
+def test_an_empty_figure_table_holds_means_over_seeds():
+    values = xr.DataArray(np.array([[1.0, 2.0], [3.0, 5.0]]), dims=("tau", "seed"), coords={"tau": [0.1, 1.0]})
+    assert figures.table({"loss": values}, "tau") == [["tau", "loss"], ["0.1", "1.5"], ["1", "4"]]
+
+
+def test_the_page_is_one_file_that_loads_nothing(tmp_path):
+    report.write_item(tmp_path, item(), svg=figures.to_svg(picture()), png=figures.to_png(picture()))
+    page = report.write_page(tmp_path).read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert "http" not in re.sub(r"data:[^\"]+", "", page)
+    assert "0.5 to 1.5" in page
+    assert "lazyscope reproduce demo-fig" in page
+
+
+def test_the_page_escapes_what_came_from_outside(tmp_path):
+    report.write_item(tmp_path, item(sentence=NASTY), svg=b"<svg/>", png=b"")
+    assert NASTY not in report.write_page(tmp_path).read_text()
+
+
+def test_same_items_same_page(tmp_path):
+    pages = []
+    for name in ("a", "b"):
+        report.write_item(tmp_path / name, item(), svg=b"<svg/>", png=b"")
+        pages.append(report.write_page(tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a report needs a folder with results"):
+        report.write_page(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"name": "x"}), "[1]"])
+def test_a_result_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=r"x\.json is not a result of this version"):
+        report.write_page(tmp_path)

@@ -1,0 +1,75 @@
+"""A cell function's numbers are known to a store by its version: no change of its code passes unnoticed.
+
+When this fails: raise the VERSION beside the function if its numbers change at all, then (in either case) run
+
+    python tests/test_versions.py
+
+which writes tests/versions.json anew.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lazyscope.papers import protocol
+
+RECORD = Path(__file__).with_name("versions.json")
+WATCHED = {"lazyscope.papers"}  # code reached in these packages counts
+CELLS = {
+    "lazyscope.papers.protocol.train": (protocol.train, protocol.TRAIN_VERSION),
+    "lazyscope.papers.protocol.reference": (protocol.reference, protocol.REFERENCE_VERSION),
+}
+
+
+def reached(thing, found=None):
+    """`thing` and every function and class of the watched packages that its source names, however deep."""
+    found = {} if found is None else found
+    name = f"{thing.__module__}.{thing.__qualname__}"
+    if name in found:
+        return found
+    tree = source(thing)
+    found[name] = ast.unparse(tree)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    namespace = vars(sys.modules[thing.__module__])
+    for used in sorted(names & set(namespace)):
+        value = namespace[used]
+        code = inspect.isfunction(value) or inspect.isclass(value)
+        if code and any(value.__module__.startswith(package) for package in WATCHED):
+            reached(value, found)
+    return found
+
+
+def source(thing):
+    """The syntax tree without comments, layout and docstrings."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def entry(function, version):
+    text = "\n".join(f"{name}\n{code}" for name, code in sorted(reached(function).items()))
+    return {"version": version, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_code_changes_come_with_a_version(name):
+    recorded, now = json.loads(RECORD.read_text())[name], entry(*CELLS[name])
+    assert now["version"] >= recorded["version"], f"the version of {name} went down"
+    assert now == recorded, f"{name} or what it calls changed: raise its VERSION if its numbers do, then run {__file__}"
+
+
+def test_helpers_count():
+    names = {name.rpartition(".")[2] for name in reached(protocol.train)}
+    assert names >= {"train", "setup", "Protocol", "chizat_step_size"}
+
+
+if __name__ == "__main__":
+    RECORD.write_text(json.dumps({name: entry(*cell) for name, cell in CELLS.items()}, indent=1) + "\n")
