@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lazyscope import adapters as adapters
+    from lazyscope import vision as vision
     from lazyscope.criterion import Budget as Budget
     from lazyscope.criterion import Criterion as Criterion
     from lazyscope.criterion import Estimate as Estimate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lazyscope.dynamics import EarlyStop as EarlyStop
     from lazyscope.dynamics import Run as Run
     from lazyscope.dynamics import Status as Status
+    from lazyscope.dynamics import centred_training as centred_training
     from lazyscope.dynamics import gradient_descent as gradient_descent
     from lazyscope.dynamics import linearized_descent as linearized_descent
     from lazyscope.linearize import freeze_activations as freeze_activations
@@ -92,6 +94,7 @@ _HOMES = {
     "alpha_for": "scaling",
     "blocked_tangent_kernel": "tangent",
     "center": "models",
+    "centred_training": "dynamics",
     "cka": "measures",
     "collapse": "scaling",
     "criterion": "criterion",
@@ -129,7 +132,7 @@ _HOMES = {
     "two_layer_linear": "models",
 }
 
-_MODULES = ("adapters",)  # public as modules: `lazyscope.adapters.from_torch`
+_MODULES = ("adapters", "vision")  # public as modules: `lazyscope.adapters.from_torch`
 
 __version__ = version("lazyscope")
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

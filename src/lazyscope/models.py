@@ -29,11 +29,15 @@ class Model(NamedTuple):
     `apply(params, x) -> outputs` maps a batch `(n, ...)` to outputs `(n, ...)`, each example on its own.
     `gates(params, x)`, where there is one, gives the activation pattern as a pytree of booleans, and then
     `apply(params, x, gates=pattern)` evaluates the model with that pattern imposed.
+    `difference(params0, u, x, e, frozen=False) -> (d, kept)`, where there is one, gives d = (h(params0 + e·u) −
+    h(params0))/e without cancellation, so that float32 suffices at e = 1/alpha = 1e-7; at e = 0 it is the linearised
+    model, with `frozen` that of the activation pattern of `params0`. `kept` marks the gates equal at both ends.
     """
 
     init: Callable[..., PyTree]
     apply: Apply
     gates: Callable[[PyTree, Array], PyTree] | None = None
+    difference: Callable[..., tuple[Array, PyTree]] | None = None
 
 
 class Doubled(NamedTuple):
