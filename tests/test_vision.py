@@ -145,7 +145,7 @@ def test_with_frozen_gates_the_difference_is_that_of_the_frozen_model():
     params, u = start(model)
     frozen = freeze_activations(model, params)
     expected = compiled(frozen)(moved(params, u, 1.0), IMAGES) - fast(model.apply)(params, IMAGES)
-    found = compiled(lambda u: model.difference(params, u, IMAGES, 1.0, frozen=True)[0])(u)
+    found = compiled(lambda u: difference(model)(params, u, IMAGES, 1.0, frozen=True)[0])(u)
     assert relative(found, expected) < 1e-13
 
 
@@ -175,14 +175,19 @@ def test_float32_differences_are_those_of_float64(name, alpha):
 def test_the_gradient_of_a_difference_is_that_of_the_centred_model():
     model, e = NETS["relu"], 0.3
     params, u = start(model)
-    by_difference = compiled(jax.grad(lambda u: square_loss(model.difference(params, u, IMAGES, e)[0], LABELS)))(u)
+    by_difference = compiled(jax.grad(lambda u: square_loss(difference(model)(params, u, IMAGES, e)[0], LABELS)))(u)
     centred = center(model.apply, params)
     plain = compiled(jax.grad(lambda u: square_loss(centred(moved(params, u, e), IMAGES) / e, LABELS)))(u)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), by_difference, plain)
 
 
+def difference(model):
+    assert model.difference is not None
+    return model.difference
+
+
 def run(model, params, images, labels, alpha, steps=10):
-    training = centred_training(model.difference, loss=square_loss, optimizer=optax.sgd(0.003, momentum=0.9))
+    training = centred_training(difference(model), loss=square_loss, optimizer=optax.sgd(0.003, momentum=0.9))
     state, losses = training.start(params), []
     for _ in range(steps):
         state, loss = training.advance(state, params, images, labels, jnp.asarray(1 / alpha, images.dtype))
@@ -216,7 +221,7 @@ def test_float32_training_keeps_its_digits_where_plain_float32_loses_them(alpha)
     exact = run(model, params, IMAGES, LABELS, alpha, 100)[0]
     found = run(model, narrow(params), narrow(IMAGES), narrow(LABELS), alpha, 100)[0]
     ends = [
-        model.difference(params, jax.tree.map(lambda v: v.astype(float), s.u), IMAGES, 1 / alpha)[0]
+        difference(model)(params, jax.tree.map(lambda v: v.astype(float), s.u), IMAGES, 1 / alpha)[0]
         for s in (exact, found)
     ]
     assert relative(ends[1], ends[0]) < 1e-5
