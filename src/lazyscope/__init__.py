@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from lazyscope.diagnose import diagnose as diagnose
     from lazyscope.diagnose import monitor as monitor
     from lazyscope.dynamics import EarlyStop as EarlyStop
+    from lazyscope.dynamics import Integration as Integration
+    from lazyscope.dynamics import Resolution as Resolution
     from lazyscope.dynamics import Run as Run
     from lazyscope.dynamics import Status as Status
     from lazyscope.dynamics import centred_training as centred_training
     from lazyscope.dynamics import gradient_descent as gradient_descent
+    from lazyscope.dynamics import gradient_flow as gradient_flow
+    from lazyscope.dynamics import kernel_flow as kernel_flow
     from lazyscope.dynamics import linearized_descent as linearized_descent
     from lazyscope.linearize import freeze_activations as freeze_activations
     from lazyscope.linearize import linearize as linearize
@@ -81,9 +85,11 @@ _HOMES = {
     "EarlyStop": "dynamics",
     "Estimate": "criterion",
     "Grouped": "measures",
+    "Integration": "dynamics",
     "Model": "models",
     "Movement": "measures",
     "Problem": "problems",
+    "Resolution": "dynamics",
     "Run": "dynamics",
     "Spectrum": "tangent",
     "Status": "dynamics",
@@ -107,10 +113,12 @@ _HOMES = {
     "double": "models",
     "freeze_activations": "linearize",
     "gradient_descent": "dynamics",
+    "gradient_flow": "dynamics",
     "group_kernels": "tangent",
     "infinite_width_kernel": "tangent",
     "kernel_change": "measures",
     "kernel_distance": "measures",
+    "kernel_flow": "dynamics",
     "kernel_product": "tangent",
     "kernel_time": "scaling",
     "linearization_gap": "measures",

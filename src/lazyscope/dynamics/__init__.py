@@ -1,9 +1,19 @@
-"""Training: gradient descent on F_alpha, and the linearised descent in closed form."""
+"""Training: gradient descent and flow on F_alpha, and both for the linearised model in closed form."""
 
 from lazyscope.dynamics.centred import Centred, CentredTraining, centred_training
 from lazyscope.dynamics.descent import EarlyStop, gradient_descent
-from lazyscope.dynamics.linearized import linearized_descent
-from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Run, Status, default_record
+from lazyscope.dynamics.flow import gradient_flow
+from lazyscope.dynamics.linearized import kernel_flow, linearized_descent
+from lazyscope.dynamics.run import (
+    BUDGET,
+    DIVERGED,
+    STOPPED,
+    Integration,
+    Resolution,
+    Run,
+    Status,
+    default_record,
+)
 
 __all__ = [
     "BUDGET",
@@ -12,10 +22,14 @@ __all__ = [
     "Centred",
     "CentredTraining",
     "EarlyStop",
+    "Integration",
+    "Resolution",
     "Run",
     "Status",
     "centred_training",
     "default_record",
     "gradient_descent",
+    "gradient_flow",
+    "kernel_flow",
     "linearized_descent",
 ]

@@ -41,7 +41,9 @@ class Run(NamedTuple):
 
     Losses are R(alpha·h), never divided by alpha²; NaN after an early stop and where there is no held-out data.
     `time` is Σ η, `kernel_time` Σ η·λmax(K(w0))/n, the time at which runs of different scale are compared.
-    `best_test_loss` is the running minimum over the steps at which the test loss was evaluated.
+    `best_test_loss` is the running minimum over the steps at which the test loss was evaluated. Flows are recorded at
+    times and have no steps: there `step` counts the records. `details` is what the method adds: `Integration` for
+    `gradient_flow`, `Resolution` for the closed forms.
     """
 
     step: Int[Array, " R"] | Float[Array, " R"]
@@ -53,6 +55,24 @@ class Run(NamedTuple):
     observed: PyTree
     params: PyTree
     status: Status
+    details: Any = None
+
+
+class Integration(NamedTuple):
+    """How an integrator got to its last time: steps tried, accepted and rejected, and the time reached."""
+
+    steps: Int[Array, ""]
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
+    reached: Float[Array, ""]
+
+
+class Resolution(NamedTuple):
+    """What a closed form resolves: the `rank` eigenvalues of K(w0)/n above `rcond` times the largest."""
+
+    eigenvalues: Float[Array, " nk"]
+    rank: Int[Array, ""]
+    rcond: Float[Array, ""]
 
 
 def default_record(num_steps: int, count: int = 40) -> tuple[int, ...]:
@@ -73,6 +93,20 @@ def check_record(record: Any, num_steps: int) -> tuple[int, ...]:
     return steps
 
 
+def check_times(times: Any, *, infinite: bool = False) -> Array:
+    """Recorded times as an array; ValueError unless increasing, >= 0 and finite (`infinite` allows a last np.inf)."""
+    try:
+        at = np.asarray(times, float)
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(times)  # traced: the cell that made them has checked them
+    listed = at.ndim == 1 and at.size > 0 and not np.isnan(at).any()
+    if not listed or np.any(np.diff(at) <= 0) or at[0] < 0 or (np.isinf(at[-1]) and not infinite):
+        kind = "numbers >= 0, np.inf allowed last" if infinite else "finite numbers >= 0"
+        shown = _short(tuple(at.tolist())) if at.ndim == 1 else f"shape {at.shape}"
+        raise ValueError(f"times must be an increasing list of {kind}, got {shown}: sort them and drop repeats")
+    return jnp.asarray(at)
+
+
 def check_positive(name: str, value: Any) -> None:
     """ValueError unless a concrete `value` is a positive finite number; traced values pass."""
     try:
@@ -90,5 +124,5 @@ def residual_norm(loss: Loss, outputs: Array, y: Array) -> Float[Array, ""]:
     return jnp.sqrt(outputs.shape[0]) * jnp.linalg.norm(jax.grad(loss)(outputs, y).reshape(-1))
 
 
-def _short(steps: tuple[int, ...]) -> str:
+def _short(steps: tuple[float, ...]) -> str:
     return str(steps) if len(steps) <= 8 else f"({', '.join(map(str, steps[:8]))}, ...)"
