@@ -108,3 +108,9 @@ def test_progress_counts_every_cell_once():
 def test_bad_specifications_are_refused(axes, options, message):
     with pytest.raises(ValueError, match=message):
         sweep(draw, axes, **({"key": KEY, "seeds": 2, "dims": DIMS} | options))
+
+
+def test_devices_that_share_threads_are_refused_before_they_wait_for_each_other(monkeypatch):
+    monkeypatch.delenv("NPROC")
+    with pytest.raises(ValueError, match="one XLA thread each, got 2 devices and NPROC=unset: set NPROC=1"):
+        sweep(lambda key: {"value": jax.random.normal(key)}, {}, key=jax.random.key(0), seeds=1)

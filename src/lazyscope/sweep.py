@@ -13,6 +13,7 @@ one cell after the other, so that a cell's numbers do not depend on how many ran
 """
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ def sweep(
     must be raised when the function's numbers change. Results have the dimensions (*axes, "seed", *dims).
 
     Raises ValueError for an empty axis, a `static` name that is no axis, fewer than one seed, results whose extra
-    axes `dims` does not name, or with a store for a function or settings that it cannot name.
+    axes `dims` does not name, several CPU devices that share XLA threads (NPROC=1 gives each its own), or with a store
+    for a function or settings that it cannot name.
     """
     points = {name: _plain(values, name in static) for name, values in axes.items()}
     seed_list = _check(points, seeds, static)
@@ -205,6 +207,13 @@ class _Program:
         cell_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
         self.capacity = int(np.clip(BUFFER_BYTES // max(cell_bytes, 1), 1, BUFFER_CELLS))
         on_cpu = local[0].platform == "cpu"
+        if on_cpu and len(local) > 1 and os.environ.get("NPROC") != "1":
+            # Seen with JAX 0.10: two devices whose programs share one pool of threads wait for each other for ever.
+            found = os.environ.get("NPROC", "unset")
+            raise ValueError(
+                f"several CPU devices need one XLA thread each, got {len(local)} devices and NPROC={found}: "
+                "set NPROC=1 in the environment before JAX starts, or use one device"
+            )
 
         def share(keys: Array, values: dict[str, Array], count: Array) -> dict[str, Array]:
             if not on_cpu:
