@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lazyscope import adapters as adapters
+    from lazyscope import landscape as landscape
     from lazyscope import vision as vision
     from lazyscope.criterion import Budget as Budget
     from lazyscope.criterion import Criterion as Criterion
@@ -140,7 +141,7 @@ _HOMES = {
     "two_layer_linear": "models",
 }
 
-_MODULES = ("adapters", "vision")  # public as modules: `lazyscope.adapters.from_torch`
+_MODULES = ("adapters", "landscape", "vision")  # public as modules: `lazyscope.adapters.from_torch`
 
 __version__ = version("lazyscope")
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
