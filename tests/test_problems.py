@@ -44,6 +44,8 @@ def test_real_targets_for_cross_entropy_are_refused():
         ((X, Y.at[2].set(jnp.inf)), "y must be finite, got 1"),
         ((X, Y, X), "both x_test and y_test"),
         ((X, Y, X, Y[:3]), "x_test and y_test need the same number"),
+        ((X, Y, X[:, :1], Y), r"x_test needs examples of x's shape \(2,\), got \(1,\)"),
+        ((X, Y, X, Y[:, None]), r"y_test needs examples of y's shape \(\), got \(1,\)"),
     ],
 )
 def test_wrong_data_is_refused_in_one_line(arguments, message):

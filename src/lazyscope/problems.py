@@ -48,7 +48,8 @@ class Problem:
     """Training data, optional held-out data and the loss.
 
     `x` is `(n, ...)`, `y` is whatever `loss` takes. Raises ValueError when the numbers of examples disagree, when only
-    one of `x_test`, `y_test` is given, when there is no example, or when a value is not finite.
+    one of `x_test`, `y_test` is given, when their examples have another shape than those of `x` and `y`, when there is
+    no example, or when a value is not finite.
     """
 
     x: Array
@@ -71,6 +72,12 @@ class Problem:
                 )
             for name, value in ((name_x, x), (name_y, y)):
                 _check_finite(name, value)
+        for name, value, test in (("x", self.x, self.x_test), ("y", self.y, self.y_test)):
+            if test is not None and test.shape[1:] != value.shape[1:]:
+                raise ValueError(
+                    f"{name}_test needs examples of {name}'s shape {tuple(value.shape[1:])}, "
+                    f"got {tuple(test.shape[1:])}: the first axis counts examples"
+                )
 
     @property
     def num_examples(self) -> int:
