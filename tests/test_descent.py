@@ -270,6 +270,14 @@ def test_bad_settings_are_refused_in_one_line(options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [complex, int])
+def test_outputs_that_have_no_descent_are_refused_in_one_line(dtype):
+    params0 = MODEL.init(jax.random.key(1))
+    with pytest.raises(ValueError, match=f"real floating-point numbers, got {dtype.__name__}") as caught:
+        gradient_descent(lambda w, x: MODEL.apply(w, x).astype(dtype), params0, PROBLEM, step_size=0.1, num_steps=3)
+    assert "\n" not in str(caught.value)
+
+
 def test_stopping_on_the_test_loss_needs_held_out_data():
     problem = Problem(PROBLEM.x, PROBLEM.y)
     params0 = MODEL.init(jax.random.key(1))

@@ -184,7 +184,7 @@ def test_crossover_separates_lazy_from_not_lazy():
 
 
 def test_crossover_of_a_linear_model_is_refused():
-    with pytest.raises(ValueError, match="a model this linear has no crossover"):
+    with pytest.raises(ValueError, match="it is as good as linear, there is nothing to change"):
         ls.crossover(ls.Case(lambda w, x: x @ w, jnp.zeros(8), PROBLEM), key=KEY, num_steps=20, largest=100.0)
 
 

@@ -233,6 +233,14 @@ def _polar(x: Array) -> tuple[Array, Array]:
     return lengths, x / jnp.where(lengths > 0, lengths, 1)[:, None]
 
 
+def real_outputs(apply: Apply, params: PyTree, x: Array) -> jax.ShapeDtypeStruct:
+    """Shape and type of the outputs, without evaluating them; ValueError for complex or integer outputs."""
+    outputs = jax.eval_shape(apply, params, x)
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ValueError(f"outputs must be real floating-point numbers, got {outputs.dtype}: return the logits")
+    return outputs
+
+
 class _Sizes(NamedTuple):
     n: int
     n2: int
@@ -244,9 +252,7 @@ class _Sizes(NamedTuple):
 
 
 def _sizes(apply: Apply, params: PyTree, x: Array, x2: Array | None) -> _Sizes:
-    outputs = jax.eval_shape(apply, params, x)
-    if not jnp.issubdtype(outputs.dtype, jnp.floating):
-        raise ValueError(f"outputs must be real floating-point numbers, got {outputs.dtype}: return the logits")
+    outputs = real_outputs(apply, params, x)
     if outputs.ndim == 0 or outputs.shape[0] != x.shape[0]:
         raise ValueError(
             f"outputs must have one row per example, got shape {tuple(outputs.shape)} for {x.shape[0]} examples: "

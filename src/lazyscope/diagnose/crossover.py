@@ -82,7 +82,10 @@ def _bracket(excess: Callable[[float], float], start: float, largest: float) -> 
         following = alpha * factor
         if not 1 / largest <= following <= largest:
             if lazy:
-                raise ValueError(f"lazy at every alpha down to {alpha:.2g}: a model this linear has no crossover")
+                raise ValueError(
+                    f"a crossover needs a model that is not lazy at small alpha, got lazy at every alpha down to "
+                    f"{alpha:.2g}: it is as good as linear, there is nothing to change"
+                )
             raise ValueError(
                 f"lazy at no alpha up to {alpha:.2g}: center or double the model first (h(w0) must vanish)"
             )

@@ -27,7 +27,7 @@ from lazyscope.dynamics.run import (
 )
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem
-from lazyscope.tangent import largest_eigenvalue
+from lazyscope.tangent import largest_eigenvalue, real_outputs
 
 
 class EarlyStop(NamedTuple):
@@ -75,7 +75,7 @@ def gradient_descent(
     two-layer net, 2ndm more where the test loss is evaluated.
 
     Raises ValueError for a step size, alpha or number of steps that is not positive, for a `record` that is not
-    increasing, and when stopping on the test loss without held-out data.
+    increasing, for outputs that are not real floats, and when stopping on the test loss without held-out data.
     """
     for name, value in (("step_size", step_size), ("alpha", alpha), ("num_steps", num_steps)):
         check_positive(name, value)
@@ -86,6 +86,7 @@ def gradient_descent(
     if test_every is not None and test_every < 1:
         raise ValueError(f"test_every must be at least 1, got {test_every}")
     tree.split(params0)
+    real_outputs(apply, params0, problem.x)
     return _descend(
         apply,
         problem.loss,
