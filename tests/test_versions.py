@@ -18,12 +18,19 @@ from pathlib import Path
 import pytest
 
 from lazyscope.papers import protocol
+from lazyscope.papers.later import lewkowycz2020
+from lazyscope.papers.note import ref1, ref3, ref6, ref8
 
 RECORD = Path(__file__).with_name("versions.json")
 WATCHED = {"lazyscope.papers"}  # code reached in these packages counts
 CELLS = {
     "lazyscope.papers.protocol.train": (protocol.train, protocol.TRAIN_VERSION),
     "lazyscope.papers.protocol.reference": (protocol.reference, protocol.REFERENCE_VERSION),
+    "lazyscope.papers.note.ref1.over_width": (ref1.over_width, ref1.CELL_VERSION),
+    "lazyscope.papers.note.ref3.over_width": (ref3.over_width, ref3.CELL_VERSION),
+    "lazyscope.papers.note.ref6.predictors": (ref6.predictors, ref6.CELL_VERSION),
+    "lazyscope.papers.note.ref8.train": (ref8.train, ref8.CELL_VERSION),
+    "lazyscope.papers.later.lewkowycz2020.over_rate": (lewkowycz2020.over_rate, lewkowycz2020.CELL_VERSION),
 }
 
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lazyscope.measures import kernel_distance as kernel_distance
     from lazyscope.measures import linearization_gap as linearization_gap
     from lazyscope.measures import relative_change as relative_change
+    from lazyscope.measures import stable_rank as stable_rank
     from lazyscope.measures import target_alignment as target_alignment
     from lazyscope.measures import trained_gap as trained_gap
     from lazyscope.models import Doubled as Doubled
@@ -130,6 +131,7 @@ _HOMES = {
     "relative_change": "measures",
     "spectrum": "tangent",
     "square_loss": "problems",
+    "stable_rank": "measures",
     "stable_step_size": "scaling",
     "sweep": "sweep",
     "tangent_kernel": "tangent",

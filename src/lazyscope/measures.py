@@ -140,6 +140,15 @@ def cka(k: Array, l: Array) -> Float[Array, ""]:  # noqa: E741
     return jnp.sum(_unit(_centered(k)) * _unit(_centered(l)))
 
 
+def stable_rank(matrix: Float[Array, "m d"]) -> Float[Array, ""]:
+    """‖A‖_F²/‖A‖², the sum of the squared singular values over the largest: between 1 and the rank, NaN for A = 0.
+
+    Unlike the rank it does not jump: what is numerically low-rank counts as that (Varre et al. 2023).
+    """
+    squares = jnp.linalg.svdvals(matrix) ** 2
+    return jnp.sum(squares) / squares[0]
+
+
 def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -> Float[Array, ""]:
     """‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖ on `x`, h̄ the linearisation at w0: the gap at the same weights, after the fact.
 

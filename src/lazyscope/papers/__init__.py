@@ -1,4 +1,4 @@
-"""The figures and claims of the two papers, re-derived. Each entry of `FIGURES` is one module."""
+"""Figures and claims of the two papers and findings of later ones, re-derived: each entry of `FIGURES` is a module."""
 
 from typing import NamedTuple
 
@@ -20,8 +20,14 @@ FIGURES: dict[str, Entry] = {
     "note-s1.1": Entry("lazyscope.papers.note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (5, 15, 30)),
     "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
+    "note-ref1": Entry("lazyscope.papers.note.ref1", "1/m nets and the global minimum", (10, 30, 1500)),
+    "note-ref3": Entry("lazyscope.papers.note.ref3", "The infinite-width limit of the tangent kernel", (6, 15, 300)),
+    "note-ref6": Entry("lazyscope.papers.note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
+    "note-ref8": Entry("lazyscope.papers.note.ref8", "Rank of the hidden layer of linear nets", (6, 15, 600)),
     "chizat2019-fig1c": Entry(
         "lazyscope.papers.chizat2019.fig1c", "Test loss against initialisation scale", (10, 40, 800)
     ),
+    "woodworth2020": Entry("lazyscope.papers.later.woodworth2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
+    "lewkowycz2020": Entry("lazyscope.papers.later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
 }
 SIZES = ("tiny", "quick", "paper")

@@ -1,0 +1,1 @@
+"""Findings of later papers on lazy training and implicit bias, one module a paper."""

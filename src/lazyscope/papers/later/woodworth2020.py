@@ -1,0 +1,248 @@
+"""Woodworth et al. 2020, "Kernel and rich regimes": diagonal nets pass from the least l1 to the least l2 norm.
+
+    lazyscope reproduce woodworth2020 --size quick
+
+f(x) = Σ_i (w₊ᵢ² − w₋ᵢ²) x_i from w₊ = w₋ = tau (their alpha; ours is the output scale). Gradient flow on the square
+loss keeps w₊ w₋ = tau², so that β = w₊² − w₋² = 2 tau² sinh(Xᵀν) for some ν: of all β with Xβ = y it ends at that of
+least
+
+    Q_tau(β) = Σ_i tau² q(β_i/tau²),   q(z) = 2 − √(4 + z²) + z asinh(z/2),
+
+the l1 norm as tau → 0, the l2 norm as tau → ∞, the lazy end. The convex problem is solved on its own, by Newton's
+method (scipy) on the dual min_ν Σ_i 2 tau² cosh(x_iᵀν) − νᵀy. The flow needs an implicit integrator: its rates span ten
+decades at small tau. n = 40 examples, 100 features, 5 of them relevant, no noise; settings other than these are ours.
+
+Expected at quick: at most 3e-4 from the minimiser of Q_tau; 1.7e-3, 0.02, 0.25, 0.72 from the least l1 norm at tau =
+0.001, 0.01, 0.1 and 1. On two cores: tiny 6 s, quick 30 s, paper 20 min.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float, Key
+from matplotlib.figure import Figure
+from scipy import optimize
+
+from lazyscope import figures
+from lazyscope.claims import Claim, Outcome
+from lazyscope.dynamics import gradient_flow
+from lazyscope.papers.protocol import decades
+from lazyscope.problems import Problem
+from lazyscope.sweep import Progress, Store
+
+TIMES = (1e8,)  # of the end, by when the slowest direction at tau = 1e-4 is at rest
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Initialisation scales of nets on `n` examples of `d` features, `relevant` of which enter the target.
+
+    `rtol` is the relative tolerance of the integrator.
+    """
+
+    taus: tuple[float, ...]
+    n: int
+    d: int
+    relevant: int
+    rtol: float
+    seeds: int
+
+
+SIZES = {
+    "tiny": Scales((1e-2, 1.0, 1e2), n=12, d=24, relevant=2, rtol=1e-3, seeds=3),
+    "quick": Scales(decades(-3, 2, 1), n=40, d=100, relevant=5, rtol=1e-3, seeds=3),
+    "paper": Scales(decades(-4, 2, 0.25), n=40, d=100, relevant=5, rtol=1e-5, seeds=10),
+}
+CAPTION = (
+    "Left, where gradient flow ends against the initialisation scale: its distance to the interpolating solutions of "
+    "least l1 and least l2 norm and to the sparse truth. Large weights train lazily and give the least l2 norm, small "
+    "ones the sparse solution. Right, distance to the minimiser of Q_tau, computed without any training: the exact "
+    "law at every scale between."
+)
+
+
+def diagonal_net(w: Float[Array, "2 d"], x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Σ_i (w₊ᵢ² − w₋ᵢ²) x_i, 2-homogeneous in w = (w₊, w₋)."""
+    return x @ (w[0] ** 2 - w[1] ** 2)
+
+
+def sparse_problem(key: Key[Array, ""], *, n: int, d: int, relevant: int) -> tuple[Problem, Float[Array, " d"]]:
+    """Gaussian inputs, targets β*·x without noise, with `relevant` entries ±1 in β*; the problem and β*."""
+    key_x, key_sign = jax.random.split(key)
+    x = jax.random.normal(key_x, (n, d))
+    truth = jnp.zeros(d).at[:relevant].set(jax.random.rademacher(key_sign, (relevant,), float))
+    return Problem(x, x @ truth), truth
+
+
+class End(NamedTuple):
+    """Where a flow ends: β, the largest |w₊ w₋/tau² − 1|, and the problem with the truth it was drawn from."""
+
+    beta: Float[Array, " d"]
+    product: Float[Array, ""]
+    truth: Float[Array, " d"]
+    x: Float[Array, "n d"]
+    y: Float[Array, " n"]
+
+
+def flow(key: Key[Array, ""], tau: float, *, n: int, d: int, relevant: int, rtol: float) -> End:
+    """The flow from w₊ = w₋ = tau to its end."""
+    problem, truth = sparse_problem(key, n=n, d=d, relevant=relevant)
+    run = gradient_flow(
+        diagonal_net,
+        tau * jnp.ones((2, d)),
+        problem,
+        times=TIMES,
+        rtol=rtol,
+        atol=0.01 * rtol * tau,  # the weights start at tau and have to leave it
+        solver=diffrax.Kvaerno3(),
+    )
+    w = run.params
+    product = jnp.max(jnp.abs(w[0] * w[1] / tau**2 - 1))
+    return End(w[0] ** 2 - w[1] ** 2, product, truth, problem.x, problem.y)
+
+
+def least_q(x: np.ndarray, y: np.ndarray, tau: float) -> np.ndarray:
+    """The minimiser of Q_tau among all β with Xβ = y, by a trust-region Newton method on the dual."""
+
+    def dual(nu: np.ndarray) -> float:
+        return float(np.sum(2 * tau**2 * np.cosh(x.T @ nu)) - nu @ y)
+
+    def gradient(nu: np.ndarray) -> np.ndarray:
+        return x @ (2 * tau**2 * np.sinh(x.T @ nu)) - y
+
+    def hessian(nu: np.ndarray) -> np.ndarray:
+        return (x * (2 * tau**2 * np.cosh(x.T @ nu))) @ x.T
+
+    start = np.zeros(y.size)
+    found = optimize.minimize(dual, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-9})
+    return 2 * tau**2 * np.sinh(x.T @ found.x)
+
+
+def least_l1(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The interpolating β of least l1 norm, as a linear programme in its positive and negative parts."""
+    d = x.shape[1]
+    found = optimize.linprog(np.ones(2 * d), A_eq=np.hstack([x, -x]), b_eq=y)
+    return found.x[:d] - found.x[d:]
+
+
+NAMES = ("to_least_q", "to_least_l1", "to_least_l2", "to_truth", "residual", "product")
+
+
+def distances(end: End, tau: float) -> tuple[float, ...]:
+    """Relative distances of β to the three minimisers and to the truth, ‖Xβ − y‖/‖y‖, and `product`."""
+    beta, product, truth, x, y = (np.asarray(value) for value in end)
+    others = (least_q(x, y, tau), least_l1(x, y), np.linalg.pinv(x) @ y, truth)
+    apart = (np.linalg.norm(beta - other) / np.linalg.norm(other) for other in others)
+    return (*map(float, apart), float(np.linalg.norm(x @ beta - y) / np.linalg.norm(y)), float(product))
+
+
+def compute(
+    spec: Scales, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
+) -> xr.Dataset:
+    """The `distances` at every tau and seed.
+
+    One flow after the other rather than as cells of a sweep: the linear solver inside an implicit integrator cannot
+    be compiled there. So nothing of this figure is kept in `store`.
+    """
+    del store
+    settings = {"n": spec.n, "d": spec.d, "relevant": spec.relevant, "rtol": spec.rtol}
+    values = np.empty((len(NAMES), len(spec.taus), spec.seeds))
+    for done, (i, seed) in enumerate(np.ndindex(values.shape[1:])):
+        if progress is not None:
+            progress(done, values[0].size, f"tau={spec.taus[i]:g}")
+        end = flow(jax.random.fold_in(key, seed), spec.taus[i], **settings)
+        values[:, i, seed] = distances(jax.device_get(end), spec.taus[i])
+    variables = {name: (("tau", "seed"), v) for name, v in zip(NAMES, values, strict=True)}
+    return xr.Dataset(variables, coords={"tau": list(spec.taus), "seed": range(spec.seeds)})
+
+
+def worst_distance(ds: xr.Dataset) -> np.ndarray:
+    """Largest relative distance to the minimiser of Q_tau over tau."""
+    return ds.to_least_q.max("tau").values
+
+
+def at_end(ds: xr.Dataset, variable: str, index: int) -> np.ndarray:
+    """A distance at the smallest (0) or largest (-1) tau."""
+    return ds[variable].isel(tau=index).values
+
+
+def truth_ratio(ds: xr.Dataset) -> np.ndarray:
+    """log10 of the distance to the truth at the smallest tau over that at the largest."""
+    return np.log10((ds.to_truth.isel(tau=0) / ds.to_truth.isel(tau=-1)).values)
+
+
+def _expect(tiny: Outcome | None = Outcome.HOLDS) -> dict[str, Outcome | None]:
+    return {"tiny": tiny, "quick": Outcome.HOLDS, "paper": None}
+
+
+CLAIMS = (
+    Claim(
+        sentence="Gradient flow ends at the interpolating solution that minimises Q_alpha.",
+        source="Woodworth et al. 2020, Theorem 1",
+        measure="largest ‖β_T − β_Q‖/‖β_Q‖ over tau",
+        quantity=worst_distance,
+        accepted=(-np.inf, 1e-3),
+        expected=_expect(),
+    ),
+    Claim(
+        sentence="From large weights it is the solution of least l2 norm: the kernel regime.",
+        source="Woodworth et al. 2020, Theorem 2",
+        measure="‖β_T − β_2‖/‖β_2‖ at the largest tau",
+        quantity=partial(at_end, variable="to_least_l2", index=-1),
+        accepted=(-np.inf, 1e-3),
+        expected=_expect(),
+    ),
+    Claim(
+        sentence="From small weights it is the solution of least l1 norm: the rich regime.",
+        source="Woodworth et al. 2020, Theorem 2",
+        measure="‖β_T − β_1‖/‖β_1‖ at the smallest tau",
+        quantity=partial(at_end, variable="to_least_l1", index=0),
+        accepted=(-np.inf, 0.05),
+        expected=_expect(None),
+    ),
+    Claim(
+        sentence="The lazy end generalises worse where the truth is sparse.",
+        source="Woodworth et al. 2020, §5",
+        measure="log10 of the distance to the truth at the smallest tau over that at the largest",
+        quantity=truth_ratio,
+        accepted=(-np.inf, -1.0),
+        expected=_expect(None),
+    ),
+)
+
+
+def draw(ds: xr.Dataset) -> Figure:
+    """Left the distances to what the flow passes between, right the distance to the law."""
+    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2)
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+    figures.curve(left, ds.to_least_l1, "tau", label="to the least l1 norm", color=figures.BLUE, marker="o")
+    figures.curve(left, ds.to_least_l2, "tau", label="to the least l2 norm", color=figures.ORANGE, marker="s")
+    figures.curve(left, ds.to_truth, "tau", label="to the sparse truth", color=figures.GREEN, line="--")
+    figures.finish(left, x="initialisation scale tau", y="relative distance of β")
+    figures.curve(right, ds.to_least_q, "tau", label="to the minimiser of Q_tau", color=figures.BLUE, marker="o")
+    figures.curve(right, ds.residual, "tau", label="‖Xβ − y‖/‖y‖", color=figures.GREY, line=":")
+    right.axhline(1e-3, color=figures.INK, linewidth=0.8)
+    right.annotate("accepted", (0.01, 1e-3), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    figures.finish(right, x="initialisation scale tau", y="relative distance of β")
+    return figure
+
+
+def numbers(ds: xr.Dataset) -> list[list[str]]:
+    """All distances against tau, means over seeds."""
+    rows = {
+        "to least Q": ds.to_least_q,
+        "to least l1": ds.to_least_l1,
+        "to least l2": ds.to_least_l2,
+        "to the truth": ds.to_truth,
+        "residual": ds.residual,
+        "change of w₊ w₋/tau²": ds["product"],
+    }
+    return figures.table(rows, "tau")

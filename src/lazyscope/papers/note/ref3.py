@@ -1,0 +1,194 @@
+"""Note, related work [3] (Jacot et al. 2018): wide nets have a deterministic kernel and train near their start.
+
+    lazyscope reproduce note-ref3 --size quick
+
+Two-layer ReLU nets of m units with alpha = m^(−1/2), plain initialisation, inputs on the sphere. At initialisation K/m
+is a mean of m independent terms, so its distance to the limit, Cho & Saul's arc-cosine kernel, falls as m^(−1/2).
+Trained to the same kernel_time, the weights move by a relative m^(−1/2), too, while the kernel's change and the gap g
+to the trained linearised model fall faster. Settings are ours: the note states the finding without an experiment.
+
+Expected at quick: slopes −0.495 (kernel to its limit), −0.52 (weights), −0.84 (kernel's change), −0.66 (gap g). On two
+cores: tiny 6 s, quick 15 s, paper 5 min.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Key, PyTree
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lazyscope import figures, tree
+from lazyscope.claims import Claim, Outcome
+from lazyscope.dynamics import gradient_descent, linearized_descent
+from lazyscope.measures import trained_gap
+from lazyscope.models import two_layer
+from lazyscope.papers.protocol import held_out
+from lazyscope.problems import teacher_student
+from lazyscope.scaling import stable_step_size
+from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.tangent import infinite_width_kernel, tangent_kernel
+
+CELL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths compared at equal data, teacher and kernel_time = `num_steps`; every step is η = 1/(λmax(K(w0))/n)."""
+
+    widths: tuple[int, ...]
+    n: int
+    d: int
+    num_steps: int
+    draws: int  # initialisations over which the distance of the kernel is a root mean square
+    seeds: int
+
+
+SIZES = {
+    "tiny": Widths((32, 128, 512), n=20, d=5, num_steps=50, draws=16, seeds=4),
+    "quick": Widths((64, 128, 256, 512, 1024, 2048), n=50, d=10, num_steps=200, draws=16, seeds=6),
+    "paper": Widths((64, 128, 256, 512, 1024, 2048, 4096, 8192), n=100, d=20, num_steps=1000, draws=16, seeds=10),
+}
+CAPTION = (
+    "Relative distance of the tangent kernel at initialisation to its infinite-width limit, and what training to the "
+    "same kernel_time changes, against width: mean and one standard deviation over trials. The dashed line has slope "
+    "−1/2. With the output scale m^(−1/2) that these nets carry, width is an output scale in disguise."
+)
+
+
+def over_width(
+    key: Key[Array, ""], *, width: Array, widest: int, n: int, d: int, num_steps: int, draws: int
+) -> dict[str, Array]:
+    """Distance of K(w0)/m to its limit, then movement, kernel change and gap g of a run of `num_steps`.
+
+    Nets of every width live in the program of the widest: a unit whose weights are all 0 has no output, no gradient
+    and no kernel, and stays 0. So nets of one trial are nested, and one compilation serves all widths.
+    """
+    key_data, key_init, key_draws = jax.random.split(key, 3)
+    problem = teacher_student(key_data, n=n, d=d, n_test=n)
+    x_test, y_test = held_out(problem)
+    model = two_layer(widest, d)
+    alpha = width**-0.5
+
+    def init(key: Key[Array, ""]) -> PyTree:
+        params = model.init(key)
+        alive = jnp.arange(widest, dtype=width.dtype) < width
+        return {"a": jnp.where(alive, params["a"], 0), "b": jnp.where(alive[:, None], params["b"], 0)}
+
+    def kernel(params: PyTree) -> Array:
+        return tangent_kernel(model.apply, params, problem.x) / width
+
+    limit = infinite_width_kernel(problem.x)
+    squares = jax.lax.map(lambda k: jnp.sum((kernel(init(k)) - limit) ** 2), jax.random.split(key_draws, draws))
+    params0 = init(key_init)
+    step_size = stable_step_size(model.apply, params0, problem)
+    run = gradient_descent(
+        model.apply, params0, problem, alpha=alpha, step_size=step_size, num_steps=num_steps, record=(num_steps,)
+    )
+    linear = linearized_descent(model.apply, params0, problem, alpha=alpha, step_size=step_size, steps=[num_steps])
+    start, end = (alpha * model.apply(params, x_test) for params in (params0, run.params))
+    before, after = kernel(params0), kernel(run.params)
+    return {
+        "kernel_distance": jnp.sqrt(jnp.mean(squares) / jnp.sum(limit**2)),
+        "kernel_change": jnp.linalg.norm(after - before) / jnp.linalg.norm(before),
+        "movement": tree.norm(tree.sub(run.params, params0)) / tree.norm(params0),
+        "gap": trained_gap(end, linear.observed[1][-1], start, y_test),
+        "train_loss": run.train_loss[-1],
+    }
+
+
+def compute(
+    spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
+) -> xr.Dataset:
+    """Distances and changes at every width and seed."""
+    settings = {"n": spec.n, "d": spec.d, "num_steps": spec.num_steps, "draws": spec.draws}
+    return sweep(
+        partial(over_width, widest=max(spec.widths), **settings),
+        {"width": [float(width) for width in spec.widths]},
+        key=key,
+        seeds=spec.seeds,
+        version=CELL_VERSION,
+        store=store,
+        progress=progress,
+    )
+
+
+def slope(ds: xr.Dataset, variable: str) -> np.ndarray:
+    """Slope of log `variable` against log width, per seed."""
+    values = ds[variable].transpose("width", "seed").values
+    return np.polyfit(np.log(ds.width.values), np.log(values), 1)[0]
+
+
+def _slope_claim(variable: str, sentence: str, what: str, *, low: float, note: str = "") -> Claim:
+    return Claim(
+        sentence=sentence,
+        source="note §2 on [3] (Jacot et al. 2018)",
+        measure=f"slope of log {what} against log m, alpha = m^(−1/2)",
+        quantity=partial(slope, variable=variable),
+        accepted=(low, -0.4),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        note=note,
+    )
+
+
+FASTER = "The theorem bounds this by m^(−1/2), so any steeper slope agrees. Measured is steeper, on the way to 1/m."
+CLAIMS = (
+    _slope_claim(
+        "kernel_distance",
+        "As the width grows the kernel becomes deterministic: K/m tends to its mean as m^(−1/2).",
+        "‖K/m − E[K]/m‖/‖E[K]/m‖",
+        low=-0.6,
+    ),
+    _slope_claim(
+        "movement",
+        "Infinitely wide networks converge close to their initialisation point: they move as m^(−1/2).",
+        "‖w_T − w_0‖/‖w_0‖",
+        low=-0.6,
+    ),
+    _slope_claim(
+        "kernel_change",
+        "Learning leaves the tangent kernel where it was.",
+        "‖K_T − K_0‖/‖K_0‖",
+        low=-np.inf,
+        note=FASTER,
+    ),
+    _slope_claim(
+        "gap", "As the width grows the training dynamics become more linear.", "gap g", low=-np.inf, note=FASTER
+    ),
+)
+
+
+def draw(ds: xr.Dataset) -> Figure:
+    """All four against width on logarithmic axes, with a guide of slope −1/2."""
+    figure, (ax,) = figures.new_figure(7.2, 4.4)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    _curves(ax, ds)
+    width = ds.width.values
+    guide = 1.5 * float(ds.kernel_distance.isel(width=0).mean()) * (width / width[0]) ** -0.5
+    ax.plot(width, guide, color=figures.GREY, linewidth=1, linestyle=(0, (4, 3)), label="slope −1/2")
+    figures.finish(ax, x="width m", y="relative distance", legend="lower left")
+    return figure
+
+
+NAMES: Sequence[tuple[str, str, str, str]] = (
+    ("kernel_distance", "K(w0)/m to its limit", figures.BLUE, "o"),
+    ("kernel_change", "kernel, by training", figures.GREEN, "s"),
+    ("movement", "weights, by training", figures.PURPLE, "^"),
+    ("gap", "gap g to the linearised model", figures.ORANGE, "D"),
+)
+
+
+def _curves(ax: Axes, ds: xr.Dataset) -> None:
+    for variable, label, color, marker in NAMES:
+        figures.curve(ax, ds[variable], "width", label=label, color=color, marker=marker)
+
+
+def numbers(ds: xr.Dataset) -> list[list[str]]:
+    """All four and the train loss against width, means over seeds."""
+    return figures.table({label: ds[name] for name, label, _, _ in NAMES} | {"train loss": ds.train_loss}, "width")
