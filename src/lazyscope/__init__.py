@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from lazyscope.dynamics import gradient_flow as gradient_flow
     from lazyscope.dynamics import kernel_flow as kernel_flow
     from lazyscope.dynamics import linearized_descent as linearized_descent
+    from lazyscope.dynamics import minibatches as minibatches
+    from lazyscope.dynamics import sgd as sgd
     from lazyscope.linearize import freeze_activations as freeze_activations
     from lazyscope.linearize import linearize as linearize
     from lazyscope.measures import Grouped as Grouped
@@ -126,9 +128,11 @@ _HOMES = {
     "linearization_gap": "measures",
     "linearize": "linearize",
     "linearized_descent": "dynamics",
+    "minibatches": "dynamics",
     "mlp": "models",
     "monitor": "diagnose",
     "relative_change": "measures",
+    "sgd": "dynamics",
     "spectrum": "tangent",
     "square_loss": "problems",
     "stable_rank": "measures",

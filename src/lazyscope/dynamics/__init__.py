@@ -1,4 +1,4 @@
-"""Training: gradient descent and flow on F_alpha, and both for the linearised model in closed form."""
+"""Training: gradient descent, SGD and flow on F_alpha; descent and flow of the linearised model in closed form."""
 
 from lazyscope.dynamics.centred import Centred, CentredTraining, centred_training
 from lazyscope.dynamics.descent import EarlyStop, gradient_descent
@@ -14,6 +14,7 @@ from lazyscope.dynamics.run import (
     Status,
     default_record,
 )
+from lazyscope.dynamics.sgd import minibatches, sgd
 
 __all__ = [
     "BUDGET",
@@ -32,4 +33,6 @@ __all__ = [
     "gradient_flow",
     "kernel_flow",
     "linearized_descent",
+    "minibatches",
+    "sgd",
 ]

@@ -10,21 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
-from lazyscope.dynamics.run import (
-    BUDGET,
-    DIVERGED,
-    STOPPED,
-    Run,
-    Status,
-    check_positive,
-    check_record,
-    residual_norm,
-)
+from lazyscope.dynamics.loop import ending, kept_rows, through, visited
+from lazyscope.dynamics.run import Run, check_positive, check_record
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem
 from lazyscope.tangent import largest_eigenvalue, real_outputs
@@ -145,8 +136,7 @@ def _descend(
             return state._replace(step=state.step + 1, theta=theta, optimizer=memory, best_test=best)
         return _watch(state, stop, test_loss(state.theta) if stop.on_test else value, theta, memory, best)
 
-    def segment(state: _State, until: Array) -> tuple[_State, tuple[Any, ...]]:
-        state = jax.lax.while_loop(lambda s: (s.step < until) & s.running, advance, state)
+    def look(state: _State, until: Array) -> tuple[_State, tuple[Any, ...]]:
         test = test_loss(state.theta)
         state = state._replace(best_test=jnp.fmin(state.best_test, test))
         seen = None if observe is None else observe(merge(state.theta))
@@ -163,21 +153,19 @@ def _descend(
         waited=jnp.zeros((), int),
         running=jnp.ones((), bool),
     )
-    late = (9 * num_steps) // 10
-    schedule = sorted({*record, late, num_steps})
-    state, (train, test, best, seen) = jax.lax.scan(segment, state, jnp.asarray(schedule))
+    steps, kept, late = visited(record, num_steps)
+    state, (train, test, best, seen) = through(advance, look, state, steps)
 
-    kept = np.searchsorted(schedule, record)
     sharpness0, sharpness = (largest_eigenvalue(apply, p, x) for p in (params0, merge(state.theta)))
-    final = train_loss(state.theta)
-    residual = residual_norm(loss, alpha * apply(merge(state.theta), x), y)
-    start_norm = jnp.linalg.norm(alpha * apply(params0, x).reshape(-1)) / np.sqrt(x.shape[0])
-    finite = jnp.isfinite(final) & jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in state.theta]))
-    status = Status(
-        code=jnp.where(finite, jnp.where(state.running, BUDGET, STOPPED), DIVERGED),
-        unstable=~finite | (step_size * sharpness > 2),
-        precision_limited=10 * jnp.finfo(dtype).eps * start_norm > 0.1 * residual,
-        still_improving=final < 0.99 * train[schedule.index(late)],
+    status = ending(
+        loss,
+        start=alpha * apply(params0, x),
+        outputs=alpha * apply(merge(state.theta), x),
+        y=y,
+        theta=state.theta,
+        running=state.running,
+        rate=step_size * sharpness,
+        late_loss=train[late],
     )
     time = step_size * jnp.asarray(record, dtype)
     return Run(
@@ -187,7 +175,7 @@ def _descend(
         train_loss=train[kept],
         test_loss=test[kept],
         best_test_loss=best[kept],
-        observed=jax.tree.map(lambda leaf: leaf[kept], seen),
+        observed=kept_rows(seen, kept),
         params=merge(state.theta),
         status=status,
     )
