@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import protocol
+from lazyscope.papers import practice, protocol
 from lazyscope.papers.later import lewkowycz2020
 from lazyscope.papers.note import ref1, ref3, ref6, ref8
 
@@ -25,6 +25,7 @@ RECORD = Path(__file__).with_name("versions.json")
 WATCHED = {"lazyscope.papers"}  # code reached in these packages counts
 CELLS = {
     "lazyscope.papers.protocol.train": (protocol.train, protocol.TRAIN_VERSION),
+    "lazyscope.papers.practice.practice": (practice.practice, practice.PRACTICE_VERSION),
     "lazyscope.papers.protocol.reference": (protocol.reference, protocol.REFERENCE_VERSION),
     "lazyscope.papers.note.ref1.over_width": (ref1.over_width, ref1.CELL_VERSION),
     "lazyscope.papers.note.ref3.over_width": (ref3.over_width, ref3.CELL_VERSION),

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
 # Okabe and Ito's palette: distinct in print, in the dark and for colour-blind readers.
 INK, BLUE, ORANGE, GREEN, PURPLE, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
@@ -110,6 +111,17 @@ def mark_cells(ax: Axes, status: xr.Dataset, heights: xr.DataArray, x: str) -> N
                 mew=0.8,
                 label=mark.label,
             )
+
+
+def square(column: float, row: float, color: str) -> Rectangle:
+    """A filled unit square around a cell of a table."""
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white", linewidth=2)
+
+
+def swatches(ax: Axes, colors: Mapping[str, str]) -> None:
+    """A legend of colours, to the right of the panel."""
+    handles = [Patch(facecolor=color, label=name) for name, color in colors.items()]
+    ax.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
 
 def finish(ax: Axes, *, x: str, y: str, legend: Any = "best") -> None:

@@ -20,6 +20,7 @@ FIGURES: dict[str, Entry] = {
     "note-s1.1": Entry("lazyscope.papers.note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (5, 15, 30)),
     "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
+    "note-s5.3": Entry("lazyscope.papers.note.s5_3", "Regimes of standard initialisations", (25, 45, 10800)),
     "note-ref1": Entry("lazyscope.papers.note.ref1", "1/m nets and the global minimum", (10, 30, 1500)),
     "note-ref3": Entry("lazyscope.papers.note.ref3", "The infinite-width limit of the tangent kernel", (6, 15, 300)),
     "note-ref6": Entry("lazyscope.papers.note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
@@ -29,5 +30,6 @@ FIGURES: dict[str, Entry] = {
     ),
     "woodworth2020": Entry("lazyscope.papers.later.woodworth2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
     "lewkowycz2020": Entry("lazyscope.papers.later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
+    "geiger2020": Entry("lazyscope.papers.later.geiger2020", "Where lazy training ends, against width", (15, 40, 600)),
 }
 SIZES = ("tiny", "quick", "paper")

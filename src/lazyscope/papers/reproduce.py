@@ -96,5 +96,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
         elif callable(value):
             flat[prefix + name] = value.__name__
         else:
-            flat[prefix + name] = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+            values = value if isinstance(value, tuple) else (value,)
+            flat[prefix + name] = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
     return flat
