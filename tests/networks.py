@@ -72,14 +72,22 @@ def assert_same(apply, params, reference, x=None, tolerance=1e-12):
         np.testing.assert_allclose(value, exact, atol=tolerance * float(jnp.max(jnp.abs(exact))))
 
 
-def assert_same_kappa(apply, params):
-    """kappa of the MLP in another framework: 1e-5, for the search for ‖D²h‖ starts elsewhere in another leaf order."""
-    problem = ls.Problem(X, jnp.ones((5, 2)))
-    kappa = [
-        ls.criterion(f, p, problem, key=jax.random.key(0)).kappa
-        for f, p in ((apply, params), (mlp, {name: jnp.asarray(value) for name, value in MLP.items()}))
-    ]
-    np.testing.assert_allclose(*kappa, rtol=1e-5)
+def assert_same_diagnosis(apply, params):
+    """kappa, g and k of the MLP in another framework: to 1e-5, for the search for ‖D²h‖ starts elsewhere in another
+    leaf order."""
+    np.testing.assert_allclose(diagnosed(apply, params), diagnosed_here(), rtol=1e-5)
+
+
+@cache
+def diagnosed_here():
+    return diagnosed(mlp, {name: jnp.asarray(value) for name, value in MLP.items()})
+
+
+def diagnosed(apply, params):
+    problem = ls.Problem(X, jnp.sin(X[:, :2]))
+    found = ls.diagnose(apply, params, problem, key=jax.random.key(0), num_steps=60)
+    assert found.criterion is not None
+    return found.criterion.kappa, found.gap, found.kernel_change
 
 
 def second_derivative(apply, params, x):

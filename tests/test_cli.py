@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from safetensors.numpy import save_file
 
 from lazyscope.cli import main
 from lazyscope.papers import FIGURES
@@ -137,7 +138,12 @@ def own_model(tmp_path):
         "linear = ls.Case(lambda w, x: x @ w['w'], {'w': jnp.zeros(4)}, problem)\n"
         "def made(): return linear\n"
         "wrong = 3\n"
-        "def diverges(): return ls.Case(linear.apply, linear.params0, problem, train=lambda a, p: {'w': p['w'] / 0})\n"
+        "def trained(train): return ls.Case(linear.apply, linear.params0, problem, train=train)\n"
+        "def diverges(): return trained(lambda apply, p: {'w': p['w'] / 0})\n"
+        "def explodes(): return trained(lambda apply, p: {'w': p['w'] + 1e200})\n"
+        "def needs(x): return linear\n"
+        "def broken(): return ls.Case(lambda w, x: x @ w['v'], linear.params0, problem)\n"
+        "def refused(): return ls.teacher_student(jax.random.key(0), n=0, d=4, n_test=10)\n"
     )
     return file
 
@@ -158,8 +164,13 @@ def test_diagnose_judges_the_weights_of_a_checkpoint(own_model, capsys, monkeypa
 
     monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
     np.savez(tmp_path / "w.npz", w=np.ones(4))
-    assert main(["diagnose", f"{own_model}:linear", "--after", str(tmp_path / "w.npz")]) == 0
-    assert "same weights" in capsys.readouterr().out
+    save_file({"w": np.ones(4)}, tmp_path / "w.safetensors")
+    printed = []
+    for name in ("w.npz", "w.safetensors"):
+        assert main(["diagnose", f"{own_model}:linear", "--after", str(tmp_path / name)]) == 0
+        printed.append(capsys.readouterr().out)
+    assert "same weights" in printed[0]
+    assert printed[0] == printed[1]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +181,25 @@ def test_diagnose_judges_the_weights_of_a_checkpoint(own_model, capsys, monkeypa
         (["no.such.module:case"], "the module must be importable, got 'no.such.module'"),
         (["{own}:linaer"], "did you mean linear?"),
         (["{own}:wrong"], "must be a lazyscope.Case or a function without arguments that returns one, got int"),
-        (["{own}:diverges"], "training diverged: lower the step size"),
+        (["{own}:needs"], "a function without arguments that returns one, got function"),
+        (["{own}:diverges"], "train must return finite parameters like params0 for the model, got 4 NaN"),
+        (
+            ["{own}:explodes"],
+            "the trained model must have a finite loss, got inf: training diverged",
+        ),
+        (["{own}:broken"], "an error in it: my_model.py:10 raised KeyError: 'v'"),
+        (["{own}:refused"], "x and y need the same number of examples, at least one"),
+        (["{here}/syntax.py:case"], "syntax.py:1 raised SyntaxError"),
+        (["{here}/imports.py:case"], "imports.py:1 raised ModuleNotFoundError: No module named 'nosuchmodule'"),
+        (["{own}"], "add :OBJECT"),
+        (["{own}:"], "name both"),
+        (["{own}:zzz"], "that is not in"),
         (["{own}:linear", "--after", "{here}/wide.npz"], "a checkpoint must fit the model"),
-        (["{own}:linear", "--after", "{here}/none.npz"], "none.npz"),
+        (["{own}:linear", "--after", "{here}/none.npz"], "must be an existing file, got"),
+        (["{own}:linear", "--after", "{here}/narrow.npz"], "is float32 where the model has float64: cast"),
+        (["{own}:linear", "--after", "{here}/nan.npz"], "trained weights must be finite and like params0, got 4 NaN"),
+        (["{own}:linear", "--after", "{here}/other.npz"], "lacks w and has v"),
+        (["{own}:linear", "--after", "{here}/syntax.py"], "must be .safetensors or .npz, got syntax.py"),
         (["{own}:linear", "--steps", "0"], "--steps must be at least 1, got 0"),
     ],
 )
@@ -181,6 +208,11 @@ def test_diagnose_refuses_bad_input_in_one_line(arguments, message, own_model, c
 
     monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
     np.savez(tmp_path / "wide.npz", w=np.ones(5))
+    np.savez(tmp_path / "narrow.npz", w=np.ones(4, np.float32))
+    np.savez(tmp_path / "nan.npz", w=np.full(4, np.nan))
+    np.savez(tmp_path / "other.npz", v=np.ones(4))
+    (tmp_path / "syntax.py").write_text("def case(:")
+    (tmp_path / "imports.py").write_text("import nosuchmodule")
     assert main(["diagnose", *(a.format(own=own_model, here=tmp_path) for a in arguments)]) == 2
     captured = capsys.readouterr()
     assert message in captured.err

@@ -147,10 +147,16 @@ def test_the_diagnosis_is_plain_json():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": lambda apply, p: jax.tree.map(lambda leaf: leaf * jnp.nan, p)}, "training diverged: lower the step"),
-        ({"train": lambda apply, p: {"a": p["a"]}}, "train returned for the model parameters unlike params0"),
-        ({"train": lambda apply, p: None}, "train returned for the model no parameters"),
-        ({"params": {"a": jnp.ones(3), "b": jnp.ones((3, 8))}}, "params parameters unlike params0"),
+        ({"train": lambda apply, p: jax.tree.map(lambda leaf: leaf * jnp.nan, p)}, "training diverged, lower its step"),
+        (
+            {"train": lambda apply, p: {"a": p["a"]}},
+            "train must return finite parameters like params0 for the model, got shapes",
+        ),
+        ({"train": lambda apply, p: None}, "like params0 for the model, got none: parameters must be"),
+        (
+            {"params": {"a": jnp.ones(3), "b": jnp.ones((3, 8))}},
+            "trained weights must be finite and like params0, got shapes",
+        ),
         ({"train": lambda apply, p: p, "params": {}}, "train or params, got both"),
     ],
 )

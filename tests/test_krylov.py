@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyscope.krylov import lanczos
+from lazyscope.krylov import lanczos, lanczos_by_calls
 
 
 def symmetric(size, rank, seed=0):
@@ -27,6 +27,14 @@ def test_residuals_are_those_of_the_ritz_pairs():
     pairs = lanczos(lambda v: matrix @ v, start(40), depth=10)
     direct = jnp.linalg.norm(matrix @ pairs.vectors.T - pairs.vectors.T * pairs.values[None, :], axis=0)
     np.testing.assert_allclose(pairs.residuals, direct, atol=1e-9 * float(pairs.values[-1]))
+
+
+@pytest.mark.parametrize("rank", [3, 20])
+def test_the_loop_in_python_gives_the_same_pairs(rank):
+    matrix = symmetric(20, rank)
+    pairs, by_calls = (run(lambda v: matrix @ v, start(20), depth=8) for run in (lanczos, lanczos_by_calls))
+    for found, expected in zip(by_calls, pairs, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-9 * float(pairs.values[-1]))
 
 
 @pytest.mark.parametrize("rank", [1, 3])

@@ -18,6 +18,7 @@ from lazyscope import (
     infinite_width_kernel,
     kernel_product,
     spectrum,
+    tangent,
     tangent_kernel,
     traced_kernel,
     two_layer,
@@ -138,6 +139,18 @@ def test_group_kernels_sum_to_the_kernel_and_leave_buffers_out():
         total = tangent_kernel(case.apply, case.params, case.problem.x)
         np.testing.assert_allclose(sum(kernels.values()), total, rtol=1e-11, atol=1e-12)
     assert set(kernels) == {"w", "u"}
+
+
+def test_large_conv_nets_give_the_same_groups_by_single_gradients(monkeypatch):
+    case = next(case for case in CASES if case.name == "conv net")
+    blocked = group_kernels(case.apply, case.params, case.problem.x)
+    monkeypatch.setattr(tangent, "_LARGE", 0)
+    monkeypatch.setattr(tangent, "_blocked", None)
+    single = group_kernels(case.apply, case.params, case.problem.x)
+    for name, kernel in blocked.items():
+        np.testing.assert_allclose(single[name], kernel, rtol=1e-10, atol=1e-13)
+    with pytest.raises(ValueError, match="the Jacobian of 10 examples must fit memory_budget=1e"):
+        group_kernels(case.apply, case.params, case.problem.x, memory_budget=1e3)
 
 
 def test_the_groups_of_the_two_layer_net_are_its_feature_and_its_weighted_gate_kernels():

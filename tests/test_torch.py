@@ -12,7 +12,7 @@ from networks import (
     TOKENS,
     X,
     assert_same,
-    assert_same_kappa,
+    assert_same_diagnosis,
     conv_net,
     mlp,
     second_derivative,
@@ -84,7 +84,7 @@ def test_mlp_is_the_plain_function_with_dropout_off_and_the_module_left_as_it_wa
     assert set(params0) == {"0.weight", "0.bias", "3.weight", "3.bias"}
     assert module.training
     assert_same(apply, params0, mlp)
-    assert_same_kappa(apply, params0)
+    assert_same_diagnosis(apply, params0)
     before = np.asarray(params0["0.bias"])
     module[0].bias.data += 1
     np.testing.assert_array_equal(params0["0.bias"], before)

@@ -121,13 +121,17 @@ class Diagnose:
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
-        from lazyscope.loading import load_case
+        from lazyscope.loading import blame, load_case
 
         try:
-            case = load_case(self.case)
-            text = self._diagnosed(case)
-        except (ValueError, FileNotFoundError) as error:
-            raise InputError(str(error).splitlines()[0]) from error
+            text = self._diagnosed(load_case(self.case))
+        except Exception as error:
+            theirs = blame(error, self.case)
+            if theirs is not None:
+                raise InputError(f"the case must run, got an error in it: {theirs}") from error
+            if isinstance(error, ValueError | FileNotFoundError):
+                raise InputError(str(error).splitlines()[0]) from error
+            raise
         print(text)
         return 0
 

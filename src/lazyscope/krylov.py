@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
+
+from lazyscope.models import Apply
 
 
 class RitzPairs(NamedTuple):
@@ -36,21 +38,10 @@ def lanczos(
     """
     size, dtype = start.size, start.dtype
     depth = min(depth, size)
-    noise = 1e-5 if jnp.finfo(dtype).bits < 64 else 1e-9
-
-    def unit(v: Array, reference: Array) -> tuple[Array, Array]:
-        length = jnp.linalg.norm(v)
-        alive = length > noise * reference
-        return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
 
     def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         basis, current = carry
-        basis = basis.at[i].set(current)
-        image = product(current)
-        diagonal = jnp.vdot(current, image)
-        rest = image - basis.T @ (basis @ image)
-        rest = rest - basis.T @ (basis @ rest)
-        following, off_diagonal = unit(rest, jnp.linalg.norm(image))
+        basis, following, diagonal, off_diagonal = _extend(basis, current, product(current), i)
         return (basis, following), (diagonal, off_diagonal)
 
     def step_or_rest(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -58,9 +49,59 @@ def lanczos(
         return jax.lax.cond(i < last + 1, step, lambda carry, _: (carry, (nothing, nothing)), carry, i)
 
     last = depth - 1 if steps is None else jnp.minimum(steps.astype(int), depth) - 1
-    first, _ = unit(start, jnp.zeros((), dtype))
+    first, _ = _unit(start, jnp.zeros((), dtype))
     body = step if steps is None else step_or_rest
     (basis, _), (diagonal, off) = jax.lax.scan(body, (jnp.zeros((depth, size), dtype), first), jnp.arange(depth))
+    return _pairs(basis, diagonal, off, last)
+
+
+def lanczos_by_calls(
+    product: Callable[[Float[Array, " size"]], Float[Array, " size"]], start: Float[Array, " size"], *, depth: int
+) -> RitzPairs:
+    """`lanczos` with its loop in Python, for a `product` that is compiled by itself.
+
+    For convolutions on a CPU: XLA brings those of a gradient into the form of its fast kernel in the outermost
+    computation only, and inside a compiled loop they take ten to twenty times as long.
+    """
+    depth = min(depth, start.size)
+    basis = jnp.zeros((depth, start.size), start.dtype)
+    current, _ = _unit(start, jnp.zeros((), start.dtype))
+    entries = []
+    for i in range(depth):
+        basis, current, diagonal, off = _extend_in_place(basis, current, product(current), i)
+        entries.append((diagonal, off))
+    diagonals, offs = (jnp.stack(column) for column in zip(*entries, strict=True))
+    return _pairs(basis, diagonals, offs, depth - 1)
+
+
+def slow_in_loops(apply: Apply, params: PyTree, x: Array) -> bool:
+    """Whether compiled loops over derivatives of `apply` are slow: convolutions on a CPU (see `lanczos_by_calls`)."""
+    if jax.default_backend() != "cpu":
+        return False
+    return "conv_general_dilated" in str(jax.make_jaxpr(apply)(params, x))
+
+
+def _extend(basis: Array, current: Array, image: Array, i: Array) -> tuple[Array, Array, Array, Array]:
+    """One step: the basis with `current` in it, the vector that follows, and the entries α and β."""
+    basis = basis.at[i].set(current)
+    diagonal = jnp.vdot(current, image)
+    rest = image - basis.T @ (basis @ image)
+    rest = rest - basis.T @ (basis @ rest)
+    following, off_diagonal = _unit(rest, jnp.linalg.norm(image))
+    return basis, following, diagonal, off_diagonal
+
+
+_extend_in_place = jax.jit(_extend, donate_argnums=0)
+
+
+def _unit(v: Array, reference: Array) -> tuple[Array, Array]:
+    noise = 1e-5 if jnp.finfo(v.dtype).bits < 64 else 1e-9
+    length = jnp.linalg.norm(v)
+    alive = length > noise * reference
+    return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
+
+
+def _pairs(basis: Array, diagonal: Array, off: Array, last: int | Array) -> RitzPairs:
     # The last β leaves the space spanned so far: it measures the residual and is no entry of the projected operator.
     inside = off.at[last].set(0)[:-1]
     values, mixing = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(inside, 1) + jnp.diag(inside, -1))

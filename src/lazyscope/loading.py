@@ -5,7 +5,9 @@ Naming a file runs it, as importing it would: only name files you trust.
 
 import importlib
 import importlib.util
+import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,8 +28,10 @@ def load_case(name: str) -> Case:
     """The Case called `name`, or the one that the named function returns.
 
     Raises ValueError with one line: an unknown built-in name, a missing file or object, something that is no Case.
-    Errors of the user's own file come through unchanged.
+    Errors of the user's own file come through unchanged; `blame` says where they are.
     """
+    if name.endswith(".py"):
+        raise ValueError(f"a case in a file is FILE.py:OBJECT, got {name!r}: add :OBJECT, a lazyscope.Case in it")
     if ":" not in name:
         if name not in BUILT_IN:
             close = get_close_matches(name, BUILT_IN, n=1)
@@ -35,22 +39,57 @@ def load_case(name: str) -> Case:
             raise ValueError(f"a case must be one of {', '.join(BUILT_IN)}, got {name!r}: {hint}")
         return BUILT_IN[name]()
     place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise ValueError(f"a case of your own is FILE.py:OBJECT or package.module:OBJECT, got {name!r}: name both")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
     if not hasattr(module, attribute):
         known = [n for n in vars(module) if not n.startswith("_")]
         close = get_close_matches(attribute, known, n=1)
-        raise ValueError(f"{place} has no {attribute!r}" + (f": did you mean {close[0]}?" if close else ""))
+        hint = f"did you mean {close[0]}?" if close else "name a lazyscope.Case in it, or a function that returns one"
+        raise ValueError(f"the object must be there, got {attribute!r} that is not in {place}: {hint}")
     return _as_case(getattr(module, attribute), name)
 
 
+def blame(error: BaseException, name: str) -> str | None:
+    """`FILE:LINE raised TYPE: MESSAGE` for an error in the code of the case `name`, None for one of lazyscope's own.
+
+    The error is the user's where the innermost frame, among those of lazyscope and of the case's folder, is in the
+    folder.
+    """
+    place = name.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    if not file:
+        return None
+    folder, own = Path(file).resolve().parent, Path(__file__).parent
+    where = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename).resolve()
+        if path.is_relative_to(own):
+            where = None
+        elif path.is_relative_to(folder) and "site-packages" not in path.parts:
+            where = f"{path.name}:{frame.lineno}"
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{Path(error.filename).name}:{error.lineno}"
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return where and f"{where} raised {type(error).__name__}: {message}"
+
+
 def _as_case(found: Any, name: str) -> Case:
-    made = found() if callable(found) and not isinstance(found, Case) else found
+    made = found() if callable(found) and _takes_nothing(found) else found
     if not isinstance(made, Case):
         raise ValueError(
             f"{name} must be a lazyscope.Case or a function without arguments that returns one, got "
             f"{type(made).__name__}: return Case(apply, params0, problem)"
         )
     return made
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -80,7 +80,11 @@ def kernel_change(
     hides (docs/design.md, the regime).
     """
     before = group_kernels(apply, params0, x, memory_budget=memory_budget)
-    after = group_kernels(apply, params, x, memory_budget=memory_budget)
+    return change_of_kernels(before, group_kernels(apply, params, x, memory_budget=memory_budget))
+
+
+def change_of_kernels(before: dict[str, Array], after: dict[str, Array]) -> Grouped:
+    """`kernel_change` of two sets of `group_kernels`."""
     total = jnp.linalg.norm(sum(before.values()).reshape(-1))  # type: ignore[union-attr]
     changes = {name: after[name] - before[name] for name in before}
 
@@ -100,7 +104,11 @@ def kernel_distance(
     Blind to a change of the kernel's scale. Computed as ½‖K/‖K‖ − K0/‖K0‖‖², which keeps its digits near 0.
     """
     before = blocked_tangent_kernel(apply, params0, x, memory_budget=memory_budget)
-    after = blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget)
+    return distance_of_kernels(before, blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget))
+
+
+def distance_of_kernels(before: Array, after: Array) -> Float[Array, ""]:
+    """`kernel_distance` of two kernels on the same inputs."""
     return 0.5 * jnp.sum((_unit(after) - _unit(before)) ** 2)
 
 
@@ -112,16 +120,20 @@ def target_alignment(
     Integer labels stand for their one-hot vectors where the outputs are `(n, k)`. Nothing is centred: subtract the mean
     from the targets first where a constant is not part of the question. 0 for a zero kernel or zero targets.
     """
-    outputs = jax.eval_shape(apply, params, problem.x)
-    y = problem.y
-    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 and len(outputs.shape) == 2:
-        y = jax.nn.one_hot(y, outputs.shape[1])
-    if y.shape != outputs.shape:
+    kernel = blocked_tangent_kernel(apply, params, problem.x, memory_budget=memory_budget)
+    return alignment_of_kernel(kernel, problem.y, jax.eval_shape(apply, params, problem.x).shape)
+
+
+def alignment_of_kernel(kernel: Array, y: Array, shape: tuple[int, ...]) -> Float[Array, ""]:
+    """`target_alignment` of a kernel on the inputs of the targets `y`, for outputs of that shape."""
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 and len(shape) == 2:
+        y = jax.nn.one_hot(y, shape[1])
+    if y.shape != shape:
         raise ValueError(
-            f"target_alignment needs targets of the outputs' shape {tuple(outputs.shape)} or class labels, "
+            f"target_alignment needs targets of the outputs' shape {tuple(shape)} or class labels, "
             f"got {tuple(y.shape)}: reshape y"
         )
-    matrix = as_matrix(blocked_tangent_kernel(apply, params, problem.x, memory_budget=memory_budget))
+    matrix = as_matrix(kernel)
     target = _unit(y.astype(matrix.dtype).reshape(-1))
     return target @ _unit(matrix) @ target
 

@@ -14,14 +14,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lazyscope import tree
-from lazyscope.krylov import lanczos
+from lazyscope.krylov import lanczos, slow_in_loops
 from lazyscope.models import Apply
 
 MEMORY_BUDGET = 2 * 2**30
 """Bytes that the Jacobians and kernels of one call may take: 2 GiB."""
+
+_LARGE = 1_000_000  # parameters from which one gradient takes long enough to be called by itself
 
 # From the Jacobians of two batches, one (n, k, p_leaf) array per parameter leaf, to arrays (n, n2, ...).
 _Contract = Callable[[list[Array], list[Array]], PyTree]
@@ -78,12 +81,53 @@ def group_kernels(
 ) -> dict[str, Float[Array, "n n2 *kk"]]:
     """One kernel per parameter leaf, K_g = D_g h D_g hᵀ, by name (`tree.group_names`); they sum to the tangent kernel.
 
-    In blocks, since there are as many kernels as groups.
+    In blocks, since there are as many kernels as groups; by single gradients for large nets with convolutions on a CPU
+    (`krylov.lanczos_by_calls` says why).
     """
-    kernels = _blocked(apply, params, x, x2, _per_leaf, memory_budget)
+    if x2 is None and _by_gradients(apply, params, x):
+        kernels = _leaf_kernels(apply, params, x, memory_budget)
+    else:
+        kernels = _blocked(apply, params, x, x2, _per_leaf, memory_budget)
     if scalar_outputs(apply, params, x):
         kernels = [kernel[:, :, 0, 0] for kernel in kernels]
     return dict(zip(tree.group_names(params), kernels, strict=True))
+
+
+def _by_gradients(apply: Apply, params: PyTree, x: Array) -> bool:
+    theta, _ = tree.split(params)
+    if tree.size(theta) <= _LARGE or not slow_in_loops(apply, params, x):
+        return False
+    try:
+        np.asarray(theta[0]), np.asarray(x)
+    except jax.errors.TracerArrayConversionError:
+        return False  # inside a transformation there is one program, and its loops are compiled
+    return True
+
+
+def _leaf_kernels(apply: Apply, params: PyTree, x: Array, memory_budget: float) -> list[Float[Array, "n n k k"]]:
+    sizes = _sizes(apply, params, x, None)
+    needed = sizes.item * sizes.n * sizes.jacobian
+    if needed > memory_budget:
+        raise ValueError(
+            f"the Jacobian of {sizes.n} examples must fit memory_budget={memory_budget:.3g} bytes, needs {needed:.3g}: "
+            "take fewer examples, or raise memory_budget"
+        )
+    rows = [
+        _gradient(apply, params, x[i : i + 1], jnp.asarray(c)) for i in range(sizes.n) for c in range(sizes.outputs)
+    ]
+
+    def kernel(leaf: int) -> Array:
+        stacked = jnp.stack([row[leaf] for row in rows])
+        return (stacked @ stacked.T).reshape(sizes.n, sizes.outputs, sizes.n, sizes.outputs).transpose(0, 2, 1, 3)
+
+    return [kernel(leaf) for leaf in range(len(rows[0]))]
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradient(apply: Apply, params: PyTree, example: Array, output: Array) -> list[Array]:
+    theta, merge = tree.split(params)
+    gradient = jax.grad(lambda th: apply(merge(th), example).reshape(-1)[output])(theta)
+    return [leaf.reshape(-1) for leaf in gradient]
 
 
 def kernel_product(

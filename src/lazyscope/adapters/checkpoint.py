@@ -29,14 +29,22 @@ def load_checkpoint(path: str | PathLike[str], params0: PyTree, *, ignore: Seque
     arrays = {_plain(name): array for name, array in _read(Path(path)).items()}
     arrays = {name: v for name, v in arrays.items() if not any(fnmatchcase(name, _plain(p)) for p in ignore)}
     if missing := [name for name in names if name not in arrays]:
-        raise ValueError(f"a checkpoint needs every parameter, {path} lacks {_some(missing)}: it has {_some(arrays)}")
+        raise ValueError(
+            f"a checkpoint needs every parameter, {path} lacks {_some(missing)} and has "
+            f"{_some(arrays)}: save all parameters under the names of the model"
+        )
     if extra := sorted(arrays.keys() - set(names)):
         raise ValueError(
             f"a checkpoint must have nothing but parameters, {path} also has {_some(extra)}: name those in ignore=[...]"
         )
     for name, leaf in zip(names, theta0, strict=True):
         found = arrays[name]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+        if found.shape == leaf.shape and found.dtype != leaf.dtype:
+            raise ValueError(
+                f"a checkpoint must fit the model, {name} in {path} is {found.dtype} where the model has {leaf.dtype}: "
+                "cast the arrays of the file, or build the model's parameters in that type"
+            )
+        if found.shape != leaf.shape:
             raise ValueError(
                 f"a checkpoint must fit the model, {name} in {path} is {found.dtype} of shape {found.shape} where the "
                 f"model has {leaf.dtype} of shape {tuple(leaf.shape)}: build the model of the checkpoint"
@@ -52,7 +60,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
         except (ValueError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path} must be an npz file of plain arrays, got: {error}") from error
+            # NumPy takes any other file for a pickle and advises to trust it.
+            raise ValueError(
+                f"{path} must be an npz file of plain arrays, got another format or pickled objects: write it with "
+                "np.savez"
+            ) from error
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     raise ValueError(f"a checkpoint must be .safetensors or .npz, got {path.name}: save the state dict in one of them")

@@ -143,7 +143,7 @@ def criterion(
 ) -> Criterion:
     """The laziness criterion of alpha·h at `params`, matrix-free (note, §1.1).
 
-    `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (60; the default above a million parameters). With
+    `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (40; the default above a million parameters). With
     `step_size`, the changes in one step w1 = w0 − η∇F_alpha are measured, too. `examples` draws a random subset
     of so many examples and states what that costs. Degenerate models give limits: kappa is 0 where the residual or D²h
     is 0, inf where Dh alone is. ‖D²h‖ is a lower bound, so kappa is one.
@@ -169,7 +169,14 @@ def criterion(
         check_precision(start.outputs, y, alpha)
     jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget)
     hessian, top, probes = hessian_norm(
-        apply, params, x, key=key_hessian, budget=budget, kernel_directions=directions, spent=jacobian.products
+        apply,
+        params,
+        x,
+        key=key_hessian,
+        budget=budget,
+        kernel_directions=directions,
+        right=right,
+        spent=jacobian.products,
     )
     bound = _upper_bound(apply, params, x, budget, start.outputs.size, probes)
     curvature = _ratio(hessian.value, jacobian.value**2)

@@ -18,16 +18,22 @@ def explain(
     gap: float,
     k: float,
     group: str,
+    share: float,
     thresholds: Thresholds,
     crit: Criterion | None,
     indicators: dict[str, float],
 ) -> tuple[str, ...]:
-    """Why the regime is what it is, and where an indicator disagrees with it."""
+    """Why the regime is what it is, and where an indicator disagrees with it.
+
+    `share` is the part of the whole kernel that is the group's at the start.
+    """
+    kernel = f"the tangent kernel of {group} changed by {_size(k)} its size"
+    if share < 0.01:
+        kernel = f"the tangent kernel of {group}, under 1 % of the whole, changed by {_size(k / 100)} the whole"
     lines = [
-        f"the trained model lies {gap:.2g} of what it learnt away from its linearisation "
-        f"({_against(gap, thresholds.gap_lazy, thresholds.gap_not_lazy)})",
-        f"the tangent kernel of {group} changed by {k:.2g} of its size "
-        f"({_against(k, thresholds.kernel_lazy, thresholds.kernel_not_lazy)})",
+        f"the trained model ends {_size(gap)} what it learnt away from its linearisation "
+        f"(g = {gap:.2g}: {_against(gap, thresholds.gap_lazy, thresholds.gap_not_lazy)})",
+        f"{kernel} (k = {k:.2g}: {_against(k, thresholds.kernel_lazy, thresholds.kernel_not_lazy)})",
     ]
     if verdict == "not lazy" and crit is not None and crit.kappa < 0.1:
         lines.append(f"kappa = {crit.kappa:.2g} predicted lazy training: it is a statement about the first steps only")
@@ -80,6 +86,10 @@ def _about_alpha(verdict: str, crit: Criterion) -> list[str]:
         wanted = crit.alpha * crit.kappa / LAZY_KAPPA
         return [f"alpha = {wanted:.3g} would give kappa = {LAZY_KAPPA:g}, which is usually lazy"]
     return [f"alpha near {crit.alpha_least:.3g} gives the least kappa, {crit.kappa_least:.2g}"]
+
+
+def _size(part: float) -> str:
+    return f"{part:.2g} times" if part >= 2 or not np.isfinite(part) else f"{100 * part:.2g} % of"
 
 
 def _against(value: float, lazy: float, not_lazy: float) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from typing import Any
 
 import jax
@@ -25,14 +26,15 @@ from lazyscope.diagnose.training import (
 from lazyscope.linearize import linearize
 from lazyscope.measures import (
     activation_stability,
-    kernel_change,
-    kernel_distance,
+    alignment_of_kernel,
+    change_of_kernels,
+    distance_of_kernels,
     relative_change,
-    target_alignment,
     trained_gap,
 )
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
+from lazyscope.tangent import group_kernels
 
 KERNEL_NUMBERS = 2**26  # numbers that the Jacobian for the kernel may hold: 512 MiB in float64
 
@@ -61,24 +63,21 @@ class Diagnosis:
     advice: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
+        subset = f"{self.kernel_examples} of the {self.inputs}"
         rows = [
             ("regime", f"{self.regime}   ({self.thresholds})"),
             ("gap g", f"{self.gap:.3g}   on {self.inputs}"),
             (
                 "kernel k",
-                f"{self.kernel_change:.3g}   largest over groups: {self.kernel_group}; {self.kernel_examples} inputs",
+                f"{self.kernel_change:.3g}   of the group that changed most, {self.kernel_group}; on {subset}",
             ),
             ("trained by", self.how),
+            ("output scale", f"alpha = {self.alpha:g}"),
         ]
         if self.criterion is not None:
-            low, high = self.criterion.kappa_interval
-            rows.append(
-                (
-                    "kappa",
-                    f"{self.criterion.kappa:.3g}   {low:.3g} to {high:.3g}, {self.criterion.products} products",
-                )
-            )
-        rows += [(name, f"{value:.3g}") for name, value in {**self.losses, **self.indicators}.items()]
+            rows.append(("kappa", _kappa(self.criterion)))
+        rows += [(name, f"{value:.3g}   on {self.inputs}") for name, value in self.losses.items()]
+        rows += [(name, f"{value:.3g}") for name, value in self.indicators.items()]
         rows += [("because" if i == 0 else "", reason) for i, reason in enumerate(self.reasons)]
         rows += [("advice" if i == 0 else "", line) for i, line in enumerate(self.advice)]
         width = max(len(name) for name, _ in rows)
@@ -132,11 +131,24 @@ def diagnose(
     model = scaled(apply, alpha)
     f0, f, f_linear = model(params0, x), model(trained.params, x), linearize(model, params0)(trained.params_linear, x)
     gap, losses = _gap(problem, f, f_linear, f0, y)
+    if not math.isfinite(losses["loss, trained"]):
+        raise ValueError(
+            f"the trained model must have a finite loss, got {losses['loss, trained']:g}: training diverged, lower the "
+            "step size"
+        )
     few = x[: _kernel_examples(params0, f0, examples)]
-    change = kernel_change(apply, params0, trained.params, few)
+    before, after = group_kernels(apply, params0, few), group_kernels(apply, trained.params, few)
+    change = change_of_kernels(before, after)
     group = max(change.groups, key=lambda name: float(change.groups[name]))
     k = float(change.groups[group])
-    indicators = _indicators(apply, params0, trained.params, problem, few, gates)
+    indicators = _indicators(params0, trained.params, (_whole(before), _whole(after)))
+    if problem.loss is square_loss:
+        names = ("alignment at start", "alignment, trained")
+        for name, kernels in zip(names, (before, after), strict=True):
+            indicators[name] = float(alignment_of_kernel(_whole(kernels), y[: len(few)], f0[: len(few)].shape))
+    if gates is not None:
+        shares = jax.tree.leaves(activation_stability(gates, params0, trained.params, few))
+        indicators["stable gates"] = float(jnp.mean(jnp.concatenate([jnp.ravel(share) for share in shares])))
     verdict = regime(gap, k, thresholds)
     return Diagnosis(
         regime=verdict,
@@ -151,9 +163,16 @@ def diagnose(
         indicators=indicators,
         losses=losses,
         criterion=crit,
-        reasons=explain(verdict, gap, k, group, thresholds, crit, indicators),
+        reasons=explain(verdict, gap, k, group, _share(before, group), thresholds, crit, indicators),
         advice=advise(verdict, crit, trained, problem, f0, y, losses),
     )
+
+
+def _kappa(crit: Criterion) -> str:
+    low, high = crit.kappa_interval
+    within = f"between {low:.3g} and {high:.3g}" if math.isfinite(high) else "a lower bound, none from above"
+    climbing = "" if crit.hessian_norm.converged else ", the search for ‖D²h‖ was still climbing"
+    return f"{crit.kappa:.3g}   {within}; {crit.products} products{climbing}"
 
 
 def _train(
@@ -194,30 +213,26 @@ def _kernel_examples(params0: PyTree, outputs: Array, examples: int | None) -> i
     return min(outputs.shape[0], affordable, examples or 256)
 
 
-def _indicators(
-    apply: Apply,
-    params0: PyTree,
-    params: PyTree,
-    problem: Problem,
-    x: Array,
-    gates: Callable[[PyTree, Array], PyTree] | None,
-) -> dict[str, float]:
+def _indicators(params0: PyTree, params: PyTree, kernels: tuple[Array, Array]) -> dict[str, float]:
     moved = relative_change(params0, params)
-    largest = max(moved.groups, key=lambda name: float(moved.groups[name]))
-    kind = "absolute" if bool(moved.absolute[largest]) else "relative"
-    found = {
-        "movement in all": float(moved.all),
-        f"largest movement ({largest}, {kind})": float(moved.groups[largest]),
-        "kernel 1 − cosine": float(kernel_distance(apply, params0, params, x)),
-    }
-    if problem.loss is square_loss:
-        small = Problem(problem.x[: x.shape[0]], problem.y[: x.shape[0]])
-        found["alignment at start"] = float(target_alignment(apply, params0, small))
-        found["alignment, trained"] = float(target_alignment(apply, params, small))
-    if gates is not None:
-        shares = [jnp.ravel(share) for share in jax.tree.leaves(activation_stability(gates, params0, params, x))]
-        found["stable gates"] = float(jnp.mean(jnp.concatenate(shares)))
-    return found
+    found = {"movement in all": float(moved.all)}
+    # A group that starts at zero has no scale of its own: its movement is absolute and not compared with the others.
+    for label, absolute in (("largest movement ({}, relative)", False), ("movement from zero ({}, absolute)", True)):
+        names = [name for name in moved.groups if bool(moved.absolute[name]) is absolute]
+        if names:
+            largest = max(names, key=lambda name: float(moved.groups[name]))
+            found[label.format(largest)] = float(moved.groups[largest])
+    return found | {"kernel 1 − cosine": float(distance_of_kernels(*kernels))}
+
+
+def _whole(kernels: dict[str, Array]) -> Array:
+    return reduce(jnp.add, kernels.values())
+
+
+def _share(kernels: dict[str, Array], group: str) -> float:
+    """‖K_g‖/‖K‖, of which k takes no less than a hundredth for its scale."""
+    whole = float(jnp.linalg.norm(_whole(kernels).reshape(-1)))
+    return float(jnp.linalg.norm(kernels[group].reshape(-1))) / whole if whole > 0 else 1.0
 
 
 def _plain(value: Any) -> Any:

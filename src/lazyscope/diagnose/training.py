@@ -41,15 +41,17 @@ def by_trainer(train: Trainer, apply: Apply, params0: PyTree, alpha: float) -> T
     ends = []
     for name, trained_model in (("the model", model), ("its linearisation", linearize(model, params0))):
         params = train(trained_model, params0)
-        check_params(params0, params, f"train returned for {name}")
+        check_params(params0, params, f"train must return finite parameters like params0 for {name}")
         ends.append(params)
     return Trained(ends[0], ends[1], "your trainer, on the model and on its linearisation", None, None)
 
 
 def by_checkpoint(params0: PyTree, params: PyTree) -> Trained:
     """The weights given, for the model and for its linearisation: the gap at the same weights."""
-    check_params(params0, params, "params")
-    return Trained(params, params, "the weights given: model and linearisation at the same weights", None, None)
+    check_params(params0, params, "trained weights must be finite and like params0")
+    return Trained(
+        params, params, "elsewhere: g compares the model and its linearisation at the same weights", None, None
+    )
 
 
 def by_descent(
@@ -64,7 +66,7 @@ def by_descent(
     linear = _linear_descent(apply, params0, problem, alpha, step, num_steps)
     how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
     for params in (run.params, linear):
-        check_params(params0, params, "descent gave")
+        check_params(params0, params, "descent must end at finite parameters")
     return Trained(run.params, linear, how, bool(run.status.still_improving), step)
 
 
@@ -79,18 +81,18 @@ def _linear_descent(
     return gradient_descent(linearize(apply, params0), params0, problem, **settings).params
 
 
-def check_params(params0: PyTree, params: PyTree, source: str) -> None:
-    """ValueError unless `params` has the shapes of `params0` and finite values."""
+def check_params(params0: PyTree, params: PyTree, rule: str) -> None:
+    """ValueError, beginning with `rule`, unless `params` has the shapes of `params0` and finite values."""
     theta0, _ = tree.split(params0)
     try:
         theta, _ = tree.split(params)
     except ValueError as error:
-        raise ValueError(f"{source} no parameters: {error}") from None
+        raise ValueError(f"{rule}, got none: {error}") from None
     shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
     if shapes0 != shapes or jax.tree.structure(params0) != jax.tree.structure(params):
-        raise ValueError(
-            f"{source} parameters unlike params0, got shapes {shapes[:4]} for {shapes0[:4]}: keep the same pytree"
-        )
+        raise ValueError(f"{rule}, got shapes {shapes[:4]} for {shapes0[:4]}: keep the same pytree")
     bad = sum(int(jnp.sum(~jnp.isfinite(leaf))) for leaf in theta)
     if bad:
-        raise ValueError(f"{source} {bad} NaN or infinite parameters, training diverged: lower the step size")
+        raise ValueError(
+            f"{rule}, got {bad} NaN or infinite values among {tree.size(theta)}: training diverged, lower its step size"
+        )

@@ -1,0 +1,46 @@
+"""The walk-throughs run, and what they say is so."""
+
+import logging
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_in_a_users_process():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def run(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]()
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_not_lazy_and_lora_less_so(capsys):
+    found = run("fine_tuning")
+    (lora, moved), (whole, moved_whole) = found["LoRA"], found["all weights"]
+    assert (lora.regime, whole.regime) == ("not lazy", "not lazy")
+    assert lora.gap > whole.gap
+    # The b of LoRA starts at zero, nothing else does.
+    assert {name for name, absolute in moved.absolute.items() if absolute} == {"lora/0/b", "lora/1/b"}
+    assert not any(moved_whole.absolute.values())
+    assert "movement from zero (lora/" in capsys.readouterr().out
+    for diagnosis in (lora, whole):
+        assert diagnosis.losses["loss, trained"] < 0.6 * diagnosis.losses["loss at start"]
+
+
+@pytest.mark.slow
+def test_monitoring_shows_the_run_with_a_large_scale_staying_near_its_linearisation(caplog):
+    with caplog.at_level(logging.INFO, logger="training"):
+        runs = run("monitoring")
+    assert len(caplog.records) == sum(len(rows) for rows in runs.values())
+    for rows in runs.values():
+        assert rows[0]["gap"] == rows[0]["kernel_change"] == rows[0]["movement"] == 0
+        assert rows[-1]["loss"] < 0.1
+    assert runs["plain"][-1]["gap"] > 0.3
+    assert runs["scaled"][-1]["gap"] < 0.05
