@@ -6,6 +6,7 @@ os.environ.setdefault("NPROC", "1")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
@@ -15,3 +16,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes single examples slow, so a deadline would only test the machine.
 hypothesis.settings.register_profile("lazyscope", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("lazyscope")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fast tests compile at the lowest level: their time is nearly all compilation. Slow ones run what users run."""
+    if config.option.markexpr == "not slow":
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_backend_optimization_level" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
