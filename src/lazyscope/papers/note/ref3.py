@@ -136,7 +136,10 @@ def _slope_claim(variable: str, sentence: str, what: str, *, low: float, note: s
     )
 
 
-FASTER = "The theorem bounds this by m^(−1/2), so any steeper slope agrees. Measured is steeper, on the way to 1/m."
+FASTER = (
+    "The theorem bounds this by m^(−1/2), so any steeper slope agrees; a first version asked for −1/2 itself and "
+    "missed it. Measured is steeper, on the way to 1/m."
+)
 CLAIMS = (
     _slope_claim(
         "kernel_distance",

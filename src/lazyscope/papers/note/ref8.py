@@ -168,7 +168,7 @@ CLAIMS = (
         quantity=kept_rank,
         accepted=(-0.02, 0.02),
         expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
-        note="A plain net has its initial output to unlearn, which costs 3 % of the stable rank at any tau >= 0.1.",
+        note="A plain net has its initial output to unlearn, which costs 3 % of the stable rank from tau = 0.3 on.",
     ),
     Claim(
         sentence="Gradient flow conserves W₁W₁ᵀ − W₂ᵀW₂.",
