@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,20 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path):
     assert "http" not in re.sub(r"data:[^\"]+", "", page)
     assert "0.5 to 1.5" in page
     assert "lazyscope reproduce demo-fig" in page
+
+
+def test_surfaces_share_one_plotly_inside_the_page_and_cannot_leave_their_element(tmp_path):
+    for name in ("demo-fig", "other-fig"):
+        data = {"data": [{"type": "surface", "z": np.eye(2), "name": NASTY}], "layout": {}}
+        report.write_item(tmp_path, replace(item(), name=name), svg=b"<svg/>", png=b"", interactive=data)
+    assert [found.name for found in report.read_items(tmp_path)] == ["demo-fig", "other-fig"]
+    page = report.write_page(tmp_path).read_text()
+    assert NASTY not in page
+    assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="', page)
+    assert page.count("Plotly.newPlot(place") == 1
+    assert 4e6 < len(page) < 1e7  # one copy of plotly.js, not two
+    (text,) = re.findall(r'id="data-other-fig">(.*?)</script>', page)
+    assert json.loads(text)["data"][0]["name"] == NASTY
 
 
 def test_the_page_escapes_what_came_from_outside(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import practice, protocol
+from lazyscope.papers import practice, protocol, solutions, widths
 from lazyscope.papers.later import lewkowycz2020
 from lazyscope.papers.note import ref1, ref3, ref6, ref8
 
@@ -32,6 +32,8 @@ CELLS = {
     "lazyscope.papers.note.ref6.predictors": (ref6.predictors, ref6.CELL_VERSION),
     "lazyscope.papers.note.ref8.train": (ref8.train, ref8.CELL_VERSION),
     "lazyscope.papers.later.lewkowycz2020.over_rate": (lewkowycz2020.over_rate, lewkowycz2020.CELL_VERSION),
+    "lazyscope.papers.widths.train": (widths.train, widths.TRAIN_VERSION),
+    "lazyscope.papers.solutions.solve": (solutions.solve, solutions.SOLVE_VERSION),
 }
 
 

@@ -1,7 +1,8 @@
 """The page: one self-contained HTML file that opens offline, made from the items found in a folder.
 
-An item is one figure with its claims; it lives in `DIR/figures/NAME.json` beside `NAME.svg`, `NAME.png` and `NAME.nc`.
-The page depends on these files alone, so it can be made again at any time (`lazyscope report DIR`).
+An item is one figure with its claims; it lives in `DIR/figures/NAME.json` beside `NAME.svg`, `NAME.png` and `NAME.nc`,
+and for a figure to turn around `NAME.plotly.json`, which the page draws with one copy of plotly.js inside it. The
+page depends on these files alone, so it can be made again at any time (`lazyscope report DIR`).
 """
 
 import base64
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from lazyscope.claims import Finding, threshold_text
 from lazyscope.store import write_atomic
 
 PAGE = "index.html"
+INTERACTIVE = ".plotly.json"
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,16 @@ def describe(finding: Finding, size: str) -> dict[str, Any]:
     }
 
 
-def write_item(out: Path, item: Item, *, svg: bytes, png: bytes) -> None:
-    """Keep an item; the JSON goes last, so that a page never lists a figure whose picture is missing."""
+def write_item(out: Path, item: Item, *, svg: bytes, png: bytes, interactive: dict[str, Any] | None = None) -> None:
+    """Keep an item; the JSON goes last, so that a page never lists a figure whose picture is missing.
+
+    `interactive` is a plotly figure as `Figure.to_plotly_json` gives it.
+    """
     folder = out / "figures"
+    if interactive is not None:
+        from plotly.utils import PlotlyJSONEncoder
+
+        write_atomic(folder / f"{item.name}{INTERACTIVE}", json.dumps(interactive, cls=PlotlyJSONEncoder).encode())
     write_atomic(folder / f"{item.name}.svg", svg)
     write_atomic(folder / f"{item.name}.png", png)
     write_atomic(folder / f"{item.name}.json", json.dumps(asdict(item), indent=1, ensure_ascii=False).encode())
@@ -64,7 +74,7 @@ def write_item(out: Path, item: Item, *, svg: bytes, png: bytes) -> None:
 
 def read_items(out: Path) -> list[Item]:
     """All items of a folder by name. Raises ValueError where there is none or one cannot be read."""
-    files = sorted((out / "figures").glob("*.json"))
+    files = sorted(f for f in (out / "figures").glob("*.json") if not f.name.endswith(INTERACTIVE))
     if not files:
         raise ValueError(
             f"a report needs a folder with results, got {str(out)!r}: run `lazyscope reproduce --out {out}` first"
@@ -91,10 +101,27 @@ def write_page(out: Path) -> Path:
         + base64.b64encode((out / "figures" / f"{item.name}.svg").read_bytes()).decode()
         for item in items
     }
+    surfaces = {item.name: _embedded(out / "figures" / f"{item.name}{INTERACTIVE}") for item in items}
+    surfaces = {name: data for name, data in surfaces.items() if data}
     outcomes = Counter(finding["outcome"] for item in items for finding in item.findings)
-    page = environment.get_template("page.html").render(items=items, pictures=pictures, outcomes=outcomes)
+    page = environment.get_template("page.html").render(
+        items=items, pictures=pictures, outcomes=outcomes, surfaces=surfaces, plotly=_plotly() if surfaces else ""
+    )
     write_atomic(out / PAGE, page.encode())
     return out / PAGE
+
+
+def _embedded(file: Path) -> Markup:
+    """JSON that is safe inside a script element: nothing in it can close the element."""
+    if not file.is_file():
+        return Markup("")
+    return Markup(json.dumps(json.loads(file.read_text())).replace("<", "\\u003c"))
+
+
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
 
 
 def _number(value: float) -> str:

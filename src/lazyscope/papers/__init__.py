@@ -31,5 +31,11 @@ FIGURES: dict[str, Entry] = {
     "woodworth2020": Entry("lazyscope.papers.later.woodworth2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
     "lewkowycz2020": Entry("lazyscope.papers.later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
     "geiger2020": Entry("lazyscope.papers.later.geiger2020", "Where lazy training ends, against width", (15, 40, 600)),
+    "note-fig2": Entry("lazyscope.papers.note.fig2", "Loss landscapes at several widths", (15, 45, 7200)),
+    "note-fig6": Entry("lazyscope.papers.note.fig6", "Solutions projected onto another landscape", (15, 45, 7200)),
+    "note-s4.5": Entry("lazyscope.papers.note.s4_5", "Width under two output scales", (10, 45, 5400)),
+    "chizat2019-fig2a": Entry(
+        "lazyscope.papers.chizat2019.fig2a", "Test loss against width for two output scales", (15, 40, 5400)
+    ),
 }
 SIZES = ("tiny", "quick", "paper")

@@ -23,7 +23,7 @@ ROOT_SEED = 0  # every figure starts from this key; trials differ by their seed
 
 @runtime_checkable
 class FigureModule(Protocol):
-    """What a module of `papers` offers."""
+    """What a module of `papers` offers; also `interactive(dataset)`, a plotly figure as plain data, where it helps."""
 
     __name__: str
     SIZES: dict[str, Any]
@@ -75,7 +75,14 @@ def reproduce(
     )
     export(dataset, out / "figures" / f"{name}.nc", attributes=item.settings | item.provenance)
     picture = module.draw(dataset)
-    report.write_item(out, item, svg=figures.to_svg(picture), png=figures.to_png(picture))
+    turn: Callable[[xr.Dataset], dict[str, Any]] | None = getattr(module, "interactive", None)
+    report.write_item(
+        out,
+        item,
+        svg=figures.to_svg(picture),
+        png=figures.to_png(picture),
+        interactive=None if turn is None else turn(dataset),
+    )
     return item, findings
 
 
