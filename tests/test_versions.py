@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import practice, protocol, solutions, widths
+from lazyscope.papers import practice, protocol, solutions, trajectories, widths
+from lazyscope.papers.chizat2019 import fig2b, particles
 from lazyscope.papers.later import lewkowycz2020
-from lazyscope.papers.note import ref1, ref3, ref6, ref8
+from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s5_1
 
 RECORD = Path(__file__).with_name("versions.json")
 WATCHED = {"lazyscope.papers"}  # code reached in these packages counts
@@ -31,6 +32,14 @@ CELLS = {
     "lazyscope.papers.note.ref3.over_width": (ref3.over_width, ref3.CELL_VERSION),
     "lazyscope.papers.note.ref6.predictors": (ref6.predictors, ref6.CELL_VERSION),
     "lazyscope.papers.note.ref8.train": (ref8.train, ref8.CELL_VERSION),
+    "lazyscope.papers.trajectories.trajectory": (trajectories.trajectory, trajectories.CELL_VERSION),
+    "lazyscope.papers.note.fig5.plane": (fig5.plane, fig5.CELL_VERSION),
+    "lazyscope.papers.note.fig5.note_plane": (fig5.note_plane, fig5.CELL_VERSION),
+    "lazyscope.papers.note.s5_1.stall": (s5_1.stall, s5_1.CELL_VERSION),
+    "lazyscope.papers.note.s5_1.edge": (s5_1.edge, s5_1.CELL_VERSION),
+    "lazyscope.papers.chizat2019.particles.train": (particles.train, particles.CELL_VERSION),
+    "lazyscope.papers.chizat2019.fig2b.population": (fig2b.population, fig2b.CELL_VERSION),
+    "lazyscope.papers.chizat2019.fig2b.distance_to_flow": (fig2b.distance_to_flow, fig2b.RATE_VERSION),
     "lazyscope.papers.later.lewkowycz2020.over_rate": (lewkowycz2020.over_rate, lewkowycz2020.CELL_VERSION),
     "lazyscope.papers.widths.train": (widths.train, widths.TRAIN_VERSION),
     "lazyscope.papers.solutions.solve": (solutions.solve, solutions.SOLVE_VERSION),

@@ -1,0 +1,364 @@
+"""Note, Figure 5: test loss over the plane of initialisation scale tau and output scale alpha.
+
+    lazyscope reproduce note-fig5 --size quick
+
+Every cell is run raw, at the weights tau·v0 themselves, with the step η = c·n/λmax(K(w0)): for a q-homogeneous net that
+is the covariant rule η_v/tau^(2q−2), and for every net it makes the number of steps the same kernel_time. Level lines
+of the test loss are then alpha ∝ tau^−q. On the main grid no two cells are equal by the scale law, so that the slope
+is measured and not built in; other grids have equal cells on purpose, Δlog alpha = 2 Δlog tau. Level: the median of a
+plane's finite losses, as in note-s3.4, crossed for the first time as alpha falls, by monotone cubic interpolation.
+
+The note's code instead steps on F_alpha with min(10, 0.1/(tau² alpha²))/alpha: kernel_time per step falls as alpha^−3,
+so that from alpha = 100 on nothing is trained in 2000 steps, and what it draws is the loss of the initial output,
+ln(m alpha² tau⁴/4) in the mean. It draws new data for every cell and stops on the test loss; here a trial shares its
+data, the stop is theirs. On two idle cores: tiny 20 s, quick 35 s, paper about 15 min (estimated).
+
+Expected at quick (3 seeds, n = 200, d = 20, m = 20): slopes −2.00 symmetrised and plain with R² = 1.000, −3.01 with
+three layers; cells of equal alpha·tau² agree to 1e-12. With tanh or biases test losses at equal alpha·tau² differ by
+50 to 100 %. In the note's protocol nothing changes from alpha = 100 on (|ln best/initial| = 1e-4), and the corner is
+ln(m alpha² tau⁴/4) + 0.07.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Key, PyTree
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from scipy.interpolate import PchipInterpolator
+
+from lazyscope import figures
+from lazyscope.claims import Claim, Outcome
+from lazyscope.dynamics import DIVERGED, EarlyStop, gradient_descent
+from lazyscope.models import Model, mlp
+from lazyscope.papers.protocol import Protocol, decades, held_out, setup
+from lazyscope.scaling import distinct_runs
+from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.tangent import largest_eigenvalue
+
+CELL_VERSION = 1
+RATE = 0.3  # η·λmax(K(w0))/n
+LEVEL = 0.5
+NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net over the plane: layers of equal width, ReLU or tanh, with or without biases (which start at 0)."""
+
+    depth: int = 2
+    smooth: bool = False
+    bias: bool = False
+
+    def model(self, width: int, d: int) -> Model:
+        """The fully connected net; with two layers of ReLU and no biases it is the papers' student."""
+        widths = (d, *[width] * (self.depth - 1), 1)
+        return mlp(widths, jnp.tanh if self.smooth else jax.nn.relu, bias=self.bias)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values of tau and alpha."""
+
+    taus: tuple[float, ...]
+    alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The papers' student over three grids, and other nets at a smaller size over a grid of their own."""
+
+    protocol: Protocol
+    grid: Grid
+    equal: Grid
+    note: Grid
+    note_steps: int
+    others: Protocol
+    deep: Grid
+    seeds: int
+
+
+FULL = Protocol(num_steps=1000)
+SMALL = replace(FULL, n=200, n_test=200, d=20, width=20, num_steps=600)
+OTHERS = replace(FULL, n=60, n_test=100, d=8, width=8, num_steps=400)
+# No equal cells: 2·0.25 i = 0.19 j and 3·0.2 i = 0.19 j need j >= 50.
+MAIN = Grid(decades(-0.75, 0.5, 0.25), decades(-2.43, 1.37, 0.19))
+DEEP = Grid(decades(-0.4, 0.4, 0.2), decades(-2.43, 1.56, 0.19))
+EQUAL = Grid((0.1, 0.3, 0.9, 2.7), (10.0, 90.0, 810.0))
+NOTE = Grid(decades(-2.2, 3, 5.2 / 9), decades(0, 3, 1 / 3))
+SIZES = {
+    "tiny": Planes(
+        replace(OTHERS, num_steps=300),
+        Grid(decades(-0.5, 0.5, 0.25), decades(-2.2, 1.22, 0.19)),
+        EQUAL,
+        Grid((0.01, 1.0, 100.0), (1.0, 100.0, 1000.0)),
+        200,
+        replace(OTHERS, num_steps=200),
+        DEEP,
+        seeds=3,
+    ),
+    "quick": Planes(SMALL, MAIN, EQUAL, NOTE, 500, OTHERS, DEEP, seeds=3),
+    "paper": Planes(FULL, MAIN, EQUAL, NOTE, 2000, OTHERS, DEEP, seeds=3),
+}
+CAPTION = (
+    "Left: test loss of symmetrised nets over tau and alpha at equal kernel_time, level lines, and dashed the law "
+    "alpha ∝ tau^−2; white cells diverged. Middle: where the loss crosses a level, one line a trial, for two-layer and "
+    "three-layer ReLU nets (slopes −2 and −3, by homogeneity). Right: the protocol of the note's code. "
+    "Its values at large alpha are losses of the initial output: above the line nothing was trained."
+)
+
+
+def plane(key: Key[Array, ""], *, tau: Array, alpha: Array, net: Net, protocol: Protocol) -> dict[str, Array]:
+    """One raw run from tau·v0 at output scale alpha, for a given kernel_time."""
+    _, _, problem = setup(key, protocol)
+    model = net.model(protocol.width // 2 if protocol.doubled else protocol.width, protocol.d)
+    start = model.init(jax.random.fold_in(key, 1), doubled=protocol.doubled)
+    params0 = jax.tree.map(lambda leaf: tau * leaf, start)
+    run = gradient_descent(
+        model.apply,
+        params0,
+        problem,
+        alpha=alpha,
+        step_size=RATE / largest_eigenvalue(model.apply, params0, problem.x),
+        num_steps=protocol.num_steps,
+        record=(0, protocol.num_steps),
+    )
+    return {
+        "loss": run.test_loss[-1],
+        "diverged": run.status.code == DIVERGED,
+        "unstable": run.status.unstable,
+    }
+
+
+def note_plane(
+    key: Key[Array, ""], *, tau: Array, alpha: Array, num_steps: int, protocol: Protocol
+) -> dict[str, Array]:
+    """One run as in the note's code, plain initialisation, in v = w/tau units."""
+    model, params0, problem = setup(key, replace(protocol, doubled=False))
+    x_test, y_test = held_out(problem)
+    # Its loss is divided by alpha² and its step by alpha once more than F_alpha asks for: in our η,
+    step_size = jnp.minimum(10.0, 0.1 / (tau * alpha) ** 2) / alpha
+    run = gradient_descent(
+        model.apply,
+        params0,
+        problem,
+        alpha=alpha * tau**2,
+        step_size=step_size * tau**2,
+        num_steps=num_steps,
+        record=range(0, num_steps + 1, 25),
+        test_every=1,
+        stop=NOTE_STOP,
+    )
+
+    def test_loss(params: PyTree) -> Array:
+        return problem.loss(alpha * tau**2 * model.apply(params, x_test), y_test)
+
+    # What is recorded after the stop is NaN, so the last of the best is looked for up to 25 steps before it.
+    best = jnp.fmin(jnp.nanmin(run.best_test_loss), test_loss(run.params))
+    return {"best": best, "start": test_loss(params0), "width": jnp.asarray(float(protocol.width))}
+
+
+NETS = {
+    "": (Net(), "grid"),
+    "plain_": (Net(), "grid"),
+    "equal_": (Net(), "equal"),
+    "deep_": (Net(depth=3), "deep"),
+    "tanh_": (Net(smooth=True), "equal"),
+    "bias_": (Net(bias=True), "equal"),
+}
+
+
+def compute(
+    spec: Planes, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
+) -> xr.Dataset:
+    """Every plane, with its own axes `PREFIXtau`, `PREFIXalpha` and variables of the same prefix; no prefix: main."""
+    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress, "version": CELL_VERSION}
+    parts: list[xr.Dataset] = []
+    for prefix, (net, grid) in NETS.items():
+        protocol = spec.protocol if net == Net() else spec.others
+        axes: Grid = getattr(spec, grid)
+        cell = partial(plane, net=net, protocol=replace(protocol, doubled=prefix != "plain_"))
+        parts.append(_prefixed(sweep(cell, {"tau": axes.taus, "alpha": axes.alphas}, **options), prefix))
+    cell = partial(note_plane, num_steps=spec.note_steps, protocol=spec.protocol)
+    parts.append(_prefixed(sweep(cell, {"tau": spec.note.taus, "alpha": spec.note.alphas}, **options), "note_"))
+    return xr.merge(parts, join="exact")
+
+
+def _prefixed(ds: xr.Dataset, prefix: str) -> xr.Dataset:
+    return ds.rename({name: prefix + str(name) for name in [*ds.data_vars, "tau", "alpha"]})
+
+
+def crossings(ds: xr.Dataset, prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per seed (log10 tau, log10 alpha) where the test loss crosses its level, on the columns where it does."""
+    losses = ds[f"{prefix}loss"].transpose("seed", f"{prefix}tau", f"{prefix}alpha").values
+    log_tau, log_alpha = np.log10(ds[f"{prefix}tau"].values), np.log10(ds[f"{prefix}alpha"].values)
+    return [_crossings(np.log(values), log_tau, log_alpha) for values in losses]
+
+
+def _crossings(values: np.ndarray, log_tau: np.ndarray, log_alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    level = np.quantile(values[np.isfinite(values)], LEVEL)
+    found = []
+    for t, column in zip(log_tau, values, strict=True):
+        finite = np.isfinite(column)
+        first = np.flatnonzero(~finite)[-1] + 1 if not finite.all() else 0  # only what lies above diverged cells
+        if column.size - first < 2 or column[-1] < level:
+            continue
+        roots = PchipInterpolator(log_alpha[first:], column[first:]).solve(level, extrapolate=False)
+        if roots.size:
+            found.append((t, roots[-1]))
+    if len(found) < 3:
+        return np.full(3, np.nan), np.full(3, np.nan)
+    taus, alphas = np.transpose(found)
+    return taus, alphas
+
+
+def slope(ds: xr.Dataset, prefix: str) -> np.ndarray:
+    """Slope of log alpha against log tau along the level of the test loss, per seed."""
+    return np.array([np.nan if np.isnan(t).any() else np.polyfit(t, a, 1)[0] for t, a in crossings(ds, prefix)])
+
+
+def straightness(ds: xr.Dataset) -> np.ndarray:
+    """R² of the straight line through the level of the main plane, per seed."""
+    return np.array([np.corrcoef(t, a)[0, 1] ** 2 for t, a in crossings(ds, "")])
+
+
+def equal_cells(ds: xr.Dataset, prefix: str) -> np.ndarray:
+    """log10 of the largest relative difference of test losses between cells of equal alpha·tau² and kernel_time."""
+    tau, alpha = np.meshgrid(ds[f"{prefix}tau"].values, ds[f"{prefix}alpha"].values, indexing="ij")
+    runs = distinct_runs(tau, alpha, 1 / tau**2, degree=2)
+    losses = ds[f"{prefix}loss"].transpose("seed", f"{prefix}tau", f"{prefix}alpha").values
+    losses = losses.reshape(ds.sizes["seed"], -1)
+    difference = np.abs(losses / losses[:, runs.cells[runs.run_of]] - 1).max(axis=1)
+    return np.log10(np.maximum(difference, 1e-16))
+
+
+def untrained(ds: xr.Dataset) -> np.ndarray:
+    """Largest |ln of best over initial test loss| on alpha >= 100 in the note's protocol."""
+    far = ds.sel(note_alpha=ds.note_alpha >= 99)
+    return np.abs(np.log(far.note_best / far.note_start)).max(["note_tau", "note_alpha"]).values
+
+
+def formula(ds: xr.Dataset) -> np.ndarray:
+    """The ln of the value in the note's corner minus ln(m alpha² tau⁴/4)."""
+    corner = ds.isel(note_tau=-1, note_alpha=-1)
+    expected = corner.note_width * ds.note_alpha[-1] ** 2 * ds.note_tau[-1] ** 4 / 4
+    return np.log(corner.note_best / expected).values
+
+
+def _expect(outcome: Outcome | None) -> dict[str, Outcome | None]:
+    return {"tiny": None, "quick": outcome, "paper": outcome}
+
+
+def _slope_claim(prefix: str, sentence: str, target: float, width: float, note: str = "") -> Claim:
+    return Claim(
+        sentence=sentence,
+        source="note §3.4, §4.4, Figure 5",
+        measure="slope of log alpha against log tau along a level of the test loss, equal kernel_time",
+        quantity=partial(slope, prefix=prefix),
+        accepted=(target - width, target + width),
+        expected=_expect(Outcome.HOLDS),
+        note=note,
+    )
+
+
+UNLAWFUL = "The law needs homogeneity; without it no slope of the level lines is prescribed."
+
+
+def _equal_claim(prefix: str, sentence: str, note: str) -> Claim:
+    return Claim(
+        sentence=sentence,
+        source="ours: the scale law, on note §4.4",
+        measure="log10 of the largest relative difference of test losses at equal alpha·tau² and kernel_time, run raw",
+        quantity=partial(equal_cells, prefix=prefix),
+        accepted=(-np.inf, -6.0),
+        expected=_expect(Outcome.FAILS if note else Outcome.HOLDS),
+        note=note,
+    )
+
+
+CLAIMS = (
+    _slope_claim("", "To maintain the test loss alpha decays as 1/tau^q, q = 2 (symmetrised).", -2, 0.02),
+    Claim(
+        sentence="That level is a straight line on logarithmic axes.",
+        source="note §4.4, Figure 5",
+        measure="R² of the line, symmetrised, on a grid without equal cells",
+        quantity=straightness,
+        accepted=(0.999, np.inf),
+        expected=_expect(Outcome.HOLDS),
+    ),
+    _slope_claim("plain_", "To maintain the test loss alpha decays as 1/tau^q, q = 2 (plain).", -2, 0.02),
+    _equal_claim("equal_", "Cells with equal alpha·tau² are one and the same run.", ""),
+    _slope_claim("deep_", "For a three-layer ReLU net without biases alpha decays as 1/tau³.", -3, 0.05),
+    _equal_claim("tanh_", "For a two-layer tanh net, too, the test loss depends on alpha·tau² alone.", UNLAWFUL),
+    _equal_claim("bias_", "For a two-layer ReLU net with biases, too, it depends on alpha·tau² alone.", UNLAWFUL),
+    Claim(
+        sentence="The test losses at large alpha in Figure 5 are those of models at convergence.",
+        source="note §4.4, the step of its code",
+        measure="largest |ln of best over initial test loss| on alpha >= 100; trained is at least ln 2",
+        quantity=untrained,
+        accepted=(np.log(2), np.inf),
+        expected=_expect(Outcome.FAILS),
+        note="They are initial losses: kernel_time per step falls as alpha^−3 there, and 2000 steps train nothing.",
+    ),
+    Claim(
+        sentence="The largest value of Figure 5 is that of the initial output, ln(m alpha² tau⁴/4).",
+        source="ours, on note Figure 5",
+        measure="ln of the corner's value minus ln(m alpha² tau⁴/4); single draws of m units scatter by about 1/2",
+        quantity=formula,
+        accepted=(-2.0, 2.0),
+        expected=_expect(Outcome.HOLDS),
+    ),
+)
+
+
+def draw(ds: xr.Dataset) -> Figure:
+    """Left the symmetrised plane, in the middle where levels are crossed, right the note's protocol."""
+    figure, (left, middle, right) = figures.new_figure(14.5, 4.4, columns=3)
+    for ax in (left, middle, right):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    mean = np.log10(ds.loss.mean("seed").transpose("alpha", "tau").values)
+    mesh = left.pcolormesh(ds.tau.values, ds.alpha.values, mean, shading="nearest", cmap="viridis")
+    left.contour(ds.tau.values, ds.alpha.values, mean, levels=6, colors="white", linewidths=0.7)
+    figure.colorbar(mesh, ax=left, label="log10 test loss, equal kernel_time")
+    centre = _mean_crossing(ds, "")
+    left.plot(ds.tau, centre * ds.tau.values**-2.0, "--", color=figures.ORANGE, label="alpha ∝ tau^−2")
+    left.set_ylim(ds.alpha.values[0], ds.alpha.values[-1])
+    figures.finish(left, x="initialisation scale tau", y="output scale alpha", legend="lower left")
+
+    kinds = (
+        ("", "two layers, symmetrised", figures.BLUE),
+        ("plain_", "two layers, plain", figures.PURPLE),
+        ("deep_", "three layers", figures.GREEN),
+    )
+    for prefix, label, color in kinds:
+        measured = slope(ds, prefix)
+        for i, (t, a) in enumerate(crossings(ds, prefix)):
+            name = f"{label}: slope {np.mean(measured):.2f}" if i == 0 else None
+            middle.plot(10.0**t, 10.0**a, "o-", color=color, markersize=3, linewidth=1, label=name)
+    figures.finish(middle, x="initialisation scale tau", y="alpha at the level of the test loss")
+
+    mean = np.log(ds.note_best).mean("seed").transpose("note_alpha", "note_tau").values
+    mesh = right.pcolormesh(ds.note_tau.values, ds.note_alpha.values, mean, shading="nearest", cmap="viridis")
+    figure.colorbar(mesh, ax=right, label="ln best test loss, the note's steps")
+    right.axhline(100, color="white", linestyle="--", linewidth=1.2)
+    right.annotate("untrained above", (0.012, 112), color="white", fontsize=8, va="bottom")
+    right.set_xlabel("initialisation scale tau")
+    right.set_ylabel("output scale alpha")
+    return figure
+
+
+def _mean_crossing(ds: xr.Dataset, prefix: str) -> float:
+    t, a = crossings(ds, prefix)[0]
+    return float(10 ** np.mean(a + 2 * t))
+
+
+def numbers(ds: xr.Dataset) -> list[list[str]]:
+    """The ln of best and initial test loss in the note's protocol along its largest tau, means over seeds."""
+    last = ds.isel(note_tau=-1)
+    return figures.table({"ln best": np.log(last.note_best), "ln initial": np.log(last.note_start)}, "note_alpha")
