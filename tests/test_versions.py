@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import practice, protocol, solutions, trajectories, widths
+from lazyscope.papers import convergence_cells, flow_cells, practice, protocol, solutions, trajectories, widths
 from lazyscope.papers.chizat2019 import fig2b, particles
 from lazyscope.papers.later import lewkowycz2020
-from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s5_1
+from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s4_6, s5_1
 
 RECORD = Path(__file__).with_name("versions.json")
 WATCHED = {"lazyscope.papers"}  # code reached in these packages counts
@@ -28,6 +28,17 @@ CELLS = {
     "lazyscope.papers.protocol.train": (protocol.train, protocol.TRAIN_VERSION),
     "lazyscope.papers.practice.practice": (practice.practice, practice.PRACTICE_VERSION),
     "lazyscope.papers.protocol.reference": (protocol.reference, protocol.REFERENCE_VERSION),
+    "lazyscope.papers.flow_cells.fixed_horizon": (flow_cells.fixed_horizon, flow_cells.HORIZON_VERSION),
+    "lazyscope.papers.flow_cells.finite_bound": (flow_cells.finite_bound, flow_cells.BOUND_VERSION),
+    "lazyscope.papers.convergence_cells.overparameterised": (
+        convergence_cells.overparameterised,
+        convergence_cells.OVER_VERSION,
+    ),
+    "lazyscope.papers.convergence_cells.underparameterised": (
+        convergence_cells.underparameterised,
+        convergence_cells.UNDER_VERSION,
+    ),
+    "lazyscope.papers.note.s4_6.projection": (s4_6.projection, s4_6.PROJECTION_VERSION),
     "lazyscope.papers.note.ref1.over_width": (ref1.over_width, ref1.CELL_VERSION),
     "lazyscope.papers.note.ref3.over_width": (ref3.over_width, ref3.CELL_VERSION),
     "lazyscope.papers.note.ref6.predictors": (ref6.predictors, ref6.CELL_VERSION),

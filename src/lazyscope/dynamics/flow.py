@@ -60,9 +60,12 @@ def gradient_flow(
     steps, which costs more the tighter the tolerance (n = 1000, 50 units, t = 100: 314 steps at rtol 1e-6, 4987 at
     1e-8), and its order drops to one there: stay near rtol 1e-6, or use a smooth activation where digits matter.
 
+    Inside jit or vmap `times` may be traced, in any order. Inside shard_map, hence inside the cells of a sweep, only
+    explicit solvers work: the linear solves of implicit ones cannot be traced there (lineax 0.1).
+
     Raises ValueError for an alpha or a tolerance that is not positive, for times that are not increasing, finite and
-    >= 0, and when `max_steps` do not reach the last time. Inside jit or vmap nothing can be raised: the status is then
-    "stopped" ("diverged" for values that are not finite), with NaN at the times that were not reached.
+    >= 0, and when `max_steps` do not reach the last time. Traced, nothing can be raised: the status is then "stopped"
+    ("diverged" for values that are not finite), with NaN at the times that were not reached.
     """
     for name, value in (("alpha", alpha), ("rtol", rtol), ("atol", atol), ("max_steps", max_steps)):
         check_positive(name, value)
@@ -115,7 +118,8 @@ def _flow(
         return train_loss(u), test, None if observe is None else observe(merge(at(u)))
 
     # alpha·∇F_alpha(w) = (1/alpha)∇_w R = ∇_u R, the gradient through w = w0 + u/alpha.
-    last = times[-1]
+    times = jnp.maximum(times, 0)
+    last = jnp.max(times)
     stops = jnp.sort(jnp.append(times, 0.9 * last))  # the latter tells whether the loss is still falling
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda _time, u, _args: tree.scale(-1, jax.grad(train_loss)(u))),
@@ -125,7 +129,7 @@ def _flow(
         dt0=None,
         y0=jax.tree.map(jnp.zeros_like, theta0),
         saveat=diffrax.SaveAt(subs=(diffrax.SubSaveAt(ts=stops), diffrax.SubSaveAt(t1=True))),
-        stepsize_controller=diffrax.ClipStepSizeController(diffrax.PIDController(rtol=rtol, atol=atol), step_ts=times),
+        stepsize_controller=diffrax.ClipStepSizeController(diffrax.PIDController(rtol=rtol, atol=atol), step_ts=stops),
         max_steps=max_steps,
         throw=False,
     )

@@ -46,5 +46,22 @@ FIGURES: dict[str, Entry] = {
     "chizat2019-fig2a": Entry(
         "lazyscope.papers.chizat2019.fig2a", "Test loss against width for two output scales", (15, 40, 5400)
     ),
+    "chizat2019-thm2.2": Entry(
+        "lazyscope.papers.chizat2019.thm2_2", "Distance of a flow from its linearisation against alpha", (20, 25, 120)
+    ),
+    "chizat2019-thm2.3": Entry(
+        "lazyscope.papers.chizat2019.thm2_3", "The bound on the gap after K iterations", (12, 15, 60)
+    ),
+    "chizat2019-thm2.4": Entry(
+        "lazyscope.papers.chizat2019.thm2_4", "Convergence of over-parameterised nets", (8, 10, 60)
+    ),
+    "chizat2019-thm2.5": Entry(
+        "lazyscope.papers.chizat2019.thm2_5", "Convergence of under-parameterised nets", (6, 8, 40)
+    ),
+    "note-s3.1": Entry(
+        "lazyscope.papers.note.s3_1", "The generalised setting: bound, rates, held-out points", (20, 30, 120)
+    ),
+    "note-s3.2": Entry("lazyscope.papers.note.s3_2", "Convergence, over- and under-parameterised", (12, 15, 100)),
+    "note-s4.6": Entry("lazyscope.papers.note.s4_6", "The under-parameterised case", (15, 45, 1200)),
 }
 SIZES = ("tiny", "quick", "paper")
