@@ -229,3 +229,46 @@ def test_interruption_is_said_and_has_its_own_status(monkeypatch, capsys):
     monkeypatch.setattr(lazyscope.cli.List, "run", interrupted)
     assert main(["list"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    import lazyscope.cli
+
+    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+
+
+def test_landscape_writes_picture_and_data_with_true_losses(own_model, in_process, tmp_path, capsys):
+    np.savez(tmp_path / "w.npz", w=np.ones(4))
+    out = tmp_path / "out"
+    arguments = ["landscape", f"{own_model}:linear", "--after", str(tmp_path / "w.npz"), "--directions", "kernel"]
+    assert main([*arguments, "--resolution", "5", "--extent", "2", "--out", str(out)]) == 0
+    assert lines(capsys.readouterr().out) == [str(out / "landscape.png")]
+    assert (out / "landscape.png").stat().st_size > 5000
+    with xr.open_dataset(out / "landscape.nc") as ds:
+        assert ds.value.shape == (5, 5)
+        assert ds.attrs["directions"] == "kernel"
+        # The centre of the plane is the loss of the weights given; the initial ones, 0, are two away from all ones.
+        np.testing.assert_allclose(ds.value.values[2, 2], ds["values"].sel(point="center"))
+        distance = np.hypot(np.linalg.norm(ds.coordinates.sel(point="initial")), ds.off_plane.sel(point="initial"))
+        np.testing.assert_allclose(distance, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--directions", "best"], "--directions must be one of random, hessian, kernel, got 'best'"),
+        (["--units", "w"], "--units must be NAME=AXIS, got 'w'"),
+        (["--units", "v=0"], "axes must name parameters, got 'v'"),
+        ([], "got direction 0 zero"),  # w has one axis: a bias, as far as we know
+        (["--units", "w=0", "--directions", "kernel", "--resolution", "1"], "resolution of at least 2 points"),
+        (["--directions", "kernel", "--extent", "0"], "an extent must be a positive half-width"),
+    ],
+)
+def test_landscape_refuses_in_one_line(arguments, message, own_model, in_process, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["landscape", f"{own_model}:linear", "--out", str(out), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(lines(captured.err)) == 1
+    assert not out.exists()

@@ -257,7 +257,10 @@ def test_bad_input_is_one_line():
             lambda: landscape.plane(bowl, CENTER, (good[0], other)),
             r"tree and shapes of the center, got at 'vw' nothing",
         ),
-        (lambda: landscape.plane(bowl, CENTER, (good[0], zero)), "not zero, got direction 1 zero: draw another one"),
+        (
+            lambda: landscape.plane(bowl, CENTER, (good[0], zero)),
+            "not zero, got direction 1 zero: draw another one",
+        ),
         (lambda: landscape.plane(bowl, CENTER, (good[0], good[0])), "independent, got 2 in a smaller space"),
         (lambda: landscape.plane(bowl, CENTER, good[:1]), "a plane needs 2 directions, got 1"),
         (lambda: landscape.plane(bowl, CENTER, good, extent=-1.0), "an extent must be a positive half-width"),

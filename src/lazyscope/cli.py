@@ -20,6 +20,7 @@ Examples:
   lazyscope reproduce note-fig4 --size paper       one figure with the paper's full settings
   lazyscope reproduce note-fig4 --seeds 10 --check exit status 1 if an outcome is not the expected one
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
+  lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
   lazyscope report lazyscope-out                   make the page again from what is there
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """
@@ -158,6 +159,97 @@ class Diagnose:
         return json.dumps(found.as_dict(), allow_nan=False, ensure_ascii=False) if self.json else str(found)
 
 
+DIRECTIONS = ("random", "hessian", "kernel")
+
+
+@dataclass
+class Landscape:
+    """Draw the loss around the weights of a model, on a plane of two directions.
+
+    Names a case as `diagnose` does. Writes landscape.png, .svg and .nc into OUT. With --after the plane lies around
+    those weights, and the initial weights are projected onto it, with their true loss and distance from the plane.
+
+    Example: lazyscope landscape my_model.py:case --after trained.safetensors --directions hessian
+    """
+
+    case: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")]
+    """A built-in name, FILE.py:OBJECT or package.module:OBJECT."""
+    after: Path | None = None
+    """Weights (safetensors or npz) to take as centre instead of the initial ones."""
+    directions: str = "random"
+    """random (normalised filter by filter), hessian or kernel (of largest curvature, of length 1)."""
+    units: tuple[str, ...] = ()
+    """NAME=AXIS for a parameter whose units lie along another axis than the first, for random directions. Parameters of
+    one axis are taken for biases and kept fixed unless named here: --units a=0 for two_layer."""
+    extent: float = 1.0
+    """Half-width of the plane in units of the directions."""
+    resolution: int = 51
+    """Points a side."""
+    out: Path = Path("lazyscope-landscape")
+    """Folder for the picture and the data."""
+    seed: int = 0
+    """Seed of random directions."""
+
+    def run(self) -> int:
+        """Evaluate, draw, write and print the path of the picture."""
+        if self.directions not in DIRECTIONS:
+            raise InputError(f"--directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}")
+        axes = dict(_unit_axis(text) for text in self.units)
+        _check_folder(self.out)
+        _prepare_jax()
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
+        from lazyscope import figures
+        from lazyscope.loading import blame, load_case
+        from lazyscope.store import export, provenance, write_atomic
+
+        try:
+            dataset = self._evaluated(load_case(self.case), axes)
+        except Exception as error:
+            theirs = blame(error, self.case)
+            if theirs is not None:
+                raise InputError(f"the case must run, got an error in it: {theirs}") from error
+            if isinstance(error, ValueError | FileNotFoundError):
+                raise InputError(str(error).splitlines()[0]) from error
+            raise
+        if int(dataset.attrs["gaps"]) == dataset.value.size:
+            raise InputError("the loss must be finite somewhere on the plane, got NaN everywhere: lower --extent")
+        picture = figures.landscape(dataset)
+        settings = {"case": self.case, "directions": self.directions, "seed": str(self.seed)}
+        export(dataset, self.out / "landscape.nc", attributes=settings | provenance())
+        write_atomic(self.out / "landscape.svg", figures.to_svg(picture))
+        write_atomic(self.out / "landscape.png", figures.to_png(picture))
+        if dataset.attrs["gaps"]:
+            _say(f"{dataset.attrs['gaps']} of {dataset.value.size} points have no finite loss and are left blank")
+        print(self.out / "landscape.png")
+        return 0
+
+    def _evaluated(self, case: Any, axes: dict[str, int]) -> Any:
+        import jax
+
+        from lazyscope import landscape
+        from lazyscope.adapters import load_checkpoint
+
+        def loss(params: Any) -> Any:
+            return case.problem.loss(case.alpha * case.apply(params, case.problem.x), case.problem.y)
+
+        center = case.params0 if self.after is None else load_checkpoint(self.after, case.params0)
+        key = jax.random.key(self.seed)
+        chosen: dict[str, Callable[[], Any]] = {
+            "random": lambda: landscape.filter_normalised(key, center, axes=axes),
+            "hessian": lambda: landscape.hessian_directions(loss, center).directions,
+            "kernel": lambda: landscape.kernel_directions(case.apply, center, case.problem.x).directions,
+        }
+        directions = chosen[self.directions]()
+        surface = landscape.plane(loss, center, directions, extent=self.extent, resolution=self.resolution)
+        points = {"center": center} | ({} if self.after is None else {"initial": case.params0})
+        placed = landscape.project(list(points.values()), center, directions, function=loss)
+        names = {"coordinates": ("point", "axis"), "values": "point", "shadows": "point", "off_plane": "point"}
+        dataset = surface.to_xarray().assign_coords(point=list(points))
+        return dataset.assign({name: (dims, jax.device_get(getattr(placed, name))) for name, dims in names.items()})
+
+
 @dataclass
 class List:
     """Name, title and wall time of every figure.
@@ -292,9 +384,10 @@ class StoreCommand:
         return self.command.run()
 
 
-COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | List | Report | StoreCommand]] = {
+COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Report | StoreCommand]] = {
     "reproduce": Reproduce,
     "diagnose": Diagnose,
+    "landscape": Landscape,
     "list": List,
     "report": Report,
     "store": StoreCommand,
@@ -312,6 +405,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; finished cells and figures are kept, the same command goes on from there")
         return 130
+
+
+def _unit_axis(text: str) -> tuple[str, int]:
+    name, _, axis = text.partition("=")
+    if not name or not axis.lstrip("-").isdigit():
+        raise InputError(f"--units must be NAME=AXIS, got {text!r}: for example a=0")
+    return name, int(axis)
 
 
 def _say(line: str) -> None:

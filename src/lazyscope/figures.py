@@ -124,6 +124,30 @@ def swatches(ax: Axes, colors: Mapping[str, str]) -> None:
     ax.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
 
+def landscape(surface: xr.Dataset) -> Figure:
+    """A plane of losses `value` over `x` and `y` as contours, in log10 where all are positive.
+
+    With `coordinates` over `point`, the points too: shadows on the plane, true values and distances from it.
+    """
+    figure, (ax,) = new_figure(7.4, 5.4)
+    values = surface.value.transpose("y", "x").values
+    logarithmic = np.nanmin(values) > 0
+    drawn = ax.contourf(surface.x, surface.y, np.log10(values) if logarithmic else values, levels=20, cmap="viridis")
+    figure.colorbar(drawn, ax=ax, label="log10 of the loss" if logarithmic else "loss")
+    ax.grid(visible=False)
+    if "coordinates" in surface:
+        ax.set_xlim(ax.get_xlim())
+        ax.set_ylim(ax.get_ylim())
+        for marker, color, name in zip("ox", ("white", ORANGE), surface.point.values, strict=False):
+            one = surface.sel(point=name)
+            label = f"{name}: loss {float(one['values']):.3g}, {float(one.off_plane):.3g} off the plane"
+            ax.plot(*one.coordinates.values, marker, color=color, mec=color if marker == "x" else INK, label=label)
+        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    ax.set_xlabel("first direction")
+    ax.set_ylabel("second direction")
+    return figure
+
+
 def finish(ax: Axes, *, x: str, y: str, legend: Any = "best") -> None:
     """Axis labels and a legend in the common look."""
     ax.set_xlabel(x)
