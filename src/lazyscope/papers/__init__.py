@@ -22,8 +22,8 @@ FIGURES: dict[str, Entry] = {
     "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
     "note-s5.3": Entry("lazyscope.papers.note.s5_3", "Regimes of standard initialisations", (25, 45, 10800)),
     "note-fig1": Entry("lazyscope.papers.note.fig1", "Movement of the weights, lazy and not", (10, 40, 300)),
-    "note-fig5": Entry("lazyscope.papers.note.fig5", "Test loss over tau and alpha", (20, 60, 900)),
-    "note-s5.2": Entry("lazyscope.papers.note.s5_2", "Convergence speed, lazy and not", (10, 45, 600)),
+    "note-fig5": Entry("lazyscope.papers.note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
+    "note-s5.2": Entry("lazyscope.papers.note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
     "note-s5.1": Entry("lazyscope.papers.note.s5_1", "Step size, momentum and the stall of lazy nets", (15, 35, 120)),
     "note-ref1": Entry("lazyscope.papers.note.ref1", "1/m nets and the global minimum", (10, 30, 1500)),
     "note-ref3": Entry("lazyscope.papers.note.ref3", "The infinite-width limit of the tangent kernel", (6, 15, 300)),
@@ -35,7 +35,7 @@ FIGURES: dict[str, Entry] = {
     "chizat2019-fig1a": Entry("lazyscope.papers.chizat2019.fig1a", "Paths of particles, tau = 0.1", (6, 15, 60)),
     "chizat2019-fig1b": Entry("lazyscope.papers.chizat2019.fig1b", "Paths of particles, tau = 2", (6, 15, 60)),
     "chizat2019-fig2b": Entry(
-        "lazyscope.papers.chizat2019.fig2b", "Population loss of SGD against initialisation scale", (15, 60, 1200)
+        "lazyscope.papers.chizat2019.fig2b", "Population loss of SGD against initialisation scale", (15, 25, 1200)
     ),
     "woodworth2020": Entry("lazyscope.papers.later.woodworth2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
     "lewkowycz2020": Entry("lazyscope.papers.later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),

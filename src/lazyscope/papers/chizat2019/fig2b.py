@@ -12,7 +12,10 @@ of the unit teacher. *Ours* has the normalisation of Figure 1(c), alpha = 1 and 
 axis is that of Figure 1(c); theirs is shifted by a factor sqrt(200/m) = 2.
 
 Third panel: SGD on minibatches tends to the full-batch flow as η^(1/2), with that flow's descent at a tiny step.
-On two idle cores: tiny 15 s, quick 60 s, paper about 20 min.
+On two idle cores: tiny 15 s, quick 25 s, paper about 20 min (estimated).
+
+Expected at quick (3 trials, 3000 steps), tau = 0.1, 0.316, 1, 4: ours 8e-6, 1.3e-3, 1.5e-3, 1.5e-3; theirs 2.4e-4,
+1.4e-3, 1.4e-3, 1.4e-3. SGD tends to the flow with slope 0.55.
 """
 
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Key, PyTree
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from lazyscope import figures
@@ -201,7 +205,7 @@ def _growth_claim(prefix: str, setting: str) -> Claim:
         measure="log10 of the population loss at the largest tau over that at the first tau >= 0.1, equal steps",
         quantity=partial(growth, prefix=prefix),
         accepted=(np.log10(1.5), np.inf),
-        expected=_expect(None),
+        expected=_expect(Outcome.HOLDS),
     )
 
 
@@ -214,7 +218,7 @@ CLAIMS = (
         measure="Spearman correlation of tau >= 0.1 and the population loss, normalised as Figure 1(c)",
         quantity=rank_correlation,
         accepted=(0.8, np.inf),
-        expected=_expect(None),
+        expected=_expect(Outcome.HOLDS),
     ),
     Claim(
         sentence="SGD tends to the gradient flow as the step goes to 0.",
@@ -222,7 +226,7 @@ CLAIMS = (
         measure="slope of log rms distance to the flow's outputs against log step, equal kernel_time",
         quantity=rate,
         accepted=(0.4, 0.65),
-        expected=_expect(None),
+        expected=_expect(Outcome.HOLDS),
     ),
 )
 
@@ -233,6 +237,8 @@ def draw(ds: xr.Dataset) -> Figure:
     for ax in (left, middle, right):
         ax.set_xscale("log")
         ax.set_yscale("log")
+    for axis in (right.xaxis, right.yaxis, middle.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     for ax, prefix, title in ((left, "", "normalised as Figure 1(c)"), (middle, "their_", "as in the released code")):
         loss = ds[f"{prefix}loss"]
         figures.curve(ax, loss, "tau", label="SGD, fresh batches", color=figures.BLUE, marker="o")
