@@ -5,7 +5,7 @@
 The protocol of chizat2019-fig2a, whose cells it shares: the note's own figure for this section does not exist, and its
 code trains other nets (teacher of 20 units, weights that shrink with m, widths up to 8, loss divided by the scale).
 On two cores: tiny 10 s, quick 45 s, paper about 90 min. Quick stops after 1000 steps: kernel_time 160 at m^(-1/2) and 8
-at 1/m, of 4200 and 210 at paper size.
+at 1/m, of 4100 and 205 at paper size, where 1/m with three trials is inconclusive: slope 0.066 (-0.003 to 0.134).
 """
 
 import numpy as np
@@ -60,8 +60,8 @@ def last_gap(ds: xr.Dataset) -> np.ndarray:
     return ds.gap.sel(exponent=SQRT).isel(width=-1).values
 
 
-def _expect(quick: Outcome) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": quick, "paper": None}
+def _expect(quick: Outcome, paper: Outcome | None) -> dict[str, Outcome | None]:
+    return {"tiny": None, "quick": quick, "paper": paper}
 
 
 CLAIMS = (
@@ -71,7 +71,7 @@ CLAIMS = (
         measure="slope of log end test loss against log m over m >= 32: m^(−1/2) minus 1/m, paired by seed",
         quantity=slope_difference,
         accepted=(0.0, np.inf),
-        expected=_expect(Outcome.HOLDS),
+        expected=_expect(Outcome.HOLDS, Outcome.HOLDS),
     ),
     Claim(
         sentence="1/m remains stable as m grows.",
@@ -79,7 +79,7 @@ CLAIMS = (
         measure="slope of log end test loss against log m over m >= 32 at 1/m",
         quantity=mean_slope,
         accepted=(-0.1, 0.1),
-        expected=_expect(Outcome.HOLDS),
+        expected=_expect(Outcome.HOLDS, None),
     ),
     Claim(
         sentence="The difference is one of output scale, not of training time.",
@@ -87,7 +87,7 @@ CLAIMS = (
         measure="log10 of test loss at m^(−1/2) over that at 1/m at equal kernel_time, at the largest width",
         quantity=equal_time_ratio,
         accepted=(np.log10(2), np.inf),
-        expected=_expect(Outcome.HOLDS),
+        expected=_expect(Outcome.HOLDS, Outcome.HOLDS),
         note="At equal steps m^(−1/2) trains for 20 times the kernel_time of 1/m; here it stops at a twentieth.",
     ),
     Claim(
@@ -96,7 +96,7 @@ CLAIMS = (
         measure="slope of log g against log m over m >= 32 at m^(−1/2); kappa would fall as m^(−1/2)",
         quantity=gap_slope,
         accepted=(-np.inf, -0.1),
-        expected=_expect(Outcome.HOLDS),
+        expected=_expect(Outcome.HOLDS, Outcome.HOLDS),
     ),
     Claim(
         sentence="At the largest width they train lazily.",
@@ -104,7 +104,7 @@ CLAIMS = (
         measure="gap g at m^(−1/2) and the largest width; lazy is g <= 0.05",
         quantity=last_gap,
         accepted=(-np.inf, 0.05),
-        expected=_expect(Outcome.FAILS),
+        expected=_expect(Outcome.FAILS, Outcome.FAILS),
     ),
 )
 draw = width_panels.draw
