@@ -189,6 +189,16 @@ def test_crossover_separates_lazy_from_not_lazy():
     assert diagnosed(TANH, params0, alpha=found.alpha / 1.05, num_steps=200).regime != "lazy"
 
 
+@pytest.mark.slow
+def test_crossover_agrees_with_a_fine_grid_to_five_percent():
+    params0 = TANH.init(jax.random.key(1), doubled=True)
+    found = ls.crossover(ls.Case(TANH.apply, params0, PROBLEM), key=KEY, num_steps=200)
+    # Neighbours 5 % apart, none at the crossover itself: one change of regime, between the two around it.
+    places = np.arange(-4.5, 5)
+    lazy = [diagnosed(TANH, params0, alpha=found.alpha * 1.05**i, num_steps=200).regime == "lazy" for i in places]
+    np.testing.assert_array_equal(lazy, places > 0)
+
+
 def test_crossover_of_a_linear_model_is_refused():
     with pytest.raises(ValueError, match="it is as good as linear, there is nothing to change"):
         ls.crossover(ls.Case(lambda w, x: x @ w, jnp.zeros(8), PROBLEM), key=KEY, num_steps=20, largest=100.0)
