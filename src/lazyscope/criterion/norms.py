@@ -476,7 +476,7 @@ def _mixed(apply: Apply, params: PyTree, x: Array, u: Array | np.ndarray, v: Arr
 
 
 @partial(jax.jit, static_argnums=0)
-def _slice_product(apply: Apply, params: PyTree, x: Array, u: np.ndarray, v: Array) -> Array:
+def _slice_product(apply: Apply, params: PyTree, x: Array, u: Array | np.ndarray, v: Array) -> Array:
     """A_uᵀA_u v for A_u = B(u, ·)."""
     f, vector = normalized_outputs(apply, params, x)
     _, pull = jax.vjp(lambda w: jax.jvp(f, (w,), (u,))[1], vector)

@@ -43,7 +43,7 @@ class Convergence:
 
     def times(self) -> Array:
         """Recorded times in units of 1/λ."""
-        return self.units * jnp.arange(1, 41) / 40
+        return self.units * jnp.arange(1.0, 41.0) / 40
 
 
 OVER_SIZES = {

@@ -108,7 +108,7 @@ def fixed_horizon(
     """Suprema over [0, horizon] of what separates the flow from w0 and from the linearised flow, and their bounds."""
     apply, params0, problem, lipschitz = net_start(key, net=net)
     x_test, y_test = held_out(problem)
-    times = horizon * jnp.arange(1, records + 1) / records
+    times = horizon * jnp.arange(1.0, records + 1.0) / records
     gates = two_layer(net.width, net.d).gates
     if gates is None:
         raise ValueError("a two-layer ReLU net has gates")
@@ -129,7 +129,7 @@ def fixed_horizon(
     slope_test = jnp.sqrt(jnp.max(jnp.sum(jacobian(apply, params0, x_test) ** 2, axis=(1, 2))))
     lip_test = lipschitz(jnp.max(moved))[1]
     pairs = zip(jax.tree.leaves(pattern), jax.tree.leaves(gates(params0, problem.x)), strict=True)
-    flipped = sum(jnp.sum(jnp.any(now != then, axis=0)) for now, then in pairs)
+    flipped = sum(jnp.sum(jnp.any(now != then[None], axis=0)) for now, then in pairs)
     return {
         "moved": jnp.max(moved),
         "weight_gap": jnp.max(apart),

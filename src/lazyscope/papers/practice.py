@@ -237,7 +237,8 @@ def _train(
             return square_loss(apply(params0 | {"weights": w}, problem.x[rows]), problem.y[rows])
 
         gradient = jax.grad(loss)(weights)
-        by_adam, first = moments.update(gradient, first)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+            by_adam, first = moments.update(gradient, first)
         by_sgd, second = momentum.update(gradient, second)
         chosen = jax.tree.map(lambda a, b: jnp.where(adam == 1, a, b), by_adam, by_sgd)
         moved = {name: w - rate * rates[name] * chosen[name] for name, w in weights.items()}

@@ -99,7 +99,7 @@ def train(key: Key[Array, ""], *, spec: Particles) -> dict[str, Array]:
         "teacher_sign": teacher["a"],
         "train_loss": run.train_loss,
         "movement": tree.norm(tree.sub(run.params, params0)) / tree.norm(params0),
-        "aligned_mass": jnp.sum(mass * (jnp.max(own, axis=1) > 0.95)) / jnp.sum(mass),
+        "aligned_mass": jnp.sum(jnp.where(jnp.max(own, axis=1) > 0.95, mass, 0)) / jnp.sum(mass),
         "turn": jnp.sum(mass * jnp.arccos(_cosine(start, last))) / jnp.sum(mass),
     }
 
