@@ -21,7 +21,7 @@ FIGURES: dict[str, Entry] = {
     "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (5, 15, 30)),
     "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
     "note-s5.3": Entry("lazyscope.papers.note.s5_3", "Regimes of standard initialisations", (25, 45, 10800)),
-    "note-fig1": Entry("lazyscope.papers.note.fig1", "Movement of the weights, lazy and not", (10, 40, 300)),
+    "note-fig1": Entry("lazyscope.papers.note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
     "note-fig5": Entry("lazyscope.papers.note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
     "note-s5.2": Entry("lazyscope.papers.note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
     "note-s5.1": Entry("lazyscope.papers.note.s5_1", "Step size, momentum and the stall of lazy nets", (15, 35, 120)),
