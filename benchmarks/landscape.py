@@ -9,8 +9,8 @@ at m = 256, 5 times at m = 8. Wall time on an otherwise idle machine; CPU time (
 The plane uses every core (one device each), the loop one device with one XLA thread: the CPU ratio is what one core
 gains, the wall ratio what a user of both does.
 
-Measured on two cores that other work kept busy (load 8), m = 8, 50, 256: plane 0.14, 0.89, 3.2 s, loop 0.57, 1.2,
-8.0 s, so 4.1, 1.3 and 2.5 times; CPU ratios 3.3, 1.5, 1.5.
+Measured on two idle cores, m = 8, 50, 256: plane 0.05, 0.30, 1.40 s, loop 0.34, 0.84, 2.54 s, so 6.8, 2.9 and 1.8
+times; CPU ratios 4.4, 1.8, 1.3.
 """
 
 import sys
