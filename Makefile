@@ -19,12 +19,13 @@ reproduce: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: .venv/.torch
+test-slow: .venv/.slow
 	$(BIN)/python -m pytest -m slow
 
-# PyTorch is no dependency and not in the lock; only tests of its adapter need it.
-.venv/.torch: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+# No dependencies and not in the lock: only slow tests and the docs need PyTorch, a cluster, a browser's driver, Sphinx.
+.venv/.slow: .venv/.ready Makefile
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 distributed==2026.8.0 submitit==1.5.4 \
+		playwright==1.65.2 axe-playwright-python==0.1.8 sphinx==9.0.4 furo==2025.12.19 myst-parser==5.2.0
 	touch $@
 
 check: setup
