@@ -99,8 +99,7 @@ def jacobian_contraction(apply: Callable, params: dict, x: torch.Tensor) -> np.n
 
 
 def jacobian_products(apply: Callable, params: dict, x: torch.Tensor) -> np.ndarray:
-    """`torch.func`: for every pair of examples the product of one Jacobian with the other's transpose, column by
-    column."""
+    """`torch.func`: for every pair of examples one Jacobian times the other's transpose, column by column."""
 
     def pair(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         def left(p: dict) -> torch.Tensor:

@@ -73,6 +73,7 @@ def test_a_linear_model_is_lazy_with_no_gap_and_no_kernel_change():
     assert found.criterion.kappa == 0
 
 
+@pytest.mark.slow
 def test_a_centred_smooth_net_at_large_alpha_is_lazy_and_at_small_alpha_is_not():
     params0 = TANH.init(jax.random.key(1))
     centred = ls.Model(TANH.init, ls.center(TANH.apply, params0))
@@ -110,6 +111,7 @@ def test_weights_alone_are_compared_at_the_same_weights():
     assert "same weights" in found.how
 
 
+@pytest.mark.slow
 def test_alpha_and_tau_squared_give_the_same_diagnosis():
     params0 = MODEL.init(jax.random.key(1), doubled=True)
     by_alpha = diagnosed(MODEL, params0, alpha=9.0)
@@ -166,6 +168,7 @@ def test_bad_trainers_and_weights_are_refused_in_one_line(options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_monitor_is_zero_at_the_start_and_jits():
     params0 = TANH.init(jax.random.key(1))
     measure = jax.jit(ls.monitor(TANH.apply, params0, PROBLEM.x[:10]))
@@ -199,6 +202,7 @@ def test_crossover_agrees_with_a_fine_grid_to_five_percent():
     np.testing.assert_array_equal(lazy, places > 0)
 
 
+@pytest.mark.slow
 def test_crossover_of_a_linear_model_is_refused():
     with pytest.raises(ValueError, match="it is as good as linear, there is nothing to change"):
         ls.crossover(ls.Case(lambda w, x: x @ w, jnp.zeros(8), PROBLEM), key=KEY, num_steps=20, largest=100.0)

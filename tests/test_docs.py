@@ -27,6 +27,7 @@ def blocks(language):
     return [text for name, text in inside if name == language]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snippet", blocks("python"))
 def test_readme_snippets_run(snippet, capsys):
     import jax

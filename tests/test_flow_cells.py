@@ -41,6 +41,7 @@ def test_quadratic_map_attains_both_of_its_lipschitz_constants():
         assert spectral_norm(apply, jnp.asarray(0.3 * w / np.linalg.norm(w)), problem.x) <= float(lip) + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.softplus])
 def test_bounds_of_the_net_hold_at_random_points_of_the_ball(activation):
     start = net_start(KEY, net=Net(6, 3, 4, activation=activation))

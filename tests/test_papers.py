@@ -62,6 +62,7 @@ def test_decades_are_short_decimal_numbers():
     assert len(decades(-2.2, 1, 0.1)) == 33
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("doubled", [False, True])
 def test_a_cell_in_v_units_is_the_run_at_scale_tau(doubled):
     protocol, tau = replace(SMALL, doubled=doubled), 0.7

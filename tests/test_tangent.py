@@ -245,6 +245,7 @@ def test_infinite_width_kernel_is_the_gaussian_average():
     np.testing.assert_allclose(three, 9 * infinite_width_kernel(jnp.asarray(x)), rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_infinite_width_kernel_at_equal_opposite_orthogonal_and_zero_inputs():
     x = jnp.array([[3.0, 4.0, 0.0], [-3.0, -4.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
     expected = np.array([[25.0, 0, 10 / (2 * np.pi), 0], [0, 25, 10 / (2 * np.pi), 0], [0, 0, 4, 0], [0, 0, 0, 0]])
