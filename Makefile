@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= lazyscope-out
 
-.PHONY: setup reproduce test test-slow check lock clean
+.PHONY: setup reproduce test test-slow check bench lock clean
 
 setup: .venv/.ready
 
@@ -27,6 +27,10 @@ test-slow: .venv/.slow
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 distributed==2026.8.0 submitit==1.5.4 \
 		playwright==1.65.2 axe-playwright-python==0.1.8 sphinx==9.0.4 furo==2025.12.19 myst-parser==5.2.0
 	touch $@
+
+# On an idle machine: the table of docs/benchmarks.md.
+bench: .venv/.slow
+	$(BIN)/python benchmarks/all.py
 
 check: setup
 	$(BIN)/ruff format --check .
