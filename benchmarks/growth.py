@@ -86,7 +86,7 @@ def sweep(rounds: int) -> tuple[Ratio, float]:
     """Exponent of the wall time in the number of cells, and microseconds a cell at the largest."""
     fits, last = [], []
     for _ in range(rounds):
-        compiling = _swept(2)
+        compiling = min(_swept(2) for _ in range(3))
         times = [_swept(count) - compiling for count in CELLS]
         fits.append(_exponent(CELLS, times))
         last.append(times[-1] / CELLS[-1])

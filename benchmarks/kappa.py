@@ -5,8 +5,8 @@
 The searched ‖D²h‖ is a lower bound; its share of the truth is measured against the products spent (one product is one
 Hessian-vector product or one B(u, u) = D²h[u, u]). Truth: the closed form for the two-layer ReLU net (n = 1000,
 d = 100, m = 50), elsewhere the largest value that three searches with THOROUGH's budget found, itself a lower bound.
-Three keys each: least, median and largest share. Goal: 99 % within 1200 products for the two-layer net. What a conv net of 9
-million parameters costs, in gradients and memory, is `large_conv.py`'s question.
+Three keys each: least, median and largest share. Goal: 99 % within 1200 products for the two-layer net. What a conv
+net of 9 million parameters costs, in gradients and memory, is `large_conv.py`'s question.
 Memory is XLA's: the temporaries of one compiled B(u, u) in units of the parameters.
 """
 
