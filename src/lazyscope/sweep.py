@@ -167,9 +167,10 @@ def _compute(
         label = ", ".join(f"{name}={value}" for name, value in fixed)
         report(done, total, f"{label} compiling" if label else "compiling")
         program = _Program(function, dict(fixed), group[0], key)
-        size = program.devices  # one cell a device first, to learn how long a cell takes
-        while group:
-            chunk, group = group[:size], group[size:]
+        size, first = program.devices, 0  # one cell a device first, to learn how long a cell takes
+        while first < len(group):
+            chunk = group[first : first + size]
+            first += len(chunk)
             began = time.perf_counter()
             kept.write(chunk, program.run(chunk))
             elapsed = time.perf_counter() - began
