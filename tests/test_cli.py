@@ -25,6 +25,7 @@ def lines(text):
         (["reproduce", "zzz"], "`lazyscope list` shows them"),
         (["reproduce", "note-fig4", "--size", "huge"], "--size must be one of tiny, quick, paper, got 'huge'"),
         (["reproduce", "note-fig4", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["reproduce", "note-fig4", "--data", "nowhere"], "--data must be a folder with CIFAR-10, got 'nowhere'"),
         (["report", "nowhere"], "a report needs a folder with results"),
     ],
 )
@@ -102,6 +103,20 @@ def test_report_makes_the_same_page_again(tiny, capsys):
     before = (out / "index.html").read_bytes()
     assert main(["report", str(out)]) == 0
     assert (out / "index.html").read_bytes() == before
+
+
+def test_figures_that_need_cifar10_are_named_before_anything_is_computed(monkeypatch, tmp_path, capsys):
+    from lazyscope.papers import FIGURES
+
+    for name in ("note-fig3", "note-fig7"):
+        monkeypatch.setitem(FIGURES, name, FIGURES[name]._replace(cifar10=("paper",)))
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--size", "paper"]) == 2
+    error = capsys.readouterr().err
+    assert "note-fig3, note-fig7" in error
+    assert "got no --data: name the folder with cifar-10-binary.tar.gz" in error
+    assert len(lines(error)) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_exits_with_one_when_an_outcome_is_unexpected(monkeypatch, tmp_path, capsys):

@@ -50,6 +50,8 @@ class Reproduce:
     """Number of independent trials; default: the figure's own number at this size."""
     check: bool = False
     """Exit with status 1 when an outcome differs from the one expected at this size."""
+    data: Path | None = None
+    """Folder with CIFAR-10 (cifar-10-binary.tar.gz, or what it unpacks to); some figures need it at paper size."""
 
     def run(self) -> int:
         """Reproduce the figures one after the other; the page is there after the first."""
@@ -65,7 +67,13 @@ class Reproduce:
             for name in names:
                 with progress_bar(name) as progress:
                     item, findings = reproduce(
-                        name, size=self.size, seeds=self.seeds, out=self.out, store=kept, progress=progress
+                        name,
+                        size=self.size,
+                        seeds=self.seeds,
+                        out=self.out,
+                        store=kept,
+                        progress=progress,
+                        data=self.data,
                     )
                 surprises += unexpected(findings, self.size)
                 first, page = page is None, write_page(self.out)
@@ -90,7 +98,18 @@ class Reproduce:
         if self.seeds is not None and self.seeds < 1:
             raise InputError(f"--seeds must be at least 1, got {self.seeds}: an interval needs 3")
         _check_folder(self.out)
-        return list(self.figures) or list(FIGURES)
+        names = list(self.figures) or list(FIGURES)
+        self._check_data([name for name in names if self.size in FIGURES[name].cifar10])
+        return names
+
+    def _check_data(self, need: list[str]) -> None:
+        if self.data is None and need:
+            raise InputError(
+                f"at --size {self.size} CIFAR-10 is needed by {', '.join(need)}, got no --data: name the folder with "
+                "cifar-10-binary.tar.gz (from https://www.cs.toronto.edu/~kriz/cifar.html), or name other figures"
+            )
+        if self.data is not None and not self.data.is_dir():
+            raise InputError(f"--data must be a folder with CIFAR-10, got {str(self.data)!r}: it does not exist")
 
 
 @dataclass

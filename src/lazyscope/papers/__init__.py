@@ -4,11 +4,15 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """Where a figure is computed, its title, and seconds of wall time on two cores at tiny, quick and paper size."""
+    """Where a figure is computed, its title, and seconds of wall time on two cores at tiny, quick and paper size.
+
+    `cifar10` names the sizes at which it needs CIFAR-10: there `compute` gets `data=`, the folder that `--data` names.
+    """
 
     module: str
     title: str
     seconds: tuple[float, float, float]
+    cifar10: tuple[str, ...] = ()
 
 
 FIGURES: dict[str, Entry] = {

@@ -47,6 +47,7 @@ def reproduce(
     out: Path,
     store: Store | None = None,
     progress: Progress | None = None,
+    data: Path | None = None,
 ) -> tuple[report.Item, list[Finding]]:
     """Compute `name` at `size` and write `NAME.nc`, `.svg`, `.png` and `.json` into `out/figures`.
 
@@ -57,9 +58,10 @@ def reproduce(
     spec = module.SIZES[size]
     if seeds is not None:
         spec = dataclasses.replace(spec, seeds=seeds)
+    images = {"data": data} if size in FIGURES[name].cifar10 else {}
     began = time.perf_counter()
     with jax.enable_x64(True):
-        dataset = module.compute(spec, key=_root_key(), store=store, progress=progress)
+        dataset = module.compute(spec, key=_root_key(), store=store, progress=progress, **images)
     wall = time.perf_counter() - began
     findings = [claims.evaluate(claim, dataset) for claim in module.CLAIMS]
     item = report.Item(

@@ -1,0 +1,47 @@
+"""Random crops, flips and noise: what changes an image and not its label."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+
+def crop_and_flip(key: Key[Array, ""], x: Float[Array, "n h w c"], *, padding: int = 4) -> Float[Array, "n h w c"]:
+    """Each image shifted at random by up to `padding` pixels either way, zeros moving in, and flipped with chance ½.
+
+    The augmentation of CIFAR-10 training (He et al. 2016, §4.2): pad, crop to the old size, mirror left to right. Can
+    be jitted. Raises ValueError for a negative padding.
+    """
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0, got {padding}: 4 is usual for 32 x 32 images")
+    n, height, width, channels = x.shape
+    key_rows, key_columns, key_flip = jax.random.split(key, 3)
+    rows, columns = (jax.random.randint(k, (n,), 0, 2 * padding + 1) for k in (key_rows, key_columns))
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+    def crop(image: Array, row: Array, column: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (row, column, jnp.zeros_like(row)), (height, width, channels))
+
+    cropped = jax.vmap(crop)(padded, rows, columns)
+    flipped = jax.random.bernoulli(key_flip, 0.5, (n, 1, 1, 1))
+    return jnp.where(flipped, cropped[:, :, ::-1], cropped)
+
+
+def uniform_noise(
+    key: Key[Array, ""],
+    shape: Sequence[int],
+    *,
+    mean: Float[np.ndarray, " c"],
+    deviation: Float[np.ndarray, " c"],
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Float[Array, "n h w c"]:
+    """Images `(n, h, w, c)` of independent pixels, uniform on 0, 1, …, 255, normalised as `Images` of that mean are.
+
+    What Chizat et al. 2019 (their kernel spectra) mean by random images; their code's noise does not reach the
+    kernel with current versions of torchvision.
+    """
+    pixels = jax.random.randint(key, tuple(shape), 0, 256).astype(dtype) / 255
+    channels = (1, 1, 1, -1)
+    return (pixels - jnp.asarray(mean, dtype).reshape(channels)) / jnp.asarray(deviation, dtype).reshape(channels)
