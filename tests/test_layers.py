@@ -22,7 +22,7 @@ SCIENCE = (
     "landscape",
 )
 EDGES = ("adapters", "datasets")
-EXPERIMENTS = ("sweep", "store", "claims", "figures", "report")
+EXPERIMENTS = ("executors", "sweep", "store", "claims", "figures", "report")
 TOP = ("papers", "terminal", "loading", "cli")
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -23,7 +23,7 @@ from lazyscope import store as stores
 from lazyscope import sweep as sweep_function
 from lazyscope.store import Store, StoreError, chunks, keys
 from lazyscope.store.origin import origin
-from lazyscope.sweep import Cell
+from lazyscope.sweep import Cell, program
 
 sweep = sys.modules["lazyscope.sweep"]
 KEY = jax.random.key(7)
@@ -139,7 +139,7 @@ def test_more_seeds_and_longer_axes_compute_only_what_is_new(tmp_path):
 def test_any_chunk_size_gives_the_same_bits(tmp_path, monkeypatch, seconds, buffer):
     expected = run(seeds=4)
     monkeypatch.setattr(sweep, "CHUNK_SECONDS", seconds)
-    monkeypatch.setattr(sweep, "BUFFER_CELLS", buffer)
+    monkeypatch.setattr(program, "BUFFER_CELLS", buffer)
     with Store(tmp_path / "s") as store:
         xr.testing.assert_identical(run(store, seeds=4), expected)
 
@@ -593,7 +593,7 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, numpy as np
 import lazyscope as ls
 ls.sweep
-sys.modules["lazyscope.sweep"].BUFFER_CELLS = 4
+sys.modules["lazyscope.sweep.program"].BUFFER_CELLS = 4
 
 def descend(key, *, step):
     matrix = jax.random.normal(key, (40, 40)) / 40

@@ -56,7 +56,7 @@ def test_a_sweep_over_seeds_alone_has_one_cell_a_seed():
 def test_chunk_size_changes_no_bit(monkeypatch):
     results = []
     for capacity, seconds in ((1, 1e-9), (3, 10.0), (128, 10.0)):
-        monkeypatch.setattr(sys.modules["lazyscope.sweep"], "BUFFER_CELLS", capacity)
+        monkeypatch.setattr(sys.modules["lazyscope.sweep.program"], "BUFFER_CELLS", capacity)
         monkeypatch.setattr(sys.modules["lazyscope.sweep"], "CHUNK_SECONDS", seconds)
         results.append(sweep(draw, {"t": [0.5, 2.0, 3.0]}, key=KEY, seeds=3, dims=DIMS))
     assert results[0].identical(results[1])

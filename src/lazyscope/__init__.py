@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lazyscope import adapters as adapters
+    from lazyscope import executors as executors
     from lazyscope import landscape as landscape
     from lazyscope import vision as vision
     from lazyscope.criterion import Budget as Budget
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from lazyscope.scaling import stable_step_size as stable_step_size
     from lazyscope.store import Store as Store
     from lazyscope.store import StoreError as StoreError
+    from lazyscope.sweep import FailedCellsError as FailedCellsError
     from lazyscope.sweep import sweep as sweep
     from lazyscope.tangent import Spectrum as Spectrum
     from lazyscope.tangent import blocked_tangent_kernel as blocked_tangent_kernel
@@ -88,6 +90,7 @@ _HOMES = {
     "Doubled": "models",
     "EarlyStop": "dynamics",
     "Estimate": "criterion",
+    "FailedCellsError": "sweep",
     "Grouped": "measures",
     "Integration": "dynamics",
     "Model": "models",
@@ -147,7 +150,7 @@ _HOMES = {
     "two_layer_linear": "models",
 }
 
-_MODULES = ("adapters", "landscape", "vision")  # public as modules: `lazyscope.adapters.from_torch`
+_MODULES = ("adapters", "executors", "landscape", "vision")  # public as modules: `lazyscope.adapters.from_torch`
 
 __version__ = version("lazyscope")
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -103,12 +103,19 @@ class Store:
         self._compare_origins(paths)
         return [key in self._where for key in wanted]
 
-    def add(self, program: keys.Program, rows: Sequence[Row], results: Mapping[str, np.ndarray]) -> None:
-        """Keep a chunk: written, synced and renamed, or not there at all."""
+    def add(
+        self,
+        program: keys.Program,
+        rows: Sequence[Row],
+        results: Mapping[str, np.ndarray],
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep a chunk: written, synced and renamed, or not there at all. `facts` are those of another process."""
         self._check_open()
         if self._origin is None:
             self._origin = origin()
-        data = chunks.encode(program, rows, results, self._origin)
+        facts = self._origin | dict(facts or {})
+        data = chunks.encode(program, rows, results, facts)
         name = hashlib.sha256("".join(row.key for row in rows).encode()).hexdigest()
         path = self._chunks / f"{name}.npz"
         try:
@@ -116,7 +123,7 @@ class Store:
         except StoreError as error:
             raise StoreError(f"{error} ({len(self)} cells are in the store, {len(rows)} were not kept)") from error
         self._where |= {row.key: (path, i) for i, row in enumerate(rows)}
-        self._origins[path] = self._origin
+        self._origins[path] = facts
 
     def rows(self, wanted: Sequence[str]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         """Chunk by chunk: positions in `wanted`, and the rows that belong there."""
@@ -195,9 +202,11 @@ class View:
         """Which cells are already there, whole."""
         return self._store.present([self.key(cell) for cell in cells])
 
-    def write(self, cells: Sequence[Cell], results: Mapping[str, np.ndarray]) -> None:
-        """Keep a chunk: each array has one row per cell."""
-        self._store.add(self.program, [self._row(cell) for cell in cells], results)
+    def write(
+        self, cells: Sequence[Cell], results: Mapping[str, np.ndarray], *, origin: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep a chunk: each array has one row per cell; `origin` is what differs where another process computed it."""
+        self._store.add(self.program, [self._row(cell) for cell in cells], results, origin)
 
     def read(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
         """All results, one row per cell, in the order asked for."""

@@ -1,0 +1,86 @@
+"""The compiled program that works through cells."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Key
+
+from lazyscope.sweep.cells import Cell, Function
+
+BUFFER_CELLS = 128
+BUFFER_BYTES = 2**28
+
+
+class Program:
+    """One compiled program for the cells that share their static coordinates; any number of them up to a capacity."""
+
+    def __init__(
+        self, function: Function, fixed: dict[str, Any], example: Cell, key: Key[Array, ""], local: Sequence[jax.Device]
+    ) -> None:
+        self._keys = jax.jit(jax.vmap(partial(jax.random.fold_in, key)))
+        self._traced = [name for name, _ in example.coords if name not in fixed]
+        self.devices = len(local)
+
+        def one(cell_key: Array, values: dict[str, Array]) -> dict[str, Array]:
+            return {name: jnp.asarray(v) for name, v in function(cell_key, **fixed, **values).items()}
+
+        inputs = self._inputs([example], np.zeros(1, int))
+        shapes = jax.eval_shape(one, *jax.tree.map(lambda leaf: leaf[0], inputs))
+        cell_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
+        self.cell_bytes = max(cell_bytes, 1)
+        self.capacity = int(np.clip(BUFFER_BYTES // self.cell_bytes, 1, BUFFER_CELLS))
+        on_cpu = local[0].platform == "cpu"
+        if on_cpu and len(local) > 1 and os.environ.get("NPROC") != "1":
+            # Seen with JAX 0.10: two devices whose programs share one pool of threads wait for each other for ever.
+            found = os.environ.get("NPROC", "unset")
+            raise ValueError(
+                f"several CPU devices need one XLA thread each, got {len(local)} devices and NPROC={found}: "
+                "set NPROC=1 in the environment before JAX starts, or use one device"
+            )
+
+        def share(keys: Array, values: dict[str, Array], count: Array) -> dict[str, Array]:
+            if not on_cpu:
+                return jax.vmap(one)(keys, values)
+            buffer = {name: jnp.zeros((keys.shape[0], *s.shape), s.dtype) for name, s in shapes.items()}
+
+            def body(i: Array, out: dict[str, Array]) -> dict[str, Array]:
+                result = one(keys[i], {name: value[i] for name, value in values.items()})
+                return {name: out[name].at[i].set(result[name]) for name in out}
+
+            return jax.lax.fori_loop(0, count[0], body, buffer)
+
+        across = PartitionSpec("cells")
+        mesh = Mesh(np.array(local), ("cells",))
+        self._run = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=across, out_specs=across, check_vma=False))
+        self._run = self._run.lower(*self._padded([example])).compile()
+
+    def run(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+        """The results of at most `devices * capacity` cells, one row each."""
+        results = jax.device_get(self._run(*self._padded(cells)))
+        rows = self._rows(len(cells))
+        return {name: np.asarray(value)[rows] for name, value in results.items()}
+
+    def _rows(self, count: int) -> np.ndarray:
+        # Cell i sits on device i % devices: equal shares, whatever the number of cells.
+        index = np.arange(count)
+        return (index % self.devices) * self.capacity + index // self.devices
+
+    def _padded(self, cells: Sequence[Cell]) -> tuple[Array, dict[str, Array], Array]:
+        rows = np.zeros(self.devices * self.capacity, int)
+        rows[self._rows(len(cells))] = np.arange(len(cells))
+        keys, values = self._inputs(cells, rows)
+        counts = np.array([len(range(d, len(cells), self.devices)) for d in range(self.devices)])
+        return keys, values, jnp.asarray(counts)
+
+    def _inputs(self, cells: Sequence[Cell], rows: np.ndarray) -> tuple[Array, dict[str, Array]]:
+        # One dispatch for all keys and one per axis, at the full length: some 10 µs a cell, compiled once.
+        seeds = np.array([cell.seed for cell in cells], np.uint32)
+        coords = [dict(cell.coords) for cell in cells]
+        values = {name: np.array([c[name] for c in coords])[rows] for name in self._traced}
+        return self._keys(seeds[rows]), {name: jnp.asarray(value) for name, value in values.items()}
