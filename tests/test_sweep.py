@@ -86,6 +86,47 @@ def test_cells_in_the_store_are_not_computed_again():
     np.testing.assert_array_equal(first.path, fresh.path.sel(t=[1.0, 2.0], seed=[0, 1, 2]))
 
 
+def test_a_function_that_runs_its_own_loop_gives_the_same_dataset():
+    options = {"key": KEY, "seeds": 3, "dims": DIMS}
+    by_hand = sweep(draw, {"t": [1.0, 2.0, 3.0]}, compiled=False, **options)
+    compiled = sweep(draw, {"t": [1.0, 2.0, 3.0]}, **options)
+    np.testing.assert_allclose(by_hand.value, compiled.value, rtol=1e-14)
+    np.testing.assert_array_equal(by_hand.path, compiled.path)
+    assert by_hand.value.dtype == np.float64
+
+
+def test_local_settings_reach_a_function_and_are_no_part_of_a_cell():
+    asked = []
+
+    class Watching(OneView):
+        def view(self, function, **options):
+            asked.append(function)
+            return super().view(function, **options)
+
+    def cell(key, *, t, folder):
+        return {"value": t * len(folder)}
+
+    store = Watching()
+    ds = sweep(cell, {"t": [1.0, 2.0]}, key=KEY, seeds=1, store=store, compiled=False, local={"folder": "abc"})
+    np.testing.assert_array_equal(ds.value[:, 0], [3.0, 6.0])
+    assert asked == [cell]
+    again = sweep(cell, {"t": [1.0, 2.0]}, key=KEY, seeds=1, store=store, compiled=False, local={"folder": "elsewhere"})
+    np.testing.assert_array_equal(again.value, ds.value)
+
+
+def test_an_error_in_a_loop_of_its_own_is_raised_and_what_was_finished_kept():
+    store = OneView()
+
+    def cell(key, *, t):
+        if t == 2.0:
+            raise ValueError("no such scale")
+        return {"value": t}
+
+    with pytest.raises(ValueError, match="no such scale"):
+        sweep(cell, {"t": [1.0, 2.0, 3.0]}, key=KEY, seeds=1, store=store, compiled=False)
+    assert 1.0 in [dict(kept.coords)["t"] for kept in store.rows]
+
+
 def test_progress_counts_every_cell_once():
     calls = []
     sweep(draw, {"t": [1.0, 2.0]}, key=KEY, seeds=3, dims=DIMS, progress=lambda *call: calls.append(call))

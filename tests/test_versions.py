@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from lazyscope.papers import convergence_cells, flow_cells, practice, protocol, solutions, trajectories, widths
-from lazyscope.papers.chizat2019 import fig2b, particles
+from lazyscope.papers.chizat2019 import deep_cells, fig2b, fig3c, particles
 from lazyscope.papers.later import lewkowycz2020
 from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s4_6, s5_1
 
@@ -51,6 +51,8 @@ CELLS = {
     "lazyscope.papers.chizat2019.particles.train": (particles.train, particles.CELL_VERSION),
     "lazyscope.papers.chizat2019.fig2b.population": (fig2b.population, fig2b.CELL_VERSION),
     "lazyscope.papers.chizat2019.fig2b.distance_to_flow": (fig2b.distance_to_flow, fig2b.RATE_VERSION),
+    "lazyscope.papers.chizat2019.deep_cells.trained": (deep_cells.trained, deep_cells.DEEP_VERSION),
+    "lazyscope.papers.chizat2019.fig3c.spectra": (fig3c.spectra, fig3c.SPECTRUM_VERSION),
     "lazyscope.papers.later.lewkowycz2020.over_rate": (lewkowycz2020.over_rate, lewkowycz2020.CELL_VERSION),
     "lazyscope.papers.widths.train": (widths.train, widths.TRAIN_VERSION),
     "lazyscope.papers.solutions.solve": (solutions.solve, solutions.SOLVE_VERSION),

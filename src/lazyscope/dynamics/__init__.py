@@ -2,6 +2,7 @@
 
 from lazyscope.dynamics.centred import Centred, CentredTraining, centred_training
 from lazyscope.dynamics.descent import EarlyStop, gradient_descent
+from lazyscope.dynamics.epochs import EpochState, History, train_in_epochs
 from lazyscope.dynamics.flow import gradient_flow
 from lazyscope.dynamics.linearized import kernel_flow, linearized_descent
 from lazyscope.dynamics.run import (
@@ -23,6 +24,8 @@ __all__ = [
     "Centred",
     "CentredTraining",
     "EarlyStop",
+    "EpochState",
+    "History",
     "Integration",
     "Resolution",
     "Run",
@@ -35,4 +38,5 @@ __all__ = [
     "linearized_descent",
     "minibatches",
     "sgd",
+    "train_in_epochs",
 ]

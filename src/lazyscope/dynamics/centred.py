@@ -51,7 +51,9 @@ def centred_training(difference: Difference, *, loss: Loss, optimizer: optax.Gra
     def advance(
         state: Centred, params0: PyTree, x: Array, y: Array, e: float | Array
     ) -> tuple[Centred, Float[Array, ""]]:
-        value, gradient = jax.value_and_grad(lambda u: loss(difference(params0, u, x, e)[0], y))(state.u)
+        # On some devices products of float32 numbers keep fewer digits than that unless they are told.
+        with jax.default_matmul_precision("highest"):
+            value, gradient = jax.value_and_grad(lambda u: loss(difference(params0, u, x, e)[0], y))(state.u)
         updates, memory = optimizer.update(gradient, state.optimizer)
         return Centred(optax.apply_updates(state.u, updates), memory, state.step + 1), value
 

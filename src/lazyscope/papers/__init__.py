@@ -62,6 +62,18 @@ FIGURES: dict[str, Entry] = {
     "chizat2019-thm2.5": Entry(
         "lazyscope.papers.chizat2019.thm2_5", "Convergence of under-parameterised nets", (6, 8, 40)
     ),
+    "chizat2019-fig3a": Entry(
+        "lazyscope.papers.chizat2019.fig3a", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
+    ),
+    "chizat2019-fig3b": Entry(
+        "lazyscope.papers.chizat2019.fig3b", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
+    ),
+    "chizat2019-fig3c": Entry(
+        "lazyscope.papers.chizat2019.fig3c", "Kernel spectra of real and random images", (6, 30, 36_000), ("paper",)
+    ),
+    "chizat2019-table1": Entry(
+        "lazyscope.papers.chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)
+    ),
     "note-s3.1": Entry(
         "lazyscope.papers.note.s3_1", "The generalised setting: bound, rates, held-out points", (20, 30, 120)
     ),

@@ -16,6 +16,7 @@ import itertools
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key
 
-from lazyscope.sweep import remote
+from lazyscope.sweep import by_hand, remote
 from lazyscope.sweep.cells import Cell, Function, Memory, Progress, Store, View
 from lazyscope.sweep.program import Program
 from lazyscope.sweep.remote import FailedCellsError
@@ -47,6 +48,8 @@ def sweep(
     store: Store | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    compiled: bool = True,
+    local: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """`function(key, **coords) -> dict of arrays` on every combination of `axes` and seeds.
 
@@ -59,6 +62,10 @@ def sweep(
     computed by its workers, one XLA thread each, and the numbers are those of this process with NPROC=1, bit for bit.
     Without one, a store may bring it: `executors.OnWorkers(store, executor)`. A chunk whose worker dies is tried again;
     cells that fail three times are left out and told at the end, in a FailedCellsError.
+
+    With `compiled=False` the function drives compiled steps from a Python loop of its own: it is called once a cell, in
+    this process, with every coordinate as a Python value, one cell a local device at a time. `local` then names folders
+    and the like that it also gets and that change no number: they are no part of what a store knows a cell by.
 
     Raises ValueError for an empty axis, a `static` name that is no axis, fewer than one seed, results whose extra
     axes `dims` does not name, a function that workers cannot import, several CPU devices that share XLA threads
@@ -74,6 +81,9 @@ def sweep(
     ]
     kept = Memory({}) if store is None else store.view(function, version=version, key=key, static=static)
     pending = [cell for cell, done in zip(cells, kept.done(cells), strict=True) if not done]
+    if not compiled:
+        by_hand.compute(partial(function, **local or {}), pending, key, kept, progress or _silent, len(cells))
+        return _label(kept.read(cells), points, seed_list, dims or {})
     groups = _by_static(pending, static)
     workers = executor if executor is not None else getattr(store, "executor", None)
     if workers is None:

@@ -62,7 +62,7 @@ class Memory:
         """Keep a chunk."""
         del origin
         for i, cell in enumerate(cells):
-            self.rows[cell] = {name: value[i] for name, value in results.items()}
+            self.rows[cell] = {name: np.asarray(value[i]) for name, value in results.items()}
 
     def read(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
         """All results, stacked in the order asked for."""
