@@ -26,6 +26,13 @@ def lines(text):
         (["reproduce", "note-fig4", "--size", "huge"], "--size must be one of tiny, quick, paper, got 'huge'"),
         (["reproduce", "note-fig4", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["reproduce", "note-fig4", "--data", "nowhere"], "--data must be a folder with CIFAR-10, got 'nowhere'"),
+        (["reproduce", "--workers", "0"], "--workers must be at least 1, got 0: leave it out"),
+        (["reproduce", "--workers", "1", "--dask", "h:1"], "one place, got --workers and --dask: name one"),
+        (["reproduce", "--dask", "nowhere"], "a Dask address must be [PROTOCOL://]HOST:PORT, got 'nowhere'"),
+        (["reproduce", "--seeds", "x"], "--seeds must be a whole number, got 'x': `lazyscope COMMAND --help`"),
+        (["landscape", "two-layer-rich", "--extent", "x"], "--extent must be a number, got 'x'"),
+        (["reproduce", "--sede", "3"], "Unrecognized options: --sede"),
+        ([], "Expected one of {reproduce,"),
         (["report", "nowhere"], "a report needs a folder with results"),
     ],
 )

@@ -23,7 +23,7 @@ SCIENCE = (
 )
 EDGES = ("adapters", "datasets")
 EXPERIMENTS = ("executors", "sweep", "store", "claims", "figures", "report")
-TOP = ("papers", "terminal", "loading", "cli")
+TOP = ("papers", "terminal", "loading", "arguments", "cli")
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -1,8 +1,10 @@
 """The command line. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from lazyscope.arguments import InputError, parse, terminated_as_interrupted
 from lazyscope.papers import FIGURES, SIZES
 
 EXAMPLES = """How lazily does a model train? Reproduce two papers on lazy training, figure by figure and claim by claim.
@@ -19,15 +22,12 @@ Examples:
   lazyscope reproduce                              every figure at quick size, page in ./lazyscope-out
   lazyscope reproduce note-fig4 --size paper       one figure with the paper's full settings
   lazyscope reproduce note-fig4 --seeds 10 --check exit status 1 if an outcome is not the expected one
+  lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
   lazyscope report lazyscope-out                   make the page again from what is there
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """
-
-
-class InputError(Exception):
-    """The user's mistake, in one line."""
 
 
 @dataclass
@@ -52,18 +52,24 @@ class Reproduce:
     """Exit with status 1 when an outcome differs from the one expected at this size."""
     data: Path | None = None
     """Folder with CIFAR-10 (cifar-10-binary.tar.gz, or what it unpacks to); some figures need it at paper size."""
+    workers: int | None = None
+    """Compute in this many processes, each with one thread; default: in this one, a thread per core. The bits agree."""
+    dask: str | None = None
+    """Compute on the cluster of the Dask scheduler at this address, such as tcp://10.0.0.1:8786."""
 
     def run(self) -> int:
         """Reproduce the figures one after the other; the page is there after the first."""
         names = self._validated()
         _prepare_jax()
+        from lazyscope.executors import OnWorkers
         from lazyscope.papers.reproduce import reproduce, unexpected
         from lazyscope.report import write_page
         from lazyscope.store import Store
         from lazyscope.terminal import print_findings, progress_bar
 
         surprises, page = [], None
-        with Store(self.out / "store", notify=_say) as kept:
+        with self._executor() as executor, Store(self.out / "store", notify=_say) as own:
+            kept = own if executor is None else OnWorkers(own, executor)
             for name in names:
                 with progress_bar(name) as progress:
                     item, findings = reproduce(
@@ -100,7 +106,25 @@ class Reproduce:
         _check_folder(self.out)
         names = list(self.figures) or list(FIGURES)
         self._check_data([name for name in names if self.size in FIGURES[name].cifar10])
+        self._check_workers()
         return names
+
+    def _check_workers(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(
+                f"--workers must be at least 1, got {self.workers}: leave it out to compute in one process"
+            )
+        if self.workers is not None and self.dask is not None:
+            raise InputError("cells are computed in one place, got --workers and --dask: name one of them")
+        if self.dask is not None and importlib.util.find_spec("distributed") is None:
+            raise InputError("--dask needs the package distributed, which is missing: pip install 'lazyscope[cluster]'")
+
+    def _executor(self) -> AbstractContextManager[Any]:
+        from lazyscope import executors
+
+        if self.workers is not None:
+            return executors.local(self.workers)
+        return nullcontext() if self.dask is None else executors.dask(self.dask)
 
     def _check_data(self, need: list[str]) -> None:
         if self.data is None and need:
@@ -414,13 +438,22 @@ COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Repo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 done, 1 unexpected outcome, 2 bad input, 130 interrupted)."""
+    """Run the command line; returns the exit status.
+
+    0 done; 1 unexpected outcome, or cells that could not be computed; 2 bad input; 130 interrupted.
+    """
     try:
-        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="lazyscope", description=EXAMPLES, args=arguments)
-        return command.run()
+        command = parse(COMMANDS, arguments, description=EXAMPLES)
+        with terminated_as_interrupted():
+            return command.run()
     except (InputError, OSError) as error:
         _say(str(error))
         return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "FailedCellsError":  # its module needs JAX, which most commands never load
+            raise
+        _say(str(error))
+        return 1
     except KeyboardInterrupt:
         _say("interrupted; finished cells and figures are kept, the same command goes on from there")
         return 130

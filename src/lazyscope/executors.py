@@ -11,6 +11,7 @@ serialised by the executor, as it does it (all of them use pickle): a worker tru
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import threading
 import time
@@ -181,16 +182,18 @@ def _end_with_parent() -> None:
 @contextmanager
 def dask(address: str, *, seconds: float = 10.0) -> Iterator[Executor]:
     """The workers of the Dask scheduler at `address`, such as tcp://10.0.0.1:8786."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("a Dask cluster needs the package distributed: pip install 'lazyscope[cluster]'") from None
+    from distributed import Client
+
+    if re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", address) is None:
+        raise ConnectionError(
+            f"a Dask address must be [PROTOCOL://]HOST:PORT, got {address!r}: tcp://10.0.0.1:8786, say"
+        )
     try:
         client = Client(address, timeout=seconds, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"a Dask scheduler must answer at the address, got {in_words(error)} from {address!r}: "
-            "`dask scheduler` prints its address"
+        raise ConnectionError(
+            f"a Dask scheduler must answer at its address, got {in_words(error)} from {address!r}: "
+            "start one with `dask scheduler`, which prints its address"
         ) from None
     with client:
         yield client.get_executor()

@@ -145,7 +145,13 @@ class Group:
     label: str
     left: deque[Cell]
     size: int = 1  # a cell first, to learn how long one takes
-    kept: bool = False
+    kept: int = 0
+    failures: int = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has failed so often before anything came of it that its program cannot be run."""
+        return self.kept == 0 and self.failures >= TRIES
 
 
 @dataclass
@@ -199,15 +205,19 @@ class Farm:
         return 2 * self._workers() + 2
 
     def _next(self, waiting: deque[Group]) -> Chunk | None:
-        if self.again:
-            return self.again.popleft()
+        while self.again:
+            chunk = self.again.popleft()
+            if not chunk.group.hopeless:
+                return chunk
+            self.failed.append(chunk)
         while waiting and not waiting[0].left:
             waiting.popleft()
         if not waiting:
             return None
         group = waiting[0]
-        share = -(-len(group.left) // (2 * self._workers()))  # no worker idle while another has the rest
-        return Chunk(group, [group.left.popleft() for _ in range(min(group.size, share))])
+        # No worker idle while another has the rest, but none sent for less than a tenth of its time either.
+        share = max(-(-len(group.left) // (2 * self._workers())), group.size // 10)
+        return Chunk(group, [group.left.popleft() for _ in range(min(group.size, share, len(group.left)))])
 
     def _submit(self, chunk: Chunk) -> Future[Answer]:
         try:
@@ -225,11 +235,12 @@ class Farm:
             self._keep(chunk, future.result())
             return
         chunk.tries, chunk.reason = chunk.tries + 1, in_words(error)
-        if chunk.tries < TRIES:
+        chunk.group.failures += 1
+        if chunk.tries < TRIES and not chunk.group.hopeless:
             self.again.append(chunk)
             return
         self.failed.append(chunk)
-        if not chunk.group.kept and chunk.group.left:  # it does not compile: the rest need not be tried
+        if chunk.group.hopeless and chunk.group.left:  # the program is at fault, not a cell: the rest is not tried
             self.failed.append(Chunk(chunk.group, list(chunk.group.left), TRIES, chunk.reason))
             chunk.group.left.clear()
 
@@ -243,7 +254,7 @@ class Farm:
                 )
         self.kept.write(chunk.cells, answer.results, origin=answer.origin)
         self.workers.add(answer.worker)
-        group.kept = True
+        group.kept += 1
         per_cell = max(answer.seconds / len(chunk.cells), 1e-9)
         most = min(ANSWER_CELLS, max(ANSWER_BYTES // answer.cell_bytes, 1))
         group.size = int(np.clip(self.chunk_seconds / per_cell, 1, most))
@@ -263,7 +274,7 @@ class Farm:
         first = self.failed[0]
         where = ", ".join(f"{name}={value}" for name, value in (*first.cells[0].coords, ("seed", first.cells[0].seed)))
         return (
-            f"{cells} of {self.total} cells failed {TRIES} times and were left out, the first {where}: {first.reason}; "
+            f"{cells} of {self.total} cells were left out after {TRIES} failures, the first {where}: {first.reason}; "
             "with a store all others are kept, and the same command tries these again"
         )
 
