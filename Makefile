@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= lazyscope-out
 
-.PHONY: setup reproduce test test-slow check bench lock clean
+.PHONY: setup reproduce test test-slow check bench docs lock clean
 
 setup: .venv/.ready
 
@@ -31,6 +31,11 @@ test-slow: .venv/.slow
 # On an idle machine: the table of docs/benchmarks.md.
 bench: .venv/.slow
 	$(BIN)/python benchmarks/all.py
+
+# The site, warnings as errors; runs every tutorial once.
+docs: .venv/.slow
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -5,6 +5,9 @@ import doctest
 import importlib
 import re
 import shlex
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,37 @@ def test_docstring_examples_run(name):
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_the_figure_of_the_guide_runs_and_its_claim_holds():
+    import jax
+
+    from lazyscope.claims import evaluate
+
+    guide = (ROOT / "docs" / "extending.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    module = types.ModuleType("guide")
+    sys.modules["guide"] = module  # dataclasses look their module up
+    exec(compile(source, "extending.md", "exec"), vars(module))
+    dataset = module.compute(module.SIZES["tiny"], key=jax.random.key(0))
+    (finding,) = [evaluate(claim, dataset) for claim in module.CLAIMS]
+    assert finding.outcome == module.CLAIMS[0].expected["tiny"]
+    assert module.draw(dataset).axes
+    assert len(module.numbers(dataset)) == 4
+    del sys.modules["guide"]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings_and_names_everything_public(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "_generated" / "reference.html").read_text()
+    import lazyscope
+
+    missing = [name for name in lazyscope._HOMES if not re.search(rf'<span class="pre">{name}</span>', reference)]
+    assert missing == []
 
 
 def test_the_lock_names_no_index():

@@ -44,3 +44,35 @@ def test_monitoring_shows_the_run_with_a_large_scale_staying_near_its_linearisat
         assert rows[-1]["loss"] < 0.1
     assert runs["plain"][-1]["gap"] > 0.3
     assert runs["scaled"][-1]["gap"] < 0.05
+
+
+@pytest.mark.slow
+def test_a_flax_model_with_its_own_trainer_is_diagnosed():
+    found = run("flax_model")
+    assert found.regime == "not lazy"
+    assert found.losses["loss, trained"] < found.losses["loss, linearised"] < found.losses["loss at start"]
+
+
+@pytest.mark.slow
+def test_a_pytorch_model_trained_elsewhere_is_diagnosed():
+    pytest.importorskip("torch")
+    found = run("torch_model")
+    assert found.regime == "not lazy"
+    assert found.losses["loss, trained"] < 0.2 * found.losses["loss at start"]
+
+
+@pytest.mark.slow
+def test_the_crossover_lies_above_the_predicted_scale():
+    with jax.enable_x64(True):
+        predicted, found = run("choose_alpha")
+    assert found.low <= found.alpha <= found.high
+    assert 1 < found.alpha / predicted < 30
+
+
+@pytest.mark.slow
+def test_the_landscape_has_its_centre_low_and_the_start_off_the_plane(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run("landscape_of_a_net")
+    assert found["trained"] < 1e-3 * found["start"]
+    assert found["off"] > 0.5
+    assert (tmp_path / "landscape.png").stat().st_size > 10_000

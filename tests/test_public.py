@@ -1,5 +1,6 @@
 """The public surface: every name resolves, is documented, and nothing heavy is imported for it."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -15,6 +16,16 @@ def test_every_public_name_resolves_and_has_a_docstring(name):
     assert len(inspect.getdoc(thing) or "") > 20
     assert thing is getattr(lazyscope, name)
     assert inspect.ismodule(thing) == (name in lazyscope._MODULES)
+
+
+@pytest.mark.parametrize("name", [*lazyscope._MODULES, "dynamics", "store"])
+def test_every_name_of_a_public_module_has_a_docstring(name):
+    module = importlib.import_module(f"lazyscope.{name}")
+    own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and n[0] != "_"]
+    for inner in getattr(module, "__all__", own):
+        thing = getattr(module, inner)
+        if callable(thing):
+            assert len(inspect.getdoc(thing) or "") > 20, inner
 
 
 def test_an_unknown_name_is_an_attribute_error():
