@@ -167,3 +167,19 @@ def test_sigterm_keeps_what_is_finished_and_ends_the_workers(tmp_path):
     subprocess.run([*command[:2], str(tmp_path / "whole")], check=True, capture_output=True)
     first, second = (xr.load_dataset(o / "figures" / "small.nc", engine="h5netcdf") for o in (out, tmp_path / "whole"))
     xr.testing.assert_equal(first, second)
+
+
+def test_chaos_in_short():
+    """Workers and parents killed, a disk filled, a chunk cut short: `benchmarks/chaos.py` runs more of it."""
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "benchmarks" / "chaos.py"),
+        "--runs",
+        "1",
+        "--faults",
+        "4",
+    ]
+    done = subprocess.run([*command, "--cells", "300"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 workers killed" in done.stdout
+    assert "1 of 1 runs ended with the Dataset of one that was left alone" in done.stdout

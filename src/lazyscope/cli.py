@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,8 @@ import tyro
 from lazyscope.arguments import InputError, parse, terminated_as_interrupted
 from lazyscope.papers import FIGURES, SIZES
 
+MOST_SEEDS = 1_000_000
+MOST_POINTS = 4001
 EXAMPLES = """How lazily does a model train? Reproduce two papers on lazy training, figure by figure and claim by claim.
 
 Examples:
@@ -103,6 +106,8 @@ class Reproduce:
             raise InputError(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
         if self.seeds is not None and self.seeds < 1:
             raise InputError(f"--seeds must be at least 1, got {self.seeds}: an interval needs 3")
+        if self.seeds is not None and self.seeds > MOST_SEEDS:
+            raise InputError(f"--seeds must be at most {MOST_SEEDS}, got {self.seeds}: an interval needs 3")
         _check_folder(self.out)
         names = list(self.figures) or list(FIGURES)
         self._check_data([name for name in names if self.size in FIGURES[name].cifar10])
@@ -161,6 +166,7 @@ class Diagnose:
         """Print the diagnosis."""
         if self.steps < 1:
             raise InputError(f"--steps must be at least 1, got {self.steps}")
+        _check_seed(self.seed)
         _prepare_jax()
         import jax
 
@@ -237,6 +243,9 @@ class Landscape:
         """Evaluate, draw, write and print the path of the picture."""
         if self.directions not in DIRECTIONS:
             raise InputError(f"--directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}")
+        _check_seed(self.seed)
+        if self.resolution > MOST_POINTS:
+            raise InputError(f"--resolution must be at most {MOST_POINTS} points a side, got {self.resolution}")
         axes = dict(_unit_axis(text) for text in self.units)
         _check_folder(self.out)
         _prepare_jax()
@@ -459,15 +468,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
 def _unit_axis(text: str) -> tuple[str, int]:
     name, _, axis = text.partition("=")
-    if not name or not axis.lstrip("-").isdigit():
+    if not name or re.fullmatch(r"-?[0-9]{1,9}", axis) is None:
         raise InputError(f"--units must be NAME=AXIS, got {text!r}: for example a=0")
     return name, int(axis)
 
 
 def _say(line: str) -> None:
-    print(f"lazyscope: {line}", file=sys.stderr)
+    # One line whatever a name or a file brings with it, and nothing that a terminal would take for a command.
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"lazyscope: {safe}", file=sys.stderr)
 
 
 def _check_folder(out: Path) -> None:

@@ -82,12 +82,28 @@ def read_items(out: Path) -> list[Item]:
     items = []
     for file in files:
         try:
-            items.append(Item(**json.loads(file.read_text())))
-        except (TypeError, ValueError, UnicodeDecodeError) as error:
+            items.append(_item(json.loads(file.read_text()), file.stem))
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{file} is not a result of this version ({type(error).__name__}): remove it, or reproduce it again"
             ) from None
     return items
+
+
+def _item(values: Any, stem: str) -> Item:
+    """The item in a file. ValueError or TypeError unless all of it is what `write_item` writes, under its own name."""
+    item = Item(**values)
+    table = isinstance(item.numbers, list) and all(isinstance(row, list) for row in item.numbers)
+    claims = isinstance(item.findings, list) and all(isinstance(finding, dict) for finding in item.findings)
+    facts = isinstance(item.settings, dict) and isinstance(item.provenance, dict)
+    if item.name != stem or not (table and item.numbers and claims and facts):
+        raise ValueError
+    texts: list[Any] = [item.title, item.caption, item.size, item.command]
+    texts += [*item.settings.values(), *item.provenance.values(), *(cell for row in item.numbers for cell in row)]
+    texts += [finding[name] for finding in item.findings for name in ("sentence", "outcome", "reason", "measure")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return item
 
 
 def write_page(out: Path) -> Path:

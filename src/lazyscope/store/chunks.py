@@ -128,8 +128,12 @@ def _parse(raw: bytes, path: Path) -> Header:
         Row(str(key), [[str(name), value] for name, value in coords], int(seed))
         for key, coords, seed in header["cells"]
     ]
+    program = dict(header["program"])
+    kinds = {"function": str, "version": int, "settings": dict}
+    if not all(isinstance(program[name], kind) for name, kind in kinds.items()):
+        raise ValueError("its header is none of ours")
     origin = {str(name): str(value) for name, value in header["origin"].items()}
-    return Header(described(dict(header["program"])), rows, origin, [[str(n), str(d)] for n, d in header["results"]])
+    return Header(described(program), rows, origin, [[str(n), str(d)] for n, d in header["results"]])
 
 
 def _to_npy(value: np.ndarray) -> bytes:
