@@ -165,6 +165,11 @@ def to_png(figure: Figure) -> bytes:
     return _save(figure, "png", dpi=160)
 
 
+def to_pdf(figure: Figure) -> bytes:
+    """The figure as PDF, the same bytes for the same drawing."""
+    return _save(figure, "pdf", metadata={"CreationDate": None})
+
+
 def _save(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = BytesIO()
     with matplotlib.rc_context(STYLE):

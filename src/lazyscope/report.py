@@ -1,15 +1,19 @@
 """The page: one self-contained HTML file that opens offline, made from the items found in a folder.
 
-An item is one figure with its claims; it lives in `DIR/figures/NAME.json` beside `NAME.svg`, `NAME.png` and `NAME.nc`,
-and for a figure to turn around `NAME.plotly.json`, which the page draws with one copy of plotly.js inside it. The
-page depends on these files alone, so it can be made again at any time (`lazyscope report DIR`).
+An item is one figure with its claims; it lives in `DIR/figures/NAME.json` beside `NAME.svg`, `.png`, `.pdf` and `.nc`,
+and where the page can do more than show a picture `NAME.interactive.json`: a surface to turn around, drawn with one
+copy of plotly.js inside the page, or runs to explore (`templates/page.js`). The page depends on these files alone, so
+it can be made again at any time (`lazyscope report DIR`), and it loads nothing.
 """
 
 import base64
+import csv
+import io
 import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,14 @@ from lazyscope.claims import Finding, threshold_text
 from lazyscope.store import write_atomic
 
 PAGE = "index.html"
-INTERACTIVE = ".plotly.json"
+INTERACTIVE = ".interactive.json"
+KEPT = {"PNG": "png", "PDF": "pdf", "SVG": "svg", "netCDF": "nc"}
+GROUPS = {  # by the first part of a figure's name; the rest are later papers'
+    "explorer": "Explorer",
+    "note": "The note: Bahaduri & Goudelin",
+    "chizat2019": "Chizat, Oyallon & Bach 2019",
+    "": "Later papers",
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,20 @@ def describe(finding: Finding, size: str) -> dict[str, Any]:
     }
 
 
-def write_item(out: Path, item: Item, *, svg: bytes, png: bytes, interactive: dict[str, Any] | None = None) -> None:
+@dataclass(frozen=True)
+class Group:
+    """Figures of one paper."""
+
+    title: str
+    entries: list[Item]
+
+
+def write_item(
+    out: Path, item: Item, *, svg: bytes, png: bytes, pdf: bytes = b"", interactive: dict[str, Any] | None = None
+) -> None:
     """Keep an item; the JSON goes last, so that a page never lists a figure whose picture is missing.
 
-    `interactive` is a plotly figure as `Figure.to_plotly_json` gives it.
+    `interactive` is a plotly figure as `Figure.to_plotly_json` gives it, or runs to explore, of kind "explorer".
     """
     folder = out / "figures"
     if interactive is not None:
@@ -69,6 +90,8 @@ def write_item(out: Path, item: Item, *, svg: bytes, png: bytes, interactive: di
         write_atomic(folder / f"{item.name}{INTERACTIVE}", json.dumps(interactive, cls=PlotlyJSONEncoder).encode())
     write_atomic(folder / f"{item.name}.svg", svg)
     write_atomic(folder / f"{item.name}.png", png)
+    if pdf:
+        write_atomic(folder / f"{item.name}.pdf", pdf)
     write_atomic(folder / f"{item.name}.json", json.dumps(asdict(item), indent=1, ensure_ascii=False).encode())
 
 
@@ -117,21 +140,63 @@ def write_page(out: Path) -> Path:
         + base64.b64encode((out / "figures" / f"{item.name}.svg").read_bytes()).decode()
         for item in items
     }
-    surfaces = {item.name: _embedded(out / "figures" / f"{item.name}{INTERACTIVE}") for item in items}
-    surfaces = {name: data for name, data in surfaces.items() if data}
+    turned = {item.name: _interactive(out / "figures" / f"{item.name}{INTERACTIVE}") for item in items}
+    explorers = {name: _embedded(data) for name, data in turned.items() if data.get("kind") == "explorer"}
+    surfaces = {name: _embedded(data) for name, data in turned.items() if data and name not in explorers}
     outcomes = Counter(finding["outcome"] for item in items for finding in item.findings)
     page = environment.get_template("page.html").render(
-        items=items, pictures=pictures, outcomes=outcomes, surfaces=surfaces, plotly=_plotly() if surfaces else ""
+        items=items,
+        groups=_grouped(items),
+        pictures=pictures,
+        outcomes=outcomes,
+        surfaces=surfaces,
+        explorers=explorers,
+        tables={item.name: _table(item) for item in items},
+        files={item.name: _beside(out, item.name) for item in items},
+        plotly=_plotly() if surfaces else "",
+        css=_own("page.css"),
+        js=_own("page.js"),
     )
     write_atomic(out / PAGE, page.encode())
     return out / PAGE
 
 
-def _embedded(file: Path) -> Markup:
+def _grouped(items: list[Item]) -> list[Group]:
+    def first(item: Item) -> str:
+        start = item.name.split("-")[0]
+        return start if start in GROUPS else ""
+
+    groups = [Group(title, [item for item in items if first(item) == start]) for start, title in GROUPS.items()]
+    return [group for group in groups if group.entries]
+
+
+def _table(item: Item) -> str:
+    """The numbers as CSV in a data URI."""
+    text = io.StringIO()
+    csv.writer(text).writerows(item.numbers)
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.getvalue().encode()).decode()
+
+
+def _beside(out: Path, name: str) -> list[tuple[str, str]]:
+    """Kinds and relative paths of the files that lie beside the page."""
+    return [
+        (kind, f"figures/{name}.{ending}")
+        for kind, ending in KEPT.items()
+        if (out / "figures" / f"{name}.{ending}").is_file()
+    ]
+
+
+def _interactive(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _own(name: str) -> Markup:
+    return Markup((resources.files("lazyscope") / "templates" / name).read_text())
+
+
+def _embedded(data: dict[str, Any]) -> Markup:
     """JSON that is safe inside a script element: nothing in it can close the element."""
-    if not file.is_file():
-        return Markup("")
-    return Markup(json.dumps(json.loads(file.read_text())).replace("<", "\\u003c"))
+    return Markup(json.dumps(data).replace("<", "\\u003c"))
 
 
 def _plotly() -> Markup:

@@ -20,6 +20,7 @@ FIGURES: dict[str, Entry] = {
         "lazyscope.papers.note.fig4", "Test loss against tau, symmetrised initialisation", (10, 40, 1500)
     ),
     "note-fig3": Entry("lazyscope.papers.note.fig3", "Test loss against tau, plain initialisation", (15, 45, 1500)),
+    "explorer": Entry("lazyscope.papers.note.explorer", "Explorer: two starts, two plateaus", (10, 30, 600)),
     "note-fig7": Entry("lazyscope.papers.note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
     "note-s1.1": Entry("lazyscope.papers.note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (5, 15, 30)),

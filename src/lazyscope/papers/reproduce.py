@@ -83,6 +83,7 @@ def reproduce(
         item,
         svg=figures.to_svg(picture),
         png=figures.to_png(picture),
+        pdf=figures.to_pdf(picture),
         interactive=None if turn is None else turn(dataset),
     )
     return item, findings
