@@ -24,6 +24,9 @@ def lines(text):
         (["reproduce", "note-fgi4"], "did you mean note-fig4?"),
         (["reproduce", "zzz"], "`lazyscope list` shows them"),
         (["reproduce", "note-fig4", "--size", "huge"], "--size must be one of tiny, quick, paper, got 'huge'"),
+        (["reproduce", "note-fig4", "--size", "quik"], "did you mean quick?"),
+        (["reprodcue"], "did you mean reproduce?"),
+        (["nothing-like-it"], "`lazyscope --help` shows them"),
         (["reproduce", "note-fig4", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["reproduce", "note-fig4", "--data", "nowhere"], "--data must be a folder with CIFAR-10, got 'nowhere'"),
         (["reproduce", "--workers", "0"], "--workers must be at least 1, got 0: leave it out"),
@@ -110,6 +113,40 @@ def test_report_makes_the_same_page_again(tiny, capsys):
     before = (out / "index.html").read_bytes()
     assert main(["report", str(out)]) == 0
     assert (out / "index.html").read_bytes() == before
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    from lazyscope import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lazyscope {__version__}\n"
+
+
+def test_the_list_is_there_as_data_and_needs_no_jax(capsys):
+    from lazyscope.papers import FIGURES
+
+    assert main(["list", "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(FIGURES)
+    code = "import sys; from lazyscope.cli import main; main(['list']); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "\x1b" not in done.stdout  # no colour into a pipe
+
+
+@pytest.mark.slow
+def test_results_as_data_and_in_silence(tmp_path, monkeypatch, capsys):
+    import lazyscope.cli
+
+    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    arguments = ["reproduce", "note-s3.4", "--size", "tiny", "--out", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["page"] == str(tmp_path / "index.html")
+    assert {claim["outcome"] for claim in found["figures"]["note-s3.4"]["claims"]} <= {"holds", "fails", "inconclusive"}
+    assert main([*arguments, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'index.html'}\n"
+    assert captured.err == ""
 
 
 def test_figures_that_need_cifar10_are_named_before_anything_is_computed(monkeypatch, tmp_path, capsys):

@@ -29,6 +29,7 @@ Examples:
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
   lazyscope report lazyscope-out                   make the page again from what is there
+  lazyscope --version                              which version this is
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """
 
@@ -53,6 +54,10 @@ class Reproduce:
     """Number of independent trials; default: the figure's own number at this size."""
     check: bool = False
     """Exit with status 1 when an outcome differs from the one expected at this size."""
+    json: bool = False
+    """Print one JSON object with every claim and the path of the page instead of tables."""
+    quiet: bool = False
+    """Print nothing but the path of the page, and no progress."""
     data: Path | None = None
     """Folder with CIFAR-10 (cifar-10-binary.tar.gz, or what it unpacks to); some figures need it at paper size."""
     workers: int | None = None
@@ -70,11 +75,11 @@ class Reproduce:
         from lazyscope.store import Store
         from lazyscope.terminal import print_findings, progress_bar
 
-        surprises, page = [], None
+        surprises, items, page = [], [], None
         with self._executor() as executor, Store(self.out / "store", notify=_say) as own:
             kept = own if executor is None else OnWorkers(own, executor)
             for name in names:
-                with progress_bar(name) as progress:
+                with nullcontext() if self.quiet else progress_bar(name) as progress:
                     item, findings = reproduce(
                         name,
                         size=self.size,
@@ -86,10 +91,12 @@ class Reproduce:
                     )
                 surprises += unexpected(findings, self.size)
                 first, page = page is None, write_page(self.out)
-                print_findings(item)
-                if first and len(names) > 1:
+                items.append(item)
+                if not (self.json or self.quiet):
+                    print_findings(item)
+                if first and len(names) > 1 and not self.quiet:
                     _say(f"the page is there and grows with every figure: {page}")
-        print(page)
+        print(_as_json(items, page) if self.json else page)
         if self.check and surprises:
             for finding in surprises:
                 print(f"unexpected: {finding.claim.sentence} ({finding.outcome.value})", file=sys.stderr)
@@ -103,7 +110,9 @@ class Reproduce:
                 hint = f"did you mean {close[0]}?" if close else "`lazyscope list` shows them"
                 raise InputError(f"a figure must be one of the {len(FIGURES)} known names, got {name!r}: {hint}")
         if self.size not in SIZES:
-            raise InputError(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
+            close = get_close_matches(self.size, SIZES, n=1)
+            hint = f": did you mean {close[0]}?" if close else ""
+            raise InputError(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}{hint}")
         if self.seeds is not None and self.seeds < 1:
             raise InputError(f"--seeds must be at least 1, got {self.seeds}: an interval needs 3")
         if self.seeds is not None and self.seeds > MOST_SEEDS:
@@ -306,14 +315,22 @@ class Landscape:
 class List:
     """Name, title and wall time of every figure.
 
-    Example: lazyscope list
+    Example: lazyscope list --json
     """
+
+    json: bool = False
+    """Print a JSON list instead of the table."""
 
     def run(self) -> int:
         """Print the table of figures."""
-        from lazyscope.terminal import print_figures
+        from lazyscope.papers.listing import described, print_figures
 
-        print_figures(FIGURES, SIZES)
+        if self.json:
+            import json
+
+            print(json.dumps(described(FIGURES), ensure_ascii=False))
+        else:
+            print_figures(FIGURES)
         return 0
 
 
@@ -451,7 +468,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 1 unexpected outcome, or cells that could not be computed; 2 bad input; 130 interrupted.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"lazyscope {version('lazyscope')}")
+        return 0
     try:
+        _check_command(words)
         command = parse(COMMANDS, arguments, description=EXAMPLES)
         with terminated_as_interrupted():
             return command.run()
@@ -471,6 +495,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def _check_command(words: Sequence[str]) -> None:
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        close = get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`lazyscope --help` shows them"
+        raise InputError(f"a command must be one of {', '.join(COMMANDS)}, got {words[0]!r}: {hint}")
+
+
+def _as_json(items: Sequence[Any], page: Path | None) -> str:
+    import json
+
+    found = {item.name: {"title": item.title, "size": item.size, "claims": item.findings} for item in items}
+    return json.dumps({"page": str(page), "figures": found}, ensure_ascii=False)
 
 
 def _unit_axis(text: str) -> tuple[str, int]:

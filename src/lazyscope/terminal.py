@@ -1,8 +1,7 @@
 """What the command line prints: a progress line with time left, and tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -52,16 +51,6 @@ def print_findings(item: Item) -> None:
         console.print(grid)
 
 
-def print_figures(entries: Mapping[str, Any], sizes: tuple[str, ...]) -> None:
-    """Every figure with its title and wall time on two cores at each size."""
-    table = Table(title="Wall time on two cores", title_justify="left")
-    for heading in ("figure", "title", *sizes):
-        table.add_column(heading)
-    for name, entry in entries.items():
-        table.add_row(name, entry.title, *(_duration(seconds) for seconds in entry.seconds))
-    Console().print(table)
-
-
 def print_store(folder: str, summaries: Sequence[Summary]) -> None:
     """The cells of a store per function and settings, and their total."""
     table = Table(title=folder, title_justify="left", show_footer=True)
@@ -85,9 +74,3 @@ def print_store(folder: str, summaries: Sequence[Summary]) -> None:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
