@@ -219,7 +219,7 @@ def test_a_bad_folder_of_results_gives_no_page_or_a_whole_one(place, made, tmp_p
     explained(status, err)
     page = folder / "index.html"
     assert page.exists() == (status == 0)
-    assert not page.exists() or "<script>" not in page.read_text()
+    assert not page.exists() or page.read_text().count("<script>") == 1  # the page has one of its own
 
 
 @settings(max_examples=40)
