@@ -1,6 +1,7 @@
 """Where a sweep is computed changes none of its bits, and nothing that was finished is lost when a worker is."""
 
 import os
+import re
 import signal
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -39,6 +41,20 @@ def run(executor: Any = None, *, function: Any = descend, taus: Any = (0.5, 1.0,
     axes = {"t": taus} | options.pop("axes", {})
     dims = options.pop("dims", DIMS)
     return sweep_function(function, axes, key=KEY, seeds=seeds, executor=executor, dims=dims, **options)
+
+
+def by_hand(key, *, t, scale):
+    value = jax.random.normal(key)
+    for _ in range(3):
+        value = value * t
+    return {"value": scale * value, "odd": np.asarray(t > 1)}
+
+
+def test_cells_with_a_loop_of_their_own_go_to_workers_too():
+    options: dict[str, Any] = {"function": by_hand, "dims": {}, "compiled": False, "local": {"scale": 2.0}}
+    executor = Answering()
+    xr.testing.assert_identical(run(executor, **options), run(**options))
+    assert executor.calls > 0
 
 
 class Answering(Executor):
@@ -81,6 +97,7 @@ def test_threads_give_the_bits_of_this_process():
 def test_a_store_may_bring_the_executor(tmp_path):
     executor = Answering()
     with Store(tmp_path / "s") as store:
+        assert executors.OnWorkers(store, executor).folder == (tmp_path / "s").absolute()
         first = run(store=executors.OnWorkers(store, executor))
         asked = executor.calls
         again = run(store=executors.OnWorkers(store, executor))
@@ -235,3 +252,14 @@ def test_local_workers_end_at_once_on_an_exception():
 def test_there_is_at_least_one_worker():
     with pytest.raises(ValueError, match="at least one worker, got 0"):
         executors.local(0)
+
+
+@pytest.mark.parametrize("page", ["dask", "slurm"])
+def test_the_pages_on_clusters_name_what_there_is(page):
+    text = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, page, "exec")
+        for name in re.findall(r"ls\.executors\.(\w+)", block):
+            assert hasattr(executors, name)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 READY = "ready"
@@ -36,6 +37,12 @@ class OnWorkers:
 
     store: Any
     executor: Executor
+
+    @property
+    def folder(self) -> Path | None:
+        """The store's folder, from the root: where workers find what lies beside it. None for a store without one."""
+        folder = getattr(self.store, "folder", None)
+        return None if folder is None else Path(folder).absolute()
 
     def view(self, function: Callable[..., Any], *, version: int, key: Any, static: Sequence[str] = ()) -> Any:
         """The cells of `function` in the store."""

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)  # made once: three keys a cell
 HOW_TO_NAME = "define it at the top level of a module and pass what it needs as settings (functools.partial)"
 
 
@@ -123,7 +124,7 @@ def canonical(value: Any, what: str) -> Any:
 
 def to_json(value: Any) -> bytes:
     """Canonical JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _members(fields: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -63,9 +63,10 @@ def sweep(
     Without one, a store may bring it: `executors.OnWorkers(store, executor)`. A chunk whose worker dies is tried again;
     cells that fail three times are left out and told at the end, in a FailedCellsError.
 
-    With `compiled=False` the function drives compiled steps from a Python loop of its own: it is called once a cell, in
-    this process, with every coordinate as a Python value, one cell a local device at a time. `local` then names folders
-    and the like that it also gets and that change no number: they are no part of what a store knows a cell by.
+    With `compiled=False` the function drives compiled steps from a Python loop of its own: it is called once a cell,
+    with every coordinate as a Python value, one cell a local device at a time. `local` then names folders and the like
+    that it also gets and that change no number: they are no part of what a store knows a cell by, and workers on other
+    machines must have them under the same names.
 
     Raises ValueError for an empty axis, a `static` name that is no axis, fewer than one seed, results whose extra
     axes `dims` does not name, a function that workers cannot import, several CPU devices that share XLA threads
@@ -81,15 +82,17 @@ def sweep(
     ]
     kept = Memory({}) if store is None else store.view(function, version=version, key=key, static=static)
     pending = [cell for cell, done in zip(cells, kept.done(cells), strict=True) if not done]
-    if not compiled:
-        by_hand.compute(partial(function, **local or {}), pending, key, kept, progress or _silent, len(cells))
-        return _label(kept.read(cells), points, seed_list, dims or {})
-    groups = _by_static(pending, static)
     workers = executor if executor is not None else getattr(store, "executor", None)
-    if workers is None:
+    if not compiled:
+        function = partial(function, **local or {})
+    groups = _by_static(pending, static) if compiled else [((), pending)]
+    if workers is not None and pending:
+        report = progress or _silent
+        remote.compute(function, groups, key, kept, report, len(cells), workers, CHUNK_SECONDS, compiled)
+    elif compiled:
         _compute(function, groups, key, kept, progress or _silent, len(cells))
-    elif groups:
-        remote.compute(function, groups, key, kept, progress or _silent, len(cells), workers, CHUNK_SECONDS)
+    else:
+        by_hand.compute(function, pending, key, kept, progress or _silent, len(cells))
     return _label(kept.read(cells), points, seed_list, dims or {})
 
 

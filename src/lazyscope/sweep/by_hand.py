@@ -1,5 +1,6 @@
 """Cells whose function drives compiled steps from a Python loop of its own: one call a cell, one cell a device."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -10,6 +11,24 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lazyscope.sweep.cells import Cell, Function, Progress, View
+
+
+class Calls:
+    """What `Program` is to compiled cells, for a worker: one call a cell."""
+
+    capacity = 1
+
+    def __init__(self, function: Function, key: Key[Array, ""]) -> None:
+        self._function, self._key = function, key
+        self.cell_bytes = 1
+
+    def run(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+        """The results of one cell, as one row."""
+        (cell,) = cells
+        results = self._function(jax.random.fold_in(self._key, cell.seed), **dict(cell.coords))
+        rows = {name: np.asarray(value)[None] for name, value in results.items()}
+        self.cell_bytes = max(sum(value.nbytes for value in rows.values()), 1)
+        return rows
 
 
 def compute(

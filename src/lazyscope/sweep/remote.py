@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lazyscope.executors import THREADS, in_words
+from lazyscope.sweep.by_hand import Calls
 from lazyscope.sweep.cells import Cell, Function, Progress, View
 from lazyscope.sweep.program import BUFFER_CELLS, Program
 
@@ -48,6 +49,7 @@ class Task(NamedTuple):
     fixed: dict[str, Any]
     key: tuple[str, np.ndarray]
     numerics: dict[str, Any]
+    compiled: bool
     cells: list[Cell]
 
 
@@ -63,7 +65,7 @@ class Answer(NamedTuple):
 
 # --- in the worker --------------------------------------------------------------------------------------------------
 
-_programs: "OrderedDict[str, Program]" = OrderedDict()
+_programs: "OrderedDict[str, Program | Calls]" = OrderedDict()
 _turn = threading.Lock()  # a Dask worker may have several threads, which share the one device anyway
 
 
@@ -81,8 +83,12 @@ def work(task: Task) -> Answer:
 
 def facts() -> dict[str, str]:
     """What the last digits of a result may depend on."""
-    versions = {name: metadata.version(name) for name in ("lazyscope", "jax", "jaxlib", "numpy")}
-    return versions | {"device_kind": jax.local_devices()[0].device_kind, "xla_threads": os.environ[THREADS]}
+    return _versions() | {"device_kind": jax.local_devices()[0].device_kind, "xla_threads": os.environ[THREADS]}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("lazyscope", "jax", "jaxlib", "numpy")}
 
 
 def _prepare() -> None:
@@ -104,12 +110,16 @@ def _prepare() -> None:
             ) from None
 
 
-def _compiled(task: Task) -> Program:
+def _compiled(task: Task) -> Program | Calls:
     program = _programs.pop(task.program, None)
     if program is None:
         kind, data = task.key
         root = jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
-        program = Program(task.function, task.fixed, task.cells[0], root, jax.local_devices()[:1])
+        program = (
+            Program(task.function, task.fixed, task.cells[0], root, jax.local_devices()[:1])
+            if task.compiled
+            else Calls(task.function, root)
+        )
     _programs[task.program] = program
     while len(_programs) > PROGRAMS:
         _programs.popitem(last=False)
@@ -288,6 +298,7 @@ def compute(
     total: int,
     executor: Executor,
     chunk_seconds: float,
+    compiled: bool = True,
 ) -> None:
     """Compute the cells of each group on the executor's workers; `kept` is written by this process alone."""
     check_importable(function)
@@ -296,7 +307,7 @@ def compute(
     made = []
     for fixed, cells in groups:
         label = ", ".join(f"{name}={value}" for name, value in fixed)
-        task = Task(uuid.uuid4().hex, function, dict(fixed), root, numerics, [])
+        task = Task(uuid.uuid4().hex, function, dict(fixed), root, numerics, compiled, [])
         made.append(Group(task, label, deque(cells)))
     done = total - sum(len(cells) for _, cells in groups)
     report(done, total, "starting workers")
