@@ -6,8 +6,8 @@ The share of gates (signs of a ReLU, places of a maximum) that are after trainin
 images and units of a layer. The runs are those of Figure 3a and come from the store where that was computed. The
 printed lists of the authors' code are sums over 100 test batches; these are shares.
 
-quick 41 s on two idle cores, nothing after Figure 3a. Expected (3 trials): at alpha = 1 between 0.4 in the last and
-0.9 in the first layer; from alpha = 1e2 on above 0.97 everywhere; all of them at 1e7.
+quick 41 s on two idle cores, nothing after Figure 3a. Expected (3 trials): at alpha = 1 between 0.40 in the last and
+0.94 in the first layer; at alpha = 20 between 0.83 and 0.995; all of them at 1e7.
 """
 
 import matplotlib
