@@ -67,7 +67,7 @@ def test_the_standard_pool_gives_the_same_bits_where_it_is_spawned(here):
 
 
 def test_dask_gives_the_same_bits(here):
-    from distributed import LocalCluster
+    from distributed import LocalCluster  # pyright: ignore[reportMissingImports]
 
     cluster: Any = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
     with cluster, executors.dask(cluster.scheduler_address) as pool:
@@ -75,7 +75,7 @@ def test_dask_gives_the_same_bits(here):
 
 
 def test_submitted_jobs_give_the_same_bits(here, tmp_path):
-    import submitit
+    import submitit  # pyright: ignore[reportMissingImports]
 
     queue = submitit.LocalExecutor(folder=tmp_path / "jobs")
     queue.update_parameters(timeout_min=5)

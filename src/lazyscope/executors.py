@@ -189,7 +189,7 @@ def _end_with_parent() -> None:
 @contextmanager
 def dask(address: str, *, seconds: float = 10.0) -> Iterator[Executor]:
     """The workers of the Dask scheduler at `address`, such as tcp://10.0.0.1:8786."""
-    from distributed import Client
+    from distributed import Client  # pyright: ignore[reportMissingImports]
 
     if re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", address) is None:
         raise ConnectionError(
