@@ -45,6 +45,7 @@ def test_readme_snippets_run(snippet, capsys):
         assert [line.split()[:1] for line in shown.splitlines()] == [line.split()[:1] for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_readme_commands_run(tmp_path, monkeypatch, capsys):
     import lazyscope.cli
 

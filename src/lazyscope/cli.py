@@ -130,7 +130,12 @@ class Reproduce:
             )
         if self.workers is not None and self.dask is not None:
             raise InputError("cells are computed in one place, got --workers and --dask: name one of them")
-        if self.dask is not None and importlib.util.find_spec("distributed") is None:
+        if self.dask is None:
+            return
+        from lazyscope.executors import check_address
+
+        check_address(self.dask)
+        if importlib.util.find_spec("distributed") is None:
             raise InputError("--dask needs the package distributed, which is missing: pip install 'lazyscope[cluster]'")
 
     def _executor(self) -> AbstractContextManager[Any]:

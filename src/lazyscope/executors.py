@@ -186,15 +186,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def check_address(address: str) -> None:
+    """ConnectionError for what is no address of a Dask scheduler, before anything is started for it."""
+    if re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", address) is None:
+        raise ConnectionError(
+            f"a Dask address must be [PROTOCOL://]HOST:PORT, got {address!r}: tcp://10.0.0.1:8786, say"
+        )
+
+
 @contextmanager
 def dask(address: str, *, seconds: float = 10.0) -> Iterator[Executor]:
     """The workers of the Dask scheduler at `address`, such as tcp://10.0.0.1:8786."""
     from distributed import Client  # pyright: ignore[reportMissingImports]
 
-    if re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", address) is None:
-        raise ConnectionError(
-            f"a Dask address must be [PROTOCOL://]HOST:PORT, got {address!r}: tcp://10.0.0.1:8786, say"
-        )
+    check_address(address)
     try:
         client = Client(address, timeout=seconds, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
