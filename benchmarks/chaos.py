@@ -70,11 +70,17 @@ def command(folder: Path, cells: int) -> list[str]:
 def children(process: int) -> list[int]:
     """Workers of a process: its children that serve one, not the tracker of shared resources."""
     found = []
-    with suppress(OSError):  # any of them may end meanwhile
-        for listed in Path(f"/proc/{process}/task").glob("*/children"):
-            found += [int(p) for p in listed.read_text().split()]
-        return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
-    return []
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        with suppress(OSError):  # a thread or a child that ends meanwhile hides none of the others
+            found += [int(child) for child in (thread / "children").read_text().split()]
+    return [child for child in found if b"spawn_main" in _command_line(child)]
+
+
+def _command_line(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextmanager
@@ -112,10 +118,9 @@ def hit(kind: str, folder: Path, cells: int, random, counts: Counter) -> bool:
                 break
         time.sleep(random.uniform(0, 0.05))
         workers = children(process.pid)
-        if process.poll() is not None:
+        if process.poll() is not None or (kind == "worker" and not workers):  # the last chunk is back, or all is over
             counts["ended before the blow"] += 1
         elif kind == "worker":
-            assert workers, "a command at work has workers"
             with suppress(ProcessLookupError):
                 os.kill(random.choice(workers), signal.SIGKILL)
             counts["workers killed"] += 1
