@@ -172,14 +172,10 @@ def test_bad_trainers_and_weights_are_refused_in_one_line(options, message):
 def test_monitor_is_zero_at_the_start_and_jits():
     params0 = TANH.init(jax.random.key(1))
     measure = jax.jit(ls.monitor(TANH.apply, params0, PROBLEM.x[:10]))
-    assert {name: float(value) for name, value in measure(params0).items()} == {
-        "distance": 0.0,
-        "movement": 0.0,
-        "gap": 0.0,
-        "kernel_change": 0.0,
-        "kernel_change/a": 0.0,
-        "kernel_change/b": 0.0,
-    }
+    found = {name: float(value) for name, value in measure(params0).items()}
+    assert {found.pop(name) for name in ("distance", "movement", "gap")} == {0.0}
+    assert set(found) == {"kernel_change", "kernel_change/a", "kernel_change/b"}
+    assert max(found.values()) < 1e-15  # two programs of one kernel: zero to rounding
     moved = measure(jax.tree.map(lambda leaf: 1.1 * leaf, params0))
     np.testing.assert_allclose(moved["movement"], 0.1, rtol=1e-12)
 

@@ -65,10 +65,13 @@ def values(result):
 
 
 @pytest.mark.parametrize("name", ["two-layer relu", "several outputs", "shared weights", "zero", "linear", "rank one"])
-def test_every_change_is_exactly_zero_where_nothing_moved(name):
+def test_every_change_is_zero_where_nothing_moved(name):
     case = CASE[name]
     result = compiled(partial(all_changes, case.apply))(case.params, case.params, case.problem.x)
+    # Within one program two equal kernels may be put together in another order: zero to rounding.
+    kernels = {**values(result.pop("kernel")), "cosine": float(result.pop("cosine"))}
     assert set(values(result).values()) == {0.0}
+    assert all(0 <= value < 1e-15 for value in kernels.values())
 
 
 def test_every_change_is_positive_where_a_curved_model_moved():

@@ -18,13 +18,12 @@ from lazyscope import (
     infinite_width_kernel,
     kernel_product,
     spectrum,
-    tangent,
     tangent_kernel,
     traced_kernel,
     two_layer,
 )
 from lazyscope.linearize import linearize
-from lazyscope.tangent import largest_eigenvalue
+from lazyscope.tangent import blocks, derivatives, group_kernel_examples, largest_eigenvalue
 
 # Piecewise linear in the weights: the second-order rate needs a second derivative.
 SMOOTH = [case for case in CASES if "relu" not in case.name and "conv" not in case.name]
@@ -59,12 +58,13 @@ def brute_force_kernel(case, x, x2):
     return kernel[:, 0, :, 0] if scalar else kernel.transpose(0, 2, 1, 3)
 
 
-def tight_budget(case, pairs_per_block=9):
+def tight_budget(case, examples=3):
     """Bytes that leave room for blocks of about three examples."""
-    sizes = sum(leaf.size for leaf in jax.tree.leaves(case.params))
+    found = derivatives.derivatives(case.apply, case.params, case.problem.x)
     outputs = case.apply(case.params, case.problem.x)
     n, k = outputs.shape[0], outputs[0].size
-    return 8 * (2 * n * n * k * k + 2 * 3 * k * sizes + 2 * pairs_per_block * k * k)
+    each = sum(leaf.size for leaf in jax.tree.leaves(found)) // n
+    return 8 * (2 * n * n * k * k + 3 * examples * each + 2 * examples**2 * k * k)
 
 
 @named(CASES)
@@ -107,13 +107,23 @@ def test_kernels_between_two_batches_agree_in_all_forms(case, reverse):
     np.testing.assert_allclose(product, summed, rtol=1e-10, atol=1e-11)
 
 
+# Per example of the two-layer net: a by its Jacobian (width), b by its factors (d and width); both come from factors.
+WIDTH, D = TWO_LAYER.params["b"].shape
+DERIVATIVE, WORKING = WIDTH + (D + WIDTH), (WIDTH + 1) + (D + WIDTH)
+
+
 @pytest.mark.parametrize("block", [1, 2, 5, 15, 16, 100])
-def test_any_block_size_gives_the_dense_kernel(block):
-    x, p = TWO_LAYER.problem.x, 70
-    budget = 8 * (2 * len(x) ** 2 + 2 * block * p + 2 * block**2)
+def test_any_block_size_gives_the_dense_kernel(block, monkeypatch):
+    x, taken = TWO_LAYER.problem.x, []
+    budget = 8 * (2 * len(x) ** 2 + (2 * DERIVATIVE + WORKING) * block + 2 * block**2)
     kernel = tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x)
+    derive = blocks._derive
+    monkeypatch.setattr(blocks, "_derive", lambda *given: taken.append(len(given[-1])) or derive(*given))
     blocked = blocked_tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x, memory_budget=budget)
     np.testing.assert_allclose(blocked, kernel, rtol=1e-12, atol=1e-12)
+    count = -(-len(x) // min(block, len(x)))
+    assert {size for size in taken if size > 1} <= {-(-len(x) // count)}
+    assert len(taken) - taken.count(1) == (count * (count + 1) // 2 if block > 1 else 0)
 
 
 @named([TWO_LAYER, SEVERAL])
@@ -139,18 +149,6 @@ def test_group_kernels_sum_to_the_kernel_and_leave_buffers_out():
         total = tangent_kernel(case.apply, case.params, case.problem.x)
         np.testing.assert_allclose(sum(kernels.values()), total, rtol=1e-11, atol=1e-12)
     assert set(kernels) == {"w", "u"}
-
-
-def test_large_conv_nets_give_the_same_groups_by_single_gradients(monkeypatch):
-    case = next(case for case in CASES if case.name == "conv net")
-    blocked = group_kernels(case.apply, case.params, case.problem.x)
-    monkeypatch.setattr(tangent, "_LARGE", 0)
-    monkeypatch.setattr(tangent, "_blocked", None)
-    single = group_kernels(case.apply, case.params, case.problem.x)
-    for name, kernel in blocked.items():
-        np.testing.assert_allclose(single[name], kernel, rtol=1e-10, atol=1e-13)
-    with pytest.raises(ValueError, match="the Jacobian of 10 examples must fit memory_budget=1e"):
-        group_kernels(case.apply, case.params, case.problem.x, memory_budget=1e3)
 
 
 def test_the_groups_of_the_two_layer_net_are_its_feature_and_its_weighted_gate_kernels():
@@ -284,15 +282,23 @@ def test_a_doubled_net_has_the_kernel_per_unit_of_its_half():
 
 def test_a_dense_kernel_over_the_budget_is_refused_with_the_bytes_and_the_blocked_call():
     x = TWO_LAYER.problem.x
-    needed = 8 * (16 * 70 + 2 * 16 * 16)
+    needed = 8 * (16 * (DERIVATIVE + WORKING) + 2 * 16 * 16)
     tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x, memory_budget=needed)
-    with pytest.raises(ValueError, match=r"memory_budget=1.3e\+04 bytes, needs 1.31e\+04: call blocked_tangent_kernel"):
-        tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x, memory_budget=13000)
+    with pytest.raises(
+        ValueError, match=r"memory_budget=1.08e\+04 bytes, needs 1.09e\+04: call blocked_tangent_kernel"
+    ):
+        tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x, memory_budget=needed - 100)
+
+
+@pytest.mark.parametrize(("numbers", "examples"), [(DERIVATIVE - 1, 0), (10 * DERIVATIVE, 10), (20_000, 100)])
+def test_as_many_examples_are_taken_as_have_derivatives_and_kernels_of_a_number(numbers, examples):
+    # Two groups, hence two kernels: 100² of each are 20 000 numbers.
+    assert group_kernel_examples(TWO_LAYER.apply, TWO_LAYER.params, TWO_LAYER.problem.x, numbers) == examples
 
 
 def test_a_kernel_that_no_block_fits_is_refused_with_the_product():
-    with pytest.raises(ValueError, match=r"need 5.23e\+03: take fewer examples, .* kernel_product"):
-        blocked_tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, TWO_LAYER.problem.x, memory_budget=5000)
+    with pytest.raises(ValueError, match=r"need 4.74e\+03: take fewer examples, .* kernel_product"):
+        blocked_tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, TWO_LAYER.problem.x, memory_budget=4700)
 
 
 @pytest.mark.parametrize(

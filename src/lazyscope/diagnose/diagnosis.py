@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lazyscope import tree
 from lazyscope.criterion import Budget, Criterion, criterion
 from lazyscope.diagnose.advice import advise, explain
 from lazyscope.diagnose.regime import Thresholds, regime
@@ -34,9 +33,9 @@ from lazyscope.measures import (
 )
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
-from lazyscope.tangent import group_kernels
+from lazyscope.tangent import group_kernel_examples, group_kernels
 
-KERNEL_NUMBERS = 2**26  # numbers that the Jacobian for the kernel may hold: 512 MiB in float64
+KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def diagnose(
     Deciders, on held-out inputs where there are any (docs/design.md, the regime):
     g = ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖) for the square loss; for another loss the larger of
     ‖f_T − f_lin,T‖/‖f_T − f_0‖ and |L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|. k is the largest relative change of a
-    parameter group's tangent kernel, on as many inputs (at most `examples`) as their Jacobian fits 512 MiB.
+    parameter group's tangent kernel, on as many inputs (at most `examples`) as have derivatives of 512 MiB.
 
     Raises ValueError for a trainer that diverges or returns other shapes, for both `train` and `params`, and as
     `criterion` does.
@@ -136,7 +135,7 @@ def diagnose(
             f"the trained model must have a finite loss, got {losses['loss, trained']:g}: training diverged, lower the "
             "step size"
         )
-    few = x[: _kernel_examples(params0, f0, examples)]
+    few = x[: _kernel_examples(apply, params0, x, examples)]
     before, after = group_kernels(apply, params0, few), group_kernels(apply, trained.params, few)
     change = change_of_kernels(before, after)
     group = max(change.groups, key=lambda name: float(change.groups[name]))
@@ -206,11 +205,9 @@ def _gap(problem: Problem, f: Array, f_linear: Array, f0: Array, y: Array) -> tu
     return max(float(trained_gap(f, f_linear, f0)), by_loss), losses
 
 
-def _kernel_examples(params0: PyTree, outputs: Array, examples: int | None) -> int:
-    theta, _ = tree.split(params0)
-    row = tree.size(theta) * max(outputs.size // outputs.shape[0], 1)
-    affordable = max(int(KERNEL_NUMBERS // row), 2)
-    return min(outputs.shape[0], affordable, examples or 256)
+def _kernel_examples(apply: Apply, params0: PyTree, x: Array, examples: int | None) -> int:
+    affordable = max(group_kernel_examples(apply, params0, x, KERNEL_NUMBERS), 2)
+    return min(x.shape[0], affordable, examples or 256)
 
 
 def _indicators(params0: PyTree, params: PyTree, kernels: tuple[Array, Array]) -> dict[str, float]:

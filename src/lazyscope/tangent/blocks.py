@@ -1,0 +1,187 @@
+"""A kernel in blocks of examples, each as large as a budget of bytes allows."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from math import prod, sqrt
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from lazyscope.models import Apply
+from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives
+from lazyscope.tangent.outputs import checked_outputs
+
+_Loop = Callable[[Any, Any, Callable[[Any, PyTree], PyTree], PyTree], PyTree]
+
+
+class Form(NamedTuple):
+    """What is kept: which pairs of outputs, and whether one kernel a leaf or their sum."""
+
+    outputs: Outputs
+    by_leaf: bool = False
+
+
+def dense(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> PyTree:
+    """The kernel from the derivatives of all examples at once."""
+    left = _derive(apply, form, params, x)
+    return _block(form, left, left if x2 is None else _derive(apply, form, params, x2))
+
+
+def dense_bytes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> int:
+    """Bytes that `dense` holds: derivatives, what they are made from, and twice the kernel."""
+    size = _sizes(apply, params, x, x2, form)
+    examples = size.n if x2 is None else size.n + size.n2
+    derivatives = size.derivative * examples + size.working * max(size.n, size.n2)
+    return size.item * (derivatives + 2 * size.pair * size.n * size.n2)
+
+
+def blocked(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form, memory_budget: float) -> PyTree:
+    """The kernel with at most `memory_budget` bytes at a time; ValueError where not even one pair of examples fits."""
+    size = _sizes(apply, params, x, x2, form)
+    # The padded kernel and its slice; per block two derivatives, what one is made from, the block and its transpose.
+    kernels, each = 2 * size.pair * size.n * size.n2, 2 * size.derivative + size.working
+    rest = memory_budget / size.item - kernels
+    smallest = each + 2 * size.pair
+    if rest < smallest:
+        raise ValueError(
+            f"the kernel and the Jacobians of two examples must fit memory_budget={memory_budget:.3g} bytes, need "
+            f"{size.item * (smallest + kernels):.3g}: take fewer examples, raise memory_budget, or call "
+            "kernel_product(apply, params, x, x2)"
+        )
+    largest = int((sqrt(each**2 + 8 * size.pair * rest) - each) / (4 * size.pair))
+    longest = max(size.n, size.n2)
+    # Blocks of equal size, so that the last is not mostly padding.
+    block = -(-longest // -(-longest // max(largest, 1)))
+    # A compiled loop would slow the convolutions down that are in it (`krylov.lanczos_by_calls` says why).
+    loop = _python_loop if _concrete(params, x, x2) else jax.lax.fori_loop
+    found = _assemble(apply, form, block, loop, params, x, x2)
+    return jax.tree.map(lambda kernel: kernel[: size.n, : size.n2], found)
+
+
+def affordable(apply: Apply, params: PyTree, x: Array, form: Form, numbers: float) -> int:
+    """How many examples have derivatives, and a kernel, of at most so many numbers each; fewer than one is 0."""
+    size = _sizes(apply, params, x, None, form)
+    return int(min(numbers / size.derivative, sqrt(numbers / size.pair)))
+
+
+class _Sizes(NamedTuple):
+    n: int
+    n2: int
+    item: int
+    derivative: int  # entries an example
+    working: int  # entries an example, while its derivative is made
+    pair: int  # entries of the kernel a pair of examples
+
+
+def _sizes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> _Sizes:
+    outputs = checked_outputs(apply, params, x)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda *given: given, params, x[:1]))
+    n, n2 = x.shape[0], (x if x2 is None else x2).shape[0]
+    return _Sizes(n, n2, outputs.dtype.itemsize, *_entries(apply, form, structure, tuple(leaves)))
+
+
+# Looking through a large model takes longer than a small kernel of it.
+@lru_cache(maxsize=64)
+def _entries(
+    apply: Apply, form: Form, structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
+) -> tuple[int, int, int]:
+    found = jax.eval_shape(partial(_derivatives, apply), *jax.tree.unflatten(structure, leaves))
+    one = jax.eval_shape(partial(_cheaper, form), found)
+    return _count(one), _count(found), _count(jax.eval_shape(partial(_block, form), one, one))
+
+
+def _count(shapes: PyTree) -> int:
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def _concrete(*arrays: PyTree) -> bool:
+    """Whether no transformation of JAX is at work on any of the arrays."""
+    try:
+        for leaf in jax.tree.leaves(arrays):
+            np.asarray(jnp.ravel(leaf)[:1])
+    except jax.errors.TracerArrayConversionError:
+        return False
+    return True
+
+
+def _python_loop(start: Any, stop: int, body: Callable[[Any, PyTree], PyTree], state: PyTree) -> PyTree:
+    for i in range(start, stop):
+        state = body(jnp.asarray(i), state)
+    return state
+
+
+def _assemble(apply: Apply, form: Form, block: int, loop: _Loop, params: PyTree, x: Array, x2: Array | None) -> PyTree:
+    symmetric = x2 is None
+    rows = _pad(x, block)
+    columns = rows if x2 is None else _pad(x2, block)
+
+    def fill_row(i: Array, kernels: PyTree) -> PyTree:
+        left = _derive(apply, form, params, rows[i])
+
+        def fill(j: Array, kernels: PyTree) -> PyTree:
+            return _put(form, symmetric, block, kernels, left, _derive(apply, form, params, columns[j]), i, j)
+
+        if not symmetric:
+            return loop(0, len(columns), fill, kernels)
+        return loop(i + 1, len(columns), fill, _put(form, False, block, kernels, left, left, i, i))
+
+    pair = jax.eval_shape(lambda th, one: _block(form, *2 * [_derive(apply, form, th, one)]), params, x[:1])
+    height, width = len(rows) * block, len(columns) * block
+    empty = jax.tree.map(lambda s: jnp.zeros((height, width, *s.shape[2:]), s.dtype), pair)
+    return loop(0, len(rows), fill_row, empty)
+
+
+def _derive(apply: Apply, form: Form, params: PyTree, x: Array) -> list[Derivative]:
+    # Two programs: in one, XLA fuses the backward pass into what it transposes for the products, which is slow on CPUs.
+    return _cheaper(form, _derivatives(apply, params, x))
+
+
+@partial(jax.jit, static_argnums=0)
+def _derivatives(apply: Apply, params: PyTree, x: Array) -> list[Derivative]:
+    return derivatives(apply, params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _cheaper(form: Form, found: list[Derivative]) -> list[Derivative]:
+    return cheaper(found, form.outputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _block(form: Form, left: list[Derivative], right: list[Derivative]) -> PyTree:
+    kernels = contract(left, right, form.outputs)
+    return kernels if form.by_leaf else sum(kernels)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _put(
+    form: Form,
+    mirror: bool,
+    block: int,
+    kernels: PyTree,
+    left: list[Derivative],
+    right: list[Derivative],
+    i: Array,
+    j: Array,
+) -> PyTree:
+    """The kernels with the block of rows i and columns j in place, and with `mirror` its transpose, too."""
+
+    def put(kernel: Array, piece: Array) -> Array:
+        at = (i * block, j * block, *[0] * (piece.ndim - 2))
+        kernel = jax.lax.dynamic_update_slice(kernel, piece, at)
+        return jax.lax.dynamic_update_slice(kernel, _mirrored(piece), (at[1], at[0], *at[2:])) if mirror else kernel
+
+    return jax.tree.map(put, kernels, _block(form, left, right))
+
+
+def _mirrored(piece: Array) -> Array:
+    # K[j, i, d, c] = K[i, j, c, d]; a trace or diagonal over outputs has no pair of output axes to swap.
+    return piece.transpose((1, 0, 3, 2) if piece.ndim == 4 else (1, 0, *range(2, piece.ndim)))
+
+
+def _pad(x: Array, block: int) -> Float[Array, "blocks block *rest"]:
+    # Repeats the last example: any value would do, but this one is sure to be a valid input.
+    count = -(-x.shape[0] // block)
+    return x[jnp.minimum(jnp.arange(count * block), x.shape[0] - 1)].reshape(count, block, *x.shape[1:])

@@ -1,0 +1,84 @@
+"""The tangent kernel K = Dh Dhᵀ on a batch as an array (Jacot et al. 2018; Chizat et al. 2019, §2.1)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from lazyscope import tree
+from lazyscope.models import Apply
+from lazyscope.tangent import blocks
+from lazyscope.tangent.blocks import Form
+from lazyscope.tangent.derivatives import jacobians
+from lazyscope.tangent.outputs import scalar_outputs
+
+MEMORY_BUDGET = 2 * 2**30
+"""Bytes that the derivatives and kernels of one call may take: 2 GiB."""
+
+
+def tangent_kernel(
+    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+) -> Float[Array, "n n2 *kk"]:
+    """Dense tangent kernel: `(n, n2)` for outputs `(n,)`, else `(n, n2, k, k)` with k the flattened trailing axes.
+
+    K[i, j] = Dh(x_i) Dh(x2_j)ᵀ, summed over all parameters. Needs, for both batches at once, the derivatives of all
+    examples (at most n·k·p numbers each, fewer by the structure of `lazyscope.tangent.weights`) and twice the kernel;
+    raises ValueError when these bytes are over `memory_budget` (`blocked_tangent_kernel` then gives the same numbers).
+    """
+    form = Form("all")
+    needed = blocks.dense_bytes(apply, params, x, x2, form)
+    if needed > memory_budget:
+        raise ValueError(
+            f"a dense tangent kernel must fit memory_budget={memory_budget:.3g} bytes, needs {needed:.3g}: call "
+            "blocked_tangent_kernel(apply, params, x, x2), or kernel_product for products alone"
+        )
+    return _without_axes(apply, params, x, blocks.dense(apply, params, x, x2, form))
+
+
+def blocked_tangent_kernel(
+    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+) -> Float[Array, "n n2 *kk"]:
+    """`tangent_kernel` in blocks of examples, as large as `memory_budget` bytes allow: the same numbers to rounding.
+
+    Derivatives of all examples are computed once per row of blocks (half of that for `x2=None`, by symmetry). Raises
+    ValueError when not even the kernel with the derivatives of one pair of examples fits.
+    """
+    return _without_axes(apply, params, x, blocks.blocked(apply, params, x, x2, Form("all"), memory_budget))
+
+
+def traced_kernel(
+    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+) -> Float[Array, "n n2"]:
+    """Σ_c K[i, j, c, c], the kernel traced over outputs, in blocks; K itself for outputs `(n,)`."""
+    return blocks.blocked(apply, params, x, x2, Form("trace"), memory_budget)
+
+
+def diagonal_kernel(
+    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+) -> Float[Array, "n n2 k"]:
+    """K[i, j, c, c], one kernel per output c, in blocks; k = 1 for outputs `(n,)`."""
+    return blocks.blocked(apply, params, x, x2, Form("diagonal"), memory_budget)
+
+
+def group_kernels(
+    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+) -> dict[str, Float[Array, "n n2 *kk"]]:
+    """One kernel per parameter leaf, K_g = D_g h D_g hᵀ, by name (`tree.group_names`); they sum to the tangent kernel.
+
+    In blocks, since there are as many kernels as groups. Raises ValueError as `blocked_tangent_kernel` does.
+    """
+    kernels = blocks.blocked(apply, params, x, x2, Form("all", by_leaf=True), memory_budget)
+    named = zip(tree.group_names(params), kernels, strict=True)
+    return {name: _without_axes(apply, params, x, kernel) for name, kernel in named}
+
+
+def group_kernel_examples(apply: Apply, params: PyTree, x: Array, numbers: float) -> int:
+    """How many examples of a batch have derivatives, and `group_kernels`, of at most so many numbers each."""
+    return blocks.affordable(apply, params, x, Form("all", by_leaf=True), numbers)
+
+
+def jacobian(apply: Apply, params: PyTree, x: Array) -> Float[Array, "n k p"]:
+    """Dh as a dense array: n examples, k flattened outputs, p parameters in the order of `tree.split`."""
+    return jnp.concatenate(jacobians(apply, params, x), axis=2)
+
+
+def _without_axes(apply: Apply, params: PyTree, x: Array, kernel: Array) -> Array:
+    return kernel[:, :, 0, 0] if scalar_outputs(apply, params, x) else kernel

@@ -1,0 +1,237 @@
+"""Where weights are recognised, and the kernels that follow from it against those of whole Jacobians."""
+
+from functools import partial
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import compiled
+from hypothesis import given, settings
+
+from lazyscope import center, diagonal_kernel, linearize, mlp, tangent_kernel, traced_kernel
+from lazyscope.tangent import derivatives, jacobian, weights
+from lazyscope.vision import layers, network, resnet18, vgg11
+
+KEY = jax.random.key(0)
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def found(apply, params, x):
+    """Positions, fan-in and units of every leaf that is recognised."""
+    theta, structure = jax.tree.flatten(params)
+
+    def single(th, example):
+        return apply(jax.tree.unflatten(structure, th), example[None])[0].reshape(-1)
+
+    return [None if place is None else place[:3] for place in weights.places(single, theta, x[0])]
+
+
+def expected(apply, params, x):
+    """The kernel (n, n, k, k) from whole Jacobians."""
+    rows = np.asarray(compiled(partial(jacobian, apply))(params, x))
+    return np.einsum("ikp,jlp->ijkl", rows, rows)
+
+
+def check(apply, params, x):
+    """All three forms of the kernel are those of whole Jacobians."""
+    kernel = expected(apply, params, x)
+    tolerance = {"rtol": 1e-10, "atol": 1e-11 * np.abs(kernel).max()}
+
+    def forms(params, x):
+        return [form(apply, params, x) for form in (tangent_kernel, diagonal_kernel, traced_kernel)]
+
+    dense, diagonal, traced = compiled(forms)(params, x)
+    np.testing.assert_allclose(dense if dense.ndim == 4 else dense[:, :, None, None], kernel, **tolerance)
+    np.testing.assert_allclose(diagonal, np.einsum("ijcc->ijc", kernel), **tolerance)
+    np.testing.assert_allclose(traced, np.einsum("ijcc->ij", kernel), **tolerance)
+
+
+@pytest.fixture(params=["cheaper", "factors", "jacobians"])
+def form(request, monkeypatch):
+    """Each form by itself, beside the choice that is made."""
+    if request.param != "cheaper":
+        cost = {"factors": (0.0, 1.0), "jacobians": (1.0, 0.0)}[request.param]
+        monkeypatch.setattr(derivatives, "_operations", lambda *_: cost)
+        jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+X = normal(0, 5, 4)
+IMAGES = normal(1, 4, 7, 6, 2)
+NHWC = ("NHWC", "HWIO", "NHWC")
+W, V, U = normal(2, 4, 3), normal(3, 3, 2), normal(4, 4, 4)
+KERNEL = normal(5, 3, 2, 2, 5)
+
+RECOGNISED = {
+    "x W": (lambda w, x: jnp.tanh(x @ w), W, X, [(1, 4, 3)]),
+    "W x": (lambda w, x: jnp.tanh(w.T @ x.T).T, W, X, [(1, 4, 3)]),
+    "scaled": (lambda w, x: jnp.tanh(x @ (0.5 * -w / jnp.sqrt(4.0))), W, X, [(1, 4, 3)]),
+    "two layers and a jit": (lambda p, x: jax.jit(jnp.tanh)(x @ p[0]) @ p[1], [W, V], X, [(1, 4, 3), (1, 3, 2)]),
+    "heads": (
+        lambda w, x: jnp.sin(jnp.einsum("nd,dhk->nhk", x, w.reshape(4, 2, 2))),
+        U,
+        X,
+        [(1, 4, 4)],
+    ),
+    "low-rank update": (
+        lambda p, x: jnp.tanh(x @ p[0] + (x @ p[1]) @ p[2]),
+        [U, W, normal(6, 3, 4)],
+        X,
+        [(1, 4, 4), (1, 4, 3), (1, 3, 4)],
+    ),
+    "tokens": (lambda w, x: jnp.tanh(x.reshape(-1, 2, 2) @ w).sum(axis=1), normal(7, 2, 3), X, [(2, 2, 3)]),
+    "convolution": (
+        lambda w, x: jnp.tanh(
+            jax.lax.conv_general_dilated(x, w, (2, 1), [(1, 0), (2, 1)], rhs_dilation=(1, 2), dimension_numbers=NHWC)
+        ).sum(axis=(1, 2)),
+        KERNEL,
+        IMAGES,
+        [(3 * 7, 12, 5)],
+    ),
+    "transposed convolution, channels first": (
+        lambda w, x: jnp.tanh(
+            jax.lax.conv_general_dilated(x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), (1, 1), [(0, 0)] * 2, (2, 2))
+        ).sum(axis=(2, 3)),
+        KERNEL,
+        IMAGES,
+        [(11 * 10, 12, 5)],
+    ),
+    "one dimension": (
+        lambda w, x: jnp.tanh(jax.lax.conv_general_dilated(x[:, None], w, (1,), "SAME")).sum(axis=1),
+        normal(8, 2, 1, 3),
+        X,
+        [(4, 3, 2)],
+    ),
+}
+
+LEFT_ALONE = {
+    "used twice": (lambda w, x: jnp.tanh(x @ w) @ w.T, W, X),
+    "used in a product and elsewhere": (lambda w, x: jnp.tanh(x @ w) + w.sum(), W, X),
+    "a product of weights": (lambda p, x: x @ (p[0] @ p[1]), [W, V], X),
+    "a function of weights": (lambda w, x: x @ jnp.tanh(w), W, X),
+    "scaled by entry": (lambda w, x: x @ (w * jnp.arange(1.0, 4.0)[None]), W, X),
+    "squared": (lambda w, x: jnp.einsum("nd,de,ne->n", x, w, x @ w), W, X),
+    "in a loop": (lambda w, x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), U, X),
+    "in a scan over weights": (
+        lambda w, x: jax.lax.scan(lambda y, v: (jnp.tanh(y @ v), None), x, w)[0],
+        normal(9, 3, 4, 4),
+        X,
+    ),
+    "recomputed": (lambda w, x: jax.checkpoint(lambda w: jnp.tanh(x @ w))(w), W, X),
+    "stacked": (lambda p, x: jnp.einsum("nd,sde->nse", x, jnp.stack(p)), [U, 2 * U], X),
+    "in groups": (
+        lambda w, x: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "VALID", dimension_numbers=NHWC, feature_group_count=2
+        ).sum(axis=(1, 2)),
+        normal(10, 3, 2, 1, 4),
+        IMAGES,
+    ),
+    "the image of a convolution": (
+        lambda w, x: jnp.moveaxis(
+            jax.lax.conv_general_dilated(w, x.transpose(1, 2, 3, 0), (1, 1), "VALID", dimension_numbers=NHWC)[0], -1, 0
+        ).reshape(len(x), -1),
+        normal(11, 1, 8, 7, 2),
+        IMAGES,
+    ),
+    "returned": (lambda w, x: x * w[None], normal(12, 4), X),
+    "not used": (lambda p, x: x @ p[0][:, 0], [W, V], X),
+}
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_weights_of_one_product_are_recognised_and_their_kernels_are_those_of_jacobians(name):
+    apply, params, x, shapes = RECOGNISED[name]
+    assert found(apply, params, x) == shapes
+    check(apply, params, x)
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_weights_that_enter_otherwise_are_left_to_their_jacobians(name):
+    apply, params, x = LEFT_ALONE[name]
+    assert set(found(apply, params, x)[:1]) == {None}
+    check(apply, params, x)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("smooth", [False, True])
+def test_every_weight_of_our_image_nets_is_recognised_and_their_kernels_are_those_of_jacobians(smooth):
+    more = {"activation": layers.tanh} if smooth else {}
+    parts = [layers.conv(3), layers.relu(), layers.max_pool(), layers.conv(4, stride=2), layers.tanh()]
+    for model, x in (
+        (network(layers.sequence([*parts, layers.dense(2)]), (4, 4, 2)), normal(20, 3, 4, 4, 2)),
+        (resnet18(factor=1 / 64, classes=2, shape=(4, 4, 1), **more), normal(21, 2, 4, 4, 1)),
+    ):
+        params = model.init(KEY, 2.0)
+        places = found(model.apply, params, x)
+        assert [leaf.ndim > 1 for leaf in jax.tree.leaves(params)] == [place is not None for place in places]
+        check(model.apply, params, x)
+
+
+def test_the_weights_of_vgg_have_the_positions_of_its_feature_maps():
+    model = vgg11(factor=1 / 16)
+    params, x = model.init(KEY, 1.0), normal(22, 2, 32, 32, 3)
+    places = [place for place in found(model.apply, params, x) if place]
+    assert [place[0] for place in places] == [1024, 256, 64, 64, 16, 16, 4, 4, 1]
+    assert [place[1] * place[2] for place in places] == [w.size for w in jax.tree.leaves(params) if w.ndim > 1]
+
+
+def test_a_centred_model_is_seen_through_and_a_linearised_one_is_left_to_its_jacobian():
+    model = mlp((4, 6, 3), bias=True)
+    params = model.init(KEY, 0.7)
+    moved = jax.tree.map(lambda leaf: 1.1 * leaf + 0.01, params)
+    assert found(center(model.apply, params), moved, X) == [None, (1, 4, 6), None, (1, 6, 3)]
+    check(center(model.apply, params), moved, X)
+    linear = linearize(model.apply, params)
+    assert found(linear, moved, X) == [None] * 4
+    check(linear, moved, X)
+    np.testing.assert_allclose(
+        tangent_kernel(linear, moved, X), tangent_kernel(model.apply, params, X), rtol=1e-11, atol=1e-13
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    pad=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    numbers=st.sampled_from([NHWC, ("NCHW", "OIHW", "NCHW"), ("NHWC", "OHWI", "NCHW"), ("NCHW", "HWIO", "NHWC")]),
+)
+def test_any_convolution_has_the_kernel_of_its_jacobian(size, stride, pad, dilation, numbers):
+    shape = dict(zip("HWIO", (*size, 2, 3), strict=True))
+    w = normal(30, *(shape[axis] for axis in numbers[1]))
+    images = IMAGES.transpose(*("NHWC".index(axis) for axis in numbers[0]))
+
+    def apply(w, x):
+        padding = [(pad[0], pad[1]), (pad[1], pad[0])]
+        y = jax.lax.conv_general_dilated(x, w, stride, padding, rhs_dilation=dilation, dimension_numbers=numbers)
+        return jnp.tanh(y).reshape(len(x), -1)[:, :3]
+
+    assert found(apply, w, images)[0] is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(derivatives, "_operations", lambda *_: (0.0, 1.0))
+        kernel = tangent_kernel(apply, w, images)
+    np.testing.assert_allclose(kernel, expected(apply, w, images), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("loop", ["compiled", "in Python"])
+def test_blocks_of_factors_give_the_dense_kernel_in_both_loops(loop):
+    model = mlp((4, 6, 3), bias=True)
+    params, x = model.init(KEY, 0.7), normal(23, 11, 4)
+    dense = tangent_kernel(model.apply, params, x)
+
+    def blocked(params, x):
+        from lazyscope import blocked_tangent_kernel
+
+        return blocked_tangent_kernel(model.apply, params, x, memory_budget=8 * (2 * 121 * 9 + 1000))
+
+    np.testing.assert_allclose(
+        (compiled(blocked) if loop == "compiled" else blocked)(params, x), dense, rtol=1e-12, atol=1e-13
+    )
