@@ -10,8 +10,9 @@ import pytest
 from compiled import compiled
 from hypothesis import given, settings
 
-from lazyscope import center, diagonal_kernel, linearize, mlp, tangent_kernel, traced_kernel
-from lazyscope.tangent import derivatives, jacobian, weights
+from lazyscope import blocked_tangent_kernel, center, linearize, mlp, tangent_kernel
+from lazyscope.tangent import jacobian, weights
+from lazyscope.tangent.derivatives import Factors, cheaper, contract, derivatives, multiplied
 from lazyscope.vision import layers, network, resnet18, vgg11
 
 KEY = jax.random.key(0)
@@ -38,28 +39,23 @@ def expected(apply, params, x):
 
 
 def check(apply, params, x):
-    """All three forms of the kernel are those of whole Jacobians."""
+    """The kernel is that of whole Jacobians: as it is chosen, by factors alone, by Jacobians alone, and all of it."""
     kernel = expected(apply, params, x)
-    tolerance = {"rtol": 1e-10, "atol": 1e-11 * np.abs(kernel).max()}
+    right = {"all": kernel, "diagonal": np.einsum("ijcc->ijc", kernel), "trace": np.einsum("ijcc->ij", kernel)}
+
+    def by(found, outputs):
+        return sum(contract(found, found, outputs))
 
     def forms(params, x):
-        return [form(apply, params, x) for form in (tangent_kernel, diagonal_kernel, traced_kernel)]
+        found = derivatives(apply, params, x)
+        rows = [multiplied(leaf) if isinstance(leaf, Factors) else leaf for leaf in found]
+        return {
+            outputs: [by(found, outputs), by(rows, outputs), by(cheaper(found, outputs), outputs)] for outputs in right
+        }
 
-    dense, diagonal, traced = compiled(forms)(params, x)
-    np.testing.assert_allclose(dense if dense.ndim == 4 else dense[:, :, None, None], kernel, **tolerance)
-    np.testing.assert_allclose(diagonal, np.einsum("ijcc->ijc", kernel), **tolerance)
-    np.testing.assert_allclose(traced, np.einsum("ijcc->ij", kernel), **tolerance)
-
-
-@pytest.fixture(params=["cheaper", "factors", "jacobians"])
-def form(request, monkeypatch):
-    """Each form by itself, beside the choice that is made."""
-    if request.param != "cheaper":
-        cost = {"factors": (0.0, 1.0), "jacobians": (1.0, 0.0)}[request.param]
-        monkeypatch.setattr(derivatives, "_operations", lambda *_: cost)
-        jax.clear_caches()
-    yield
-    jax.clear_caches()
+    for outputs, kernels in compiled(forms)(params, x).items():
+        for found in kernels:
+            np.testing.assert_allclose(found, right[outputs], rtol=1e-10, atol=1e-11 * np.abs(kernel).max())
 
 
 X = normal(0, 5, 4)
@@ -144,7 +140,6 @@ LEFT_ALONE = {
 }
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("name", RECOGNISED)
 def test_weights_of_one_product_are_recognised_and_their_kernels_are_those_of_jacobians(name):
     apply, params, x, shapes = RECOGNISED[name]
@@ -159,25 +154,28 @@ def test_weights_that_enter_otherwise_are_left_to_their_jacobians(name):
     check(apply, params, x)
 
 
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("smooth", [False, True])
-def test_every_weight_of_our_image_nets_is_recognised_and_their_kernels_are_those_of_jacobians(smooth):
-    more = {"activation": layers.tanh} if smooth else {}
-    parts = [layers.conv(3), layers.relu(), layers.max_pool(), layers.conv(4, stride=2), layers.tanh()]
-    for model, x in (
-        (network(layers.sequence([*parts, layers.dense(2)]), (4, 4, 2)), normal(20, 3, 4, 4, 2)),
-        (resnet18(factor=1 / 64, classes=2, shape=(4, 4, 1), **more), normal(21, 2, 4, 4, 1)),
-    ):
-        params = model.init(KEY, 2.0)
-        places = found(model.apply, params, x)
-        assert [leaf.ndim > 1 for leaf in jax.tree.leaves(params)] == [place is not None for place in places]
-        check(model.apply, params, x)
+SMALL = network(
+    layers.sequence([layers.conv(3), layers.relu(), layers.max_pool(), layers.conv(4, stride=2), layers.dense(2)]),
+    (4, 4, 2),
+)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [SMALL, pytest.param(resnet18(factor=1 / 64, classes=2, shape=(4, 4, 2)), marks=pytest.mark.slow)],
+    ids=["small", "resnet18"],
+)
+def test_every_weight_of_our_image_nets_is_recognised_and_their_kernels_are_those_of_jacobians(model):
+    params, x = model.init(KEY, 2.0), normal(20, 3, 4, 4, 2)
+    places = found(model.apply, params, x)
+    assert [leaf.ndim > 1 for leaf in jax.tree.leaves(params)] == [place is not None for place in places]
+    check(model.apply, params, x)
 
 
 def test_the_weights_of_vgg_have_the_positions_of_its_feature_maps():
     model = vgg11(factor=1 / 16)
-    params, x = model.init(KEY, 1.0), normal(22, 2, 32, 32, 3)
-    places = [place for place in found(model.apply, params, x) if place]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(model.init, KEY))
+    places = [place for place in found(model.apply, params, jnp.zeros((1, 32, 32, 3))) if place]
     assert [place[0] for place in places] == [1024, 256, 64, 64, 16, 16, 4, 4, 1]
     assert [place[1] * place[2] for place in places] == [w.size for w in jax.tree.leaves(params) if w.ndim > 1]
 
@@ -196,6 +194,7 @@ def test_a_centred_model_is_seen_through_and_a_linearised_one_is_left_to_its_jac
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -215,10 +214,8 @@ def test_any_convolution_has_the_kernel_of_its_jacobian(size, stride, pad, dilat
         return jnp.tanh(y).reshape(len(x), -1)[:, :3]
 
     assert found(apply, w, images)[0] is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(derivatives, "_operations", lambda *_: (0.0, 1.0))
-        kernel = tangent_kernel(apply, w, images)
-    np.testing.assert_allclose(kernel, expected(apply, w, images), rtol=1e-10, atol=1e-11)
+    factors = derivatives(apply, w, images)
+    np.testing.assert_allclose(contract(factors, factors, "all")[0], expected(apply, w, images), rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("loop", ["compiled", "in Python"])
@@ -228,8 +225,6 @@ def test_blocks_of_factors_give_the_dense_kernel_in_both_loops(loop):
     dense = tangent_kernel(model.apply, params, x)
 
     def blocked(params, x):
-        from lazyscope import blocked_tangent_kernel
-
         return blocked_tangent_kernel(model.apply, params, x, memory_budget=8 * (2 * 121 * 9 + 1000))
 
     np.testing.assert_allclose(

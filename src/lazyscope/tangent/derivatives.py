@@ -76,9 +76,15 @@ def cheaper(found: list[Derivative], outputs: Outputs) -> list[Derivative]:
         if not isinstance(leaf, Factors):
             return leaf
         by_factors, by_jacobians = _operations(leaf, outputs)
-        return leaf if by_factors < by_jacobians else _multiplied(leaf)
+        return leaf if by_factors < by_jacobians else multiplied(leaf)
 
     return [form(leaf) for leaf in found]
+
+
+def multiplied(leaf: Factors) -> Float[Array, "n k _"]:
+    """The Jacobian Σ_p δ_p u_pᵀ of a leaf, from its factors."""
+    jacobian = jnp.einsum("ipa,icpm->icam", leaf.inputs, leaf.slopes)
+    return jacobian.reshape(*jacobian.shape[:2], -1)
 
 
 def contract(left: list[Derivative], right: list[Derivative], outputs: Outputs) -> list[Array]:
@@ -93,11 +99,6 @@ def _single(apply: Apply, params: PyTree) -> tuple[Callable[[list[Array], Array]
 
 def _by_position(slopes: Array, place: Place) -> Float[Array, "k positions units"]:
     return slopes.transpose(0, *(axis + 1 for axis in place.axes)).reshape(-1, place.positions, place.units)
-
-
-def _multiplied(leaf: Factors) -> Float[Array, "n k _"]:
-    jacobian = jnp.einsum("ipa,icpm->icam", leaf.inputs, leaf.slopes)
-    return jacobian.reshape(*jacobian.shape[:2], -1)
 
 
 def _operations(leaf: Factors, outputs: Outputs) -> tuple[int, int]:
