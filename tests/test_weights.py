@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from lazyscope import blocked_tangent_kernel, center, linearize, mlp, tangent_kernel
 from lazyscope.tangent import jacobian, weights
-from lazyscope.tangent.derivatives import Factors, cheaper, contract, derivatives, multiplied
+from lazyscope.tangent.derivatives import Factors, Outputs, cheaper, contract, derivatives, multiplied
 from lazyscope.vision import layers, network, resnet18, vgg11
 
 KEY = jax.random.key(0)
@@ -41,7 +41,7 @@ def expected(apply, params, x):
 def check(apply, params, x):
     """The kernel is that of whole Jacobians: as it is chosen, by factors alone, by Jacobians alone, and all of it."""
     kernel = expected(apply, params, x)
-    right = {"all": kernel, "diagonal": np.einsum("ijcc->ijc", kernel), "trace": np.einsum("ijcc->ij", kernel)}
+    right: dict[Outputs, np.ndarray] = {"all": kernel, "diagonal": np.einsum("ijcc->ijc", kernel), "trace": np.einsum("ijcc->ij", kernel)}
 
     def by(found, outputs):
         return sum(contract(found, found, outputs))
