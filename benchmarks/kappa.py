@@ -21,7 +21,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 import lazyscope as ls  # noqa: E402
-from lazyscope.criterion.norms import DEFAULT, THOROUGH, normalized_outputs, second_derivative  # noqa: E402
+from lazyscope.criterion import DEFAULT, THOROUGH  # noqa: E402
+from lazyscope.criterion.products import normalized_outputs, second_derivative  # noqa: E402
 from lazyscope.datasets import digits  # noqa: E402
 from lazyscope.papers.kappa_cells import hessian_norm  # noqa: E402
 from lazyscope.vision import layers  # noqa: E402

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from lazyscope.cli import _prepare_jax
+from lazyscope.cli.process import prepare_jax
 
 WIDTHS = {8: 5.0, 50: None, 256: 1.2}
 ROUNDS = 3
@@ -31,7 +31,7 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
 
 def main(resolution: int) -> int:
     """Print the table; returns 1 when a plane at m = 256 takes 5 s or more or a ratio is below what is asked for."""
-    _prepare_jax()
+    prepare_jax()
     import jax
     import numpy as np
 

@@ -17,7 +17,7 @@ Measured: 29 of 29 rows within a factor 1.21, three seeds.
 import sys
 from dataclasses import replace
 
-from lazyscope.cli import _prepare_jax
+from lazyscope.cli.process import prepare_jax
 
 FACTOR = 1.3
 SYMMETRISED = {
@@ -38,11 +38,11 @@ FIXED_STEP_PLAIN = {0.01: 6.6e-3, 0.32: 1.05e-2, 1.0: 4.7e-3, 5.6: 4.7e-3}
 
 def main(seeds: int) -> int:
     """Print every reference value beside ours; returns 1 when one is off by more than the factor."""
-    _prepare_jax()
+    prepare_jax()
     import jax
 
+    from lazyscope.cli.terminal import progress_bar
     from lazyscope.papers.protocol import Protocol, experiment, fixed_step_size
-    from lazyscope.terminal import progress_bar
 
     short = Protocol(num_steps=5000)
     fixed = Protocol(num_steps=10_000, step_rule=fixed_step_size)

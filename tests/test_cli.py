@@ -135,9 +135,7 @@ def test_the_list_is_there_as_data_and_needs_no_jax(capsys):
 
 @pytest.mark.slow
 def test_results_as_data_and_in_silence(tmp_path, monkeypatch, capsys):
-    import lazyscope.cli
-
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     arguments = ["reproduce", "note-s3.4", "--size", "tiny", "--out", str(tmp_path)]
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -164,7 +162,6 @@ def test_figures_that_need_cifar10_are_named_before_anything_is_computed(monkeyp
 
 
 def test_check_exits_with_one_when_an_outcome_is_unexpected(monkeypatch, tmp_path, capsys):
-    import lazyscope.cli
     from lazyscope import report
     from lazyscope.claims import Claim, Outcome, evaluate
     from lazyscope.papers import reproduce
@@ -180,7 +177,7 @@ def test_check_exits_with_one_when_an_outcome_is_unexpected(monkeypatch, tmp_pat
         return item, [finding]
 
     monkeypatch.setattr(reproduce, "reproduce", stub)
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     arguments = ["reproduce", "note-fig4", "--size", "tiny", "--out", str(tmp_path)]
     assert main([*arguments, "--check"]) == 1
     assert "unexpected: It holds. (holds)" in capsys.readouterr().err
@@ -209,9 +206,7 @@ def own_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["linear", "made"])
 def test_diagnose_takes_a_case_or_a_function_that_returns_one(name, own_model, capsys, monkeypatch):
-    import lazyscope.cli
-
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     assert main(["diagnose", f"{own_model}:{name}", "--json", "--steps", "20"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["regime"] == "lazy"
@@ -219,9 +214,7 @@ def test_diagnose_takes_a_case_or_a_function_that_returns_one(name, own_model, c
 
 
 def test_diagnose_judges_the_weights_of_a_checkpoint(own_model, capsys, monkeypatch, tmp_path):
-    import lazyscope.cli
-
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     np.savez(tmp_path / "w.npz", w=np.ones(4))
     save_file({"w": np.ones(4)}, tmp_path / "w.safetensors")
     printed = []
@@ -263,9 +256,7 @@ def test_diagnose_judges_the_weights_of_a_checkpoint(own_model, capsys, monkeypa
     ],
 )
 def test_diagnose_refuses_bad_input_in_one_line(arguments, message, own_model, capsys, monkeypatch, tmp_path):
-    import lazyscope.cli
-
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     np.savez(tmp_path / "wide.npz", w=np.ones(5))
     np.savez(tmp_path / "narrow.npz", w=np.ones(4, np.float32))
     np.savez(tmp_path / "nan.npz", w=np.full(4, np.nan))
@@ -292,9 +283,7 @@ def test_interruption_is_said_and_has_its_own_status(monkeypatch, capsys):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    import lazyscope.cli
-
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
 
 
 def test_landscape_writes_picture_and_data_with_true_losses(own_model, in_process, tmp_path, capsys):

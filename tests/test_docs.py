@@ -47,10 +47,8 @@ def test_readme_snippets_run(snippet, capsys):
 
 @pytest.mark.slow
 def test_readme_commands_run(tmp_path, monkeypatch, capsys):
-    import lazyscope.cli
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(lazyscope.cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("lazyscope ")]
     assert len(commands) >= 3
     for command in commands:

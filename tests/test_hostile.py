@@ -77,7 +77,7 @@ def place(tmp_path_factory):
     patch.chdir(folder)
     patch.setitem(FIGURES, "small", Entry("figure", "A small figure", (1, 1, 1)))
     patch.setattr(reproduce, "load", lambda name: FIGURE)
-    patch.setattr(cli, "_prepare_jax", lambda: None)
+    patch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     yield folder
     patch.undo()
 

@@ -23,7 +23,7 @@ SCIENCE = (
 )
 EDGES = ("adapters", "datasets")
 EXPERIMENTS = ("executors", "sweep", "store", "claims", "figures", "report")
-TOP = ("papers", "terminal", "loading", "arguments", "cli")
+TOP = ("papers", "cli")
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -95,7 +95,7 @@ def test_a_paper_does_not_import_the_other_paper(path):
     assert not [n for n in imports(path) for other in others if n.startswith(f"lazyscope.papers.{other}")]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) not in ("cli", "loading")], ids=str)
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) != "cli"], ids=str)
 def test_only_the_command_line_imports_papers(path):
     if module_of(path) != "papers":
         assert not {"papers", "cli"} & own(path)

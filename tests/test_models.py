@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyscope import Doubled, center, double, two_layer
+from lazyscope import Doubled, center, double, mlp, two_layer, two_layer_linear
 
 
 def inputs(n=7, d=5, seed=0):
@@ -64,6 +64,15 @@ def test_permuting_hidden_units_changes_nothing():
     order = jnp.array([3, 1, 5, 0, 2, 4])
     permuted = jax.tree.map(lambda leaf: leaf[order], params)
     np.testing.assert_allclose(model.apply(permuted, x), model.apply(params, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("tau", [-1.0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "model", [two_layer(4, 3), two_layer_linear(4, 3), mlp((3, 4, 1))], ids=["relu", "linear", "mlp"]
+)
+def test_a_scale_that_is_no_standard_deviation_is_refused(model, tau):
+    with pytest.raises(ValueError, match="tau is a standard deviation, finite and not negative, got"):
+        model.init(jax.random.key(0), tau)
 
 
 def test_odd_width_cannot_be_doubled():

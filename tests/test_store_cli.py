@@ -53,7 +53,7 @@ def figure(monkeypatch):
     """A figure that costs nothing, in place of those of the papers."""
     monkeypatch.setitem(FIGURES, "small", Entry("figure", "A small figure", (1, 1, 1)))
     monkeypatch.setattr(reproduce, "load", lambda name: FIGURE)
-    monkeypatch.setattr(cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     CALLS.clear()
     return "small"
 

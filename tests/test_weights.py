@@ -41,7 +41,11 @@ def expected(apply, params, x):
 def check(apply, params, x):
     """The kernel is that of whole Jacobians: as it is chosen, by factors alone, by Jacobians alone, and all of it."""
     kernel = expected(apply, params, x)
-    right: dict[Outputs, np.ndarray] = {"all": kernel, "diagonal": np.einsum("ijcc->ijc", kernel), "trace": np.einsum("ijcc->ij", kernel)}
+    right: dict[Outputs, np.ndarray] = {
+        "all": kernel,
+        "diagonal": np.einsum("ijcc->ijc", kernel),
+        "trace": np.einsum("ijcc->ij", kernel),
+    }
 
     def by(found, outputs):
         return sum(contract(found, found, outputs))

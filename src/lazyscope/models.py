@@ -11,6 +11,7 @@ The output scale alpha is never part of a model (`docs/notation.md`). With φ = 
 >>> params = model.init(jax.random.key(0), tau=0.1, doubled=True)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def two_layer(width: int, d: int, activation: Callable[[Array], Array] = jax.nn.
     second half of equal b and opposite a, written `Doubled(plus, minus)` of width/2 units each, so that the output at
     initialisation is exactly 0. The law equals that of the papers' code (a = |a| on one half, −|a| on the other).
 
-    Raises ValueError for a width or d below 1, and from `init` for an odd width with `doubled`.
+    Raises ValueError for a width or d below 1, and from `init` for an odd width with `doubled` and for a negative tau.
     """
     if width < 1 or d < 1:
         raise ValueError(f"a two-layer net needs width >= 1 and d >= 1, got width={width}, d={d}")
@@ -63,6 +64,7 @@ def two_layer(width: int, d: int, activation: Callable[[Array], Array] = jax.nn.
     def init(key: Key[Array, ""], tau: float | Array = 1.0, doubled: bool = False) -> PyTree:
         if doubled and width % 2:
             raise ValueError(f"a doubled net pairs its units, so the width must be even, got {width}: use {width + 1}")
+        _check_tau(tau)
         units = width // 2 if doubled else width
         key_a, key_b = jax.random.split(key)
         net = {"a": tau * jax.random.normal(key_a, (units,)), "b": tau * jax.random.normal(key_b, (units, d))}
@@ -112,6 +114,7 @@ def two_layer_linear(width: int, d: int, outputs: int = 1) -> Model:
     def init(key: Key[Array, ""], tau: float | Array = 1.0, doubled: bool = False) -> PyTree:
         if doubled and width % 2:
             raise ValueError(f"a doubled net pairs its units, so the width must be even, got {width}: use {width + 1}")
+        _check_tau(tau)
         units = width // 2 if doubled else width
         key_a, key_b = jax.random.split(key)
         net = {"a": tau * jax.random.normal(key_a, (outputs, units)), "b": tau * jax.random.normal(key_b, (units, d))}
@@ -149,6 +152,7 @@ def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array], bias: bo
     depth = len(widths) - 1
 
     def init(key: Key[Array, ""], tau: float | Array = 1.0, doubled: bool = False) -> PyTree:
+        _check_tau(tau)
         scale = jnp.broadcast_to(jnp.asarray(tau, float), (depth,))
         layers = []
         for i, layer_key in enumerate(jax.random.split(key, depth)):
@@ -233,6 +237,11 @@ def center(apply: Apply, params0: PyTree) -> Apply:
 
 def _stack(pair: PyTree) -> PyTree:
     return jax.tree.map(lambda u, v: jnp.stack([u, v]), pair.plus, pair.minus)
+
+
+def _check_tau(tau: float | Array) -> None:
+    if isinstance(tau, int | float) and not 0 <= tau < math.inf:
+        raise ValueError(f"tau is a standard deviation, finite and not negative, got {tau}: pass tau >= 0")
 
 
 def _check_inputs(x: Array, d: int) -> None:

@@ -2,14 +2,17 @@
 
     kappa = ‖αh(w0) − y‖ ‖D²h(w0)‖ / (α ‖Dh(w0)‖²)
 
-in the function space of `docs/notation.md`. `norms` searches ‖Dh‖ and ‖D²h‖, `bounds` limits ‖D²h‖ from above, `kappa`
-puts them together. Automatic differentiation drops the kinks of ReLU: its second derivative is the one almost
-everywhere, so kappa counts the coupling between layers and not the gates that flip.
+in the function space of `docs/notation.md`. `jacobian` and `hessian` search ‖Dh‖ and ‖D²h‖, `bounds` limits ‖D²h‖ from
+above, `kappa` puts them together. Automatic differentiation drops the kinks of ReLU: its second derivative is the one
+almost everywhere, so kappa counts the coupling between layers and not the gates that flip.
 """
 
 from lazyscope.criterion.bounds import UpperBound, dense_bound, frobenius_bound
+from lazyscope.criterion.budget import DEFAULT, QUICK, THOROUGH, Budget
+from lazyscope.criterion.estimate import Estimate, Search
+from lazyscope.criterion.hessian import hessian_norm
+from lazyscope.criterion.jacobian import jacobian_norm
 from lazyscope.criterion.kappa import Criterion, OneStep, Subsampling, check_outputs, check_precision, criterion
-from lazyscope.criterion.norms import DEFAULT, QUICK, THOROUGH, Budget, Estimate, Search, hessian_norm, jacobian_norm
 
 __all__ = [
     "DEFAULT",

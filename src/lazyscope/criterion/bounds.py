@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
-from lazyscope.criterion.norms import normalized_outputs
+from lazyscope.criterion.products import normalized_outputs
 from lazyscope.models import Apply
 
 

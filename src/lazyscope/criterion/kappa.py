@@ -24,17 +24,11 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion.bounds import NO_BOUND, UpperBound, dense_bound, frobenius_bound
-from lazyscope.criterion.norms import (
-    DEFAULT,
-    QUICK,
-    Budget,
-    Estimate,
-    Search,
-    hessian_norm,
-    jacobian_norm,
-    normalized_outputs,
-    second_derivative,
-)
+from lazyscope.criterion.budget import DEFAULT, QUICK, Budget
+from lazyscope.criterion.estimate import Estimate, Search
+from lazyscope.criterion.hessian import hessian_norm
+from lazyscope.criterion.jacobian import jacobian_norm
+from lazyscope.criterion.products import normalized_outputs, second_derivative
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, square_loss

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lazyscope.criterion.norms import normalized_outputs, second_derivative
+from lazyscope.criterion.products import normalized_outputs, second_derivative
 from lazyscope.datasets import CLASSES, digits
 from lazyscope.dynamics.run import residual_norm
 from lazyscope.krylov import lanczos

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from lazyscope.cli.arguments import InputError
 from lazyscope.papers import cases
 from lazyscope.problems import Case
+
+T = TypeVar("T")
 
 BUILT_IN: dict[str, Callable[[], Case]] = {
     "two-layer-symmetrised": cases.symmetrised,
@@ -24,12 +27,24 @@ BUILT_IN: dict[str, Callable[[], Case]] = {
 }
 
 
-def load_case(name: str) -> Case:
-    """The Case called `name`, or the one that the named function returns.
+def on_case(name: str, use: Callable[[Case], T]) -> T:
+    """`use` of the Case called `name`, or of the one that the named function returns.
 
-    Raises ValueError with one line: an unknown built-in name, a missing file or object, something that is no Case.
-    Errors of the user's own file come through unchanged; `blame` says where they are.
+    Raises InputError with one line: an unknown built-in name, a missing file or object, something that is no Case, a
+    case that `use` refuses, an error in the user's own file.
     """
+    try:
+        return use(_load(name))
+    except Exception as error:
+        theirs = _blame(error, name)
+        if theirs is not None:
+            raise InputError(f"the case must run, got an error in it: {theirs}") from error
+        if isinstance(error, ValueError | FileNotFoundError):
+            raise InputError(str(error).splitlines()[0]) from error
+        raise
+
+
+def _load(name: str) -> Case:
     if name.endswith(".py"):
         raise ValueError(f"a case in a file is FILE.py:OBJECT, got {name!r}: add :OBJECT, a lazyscope.Case in it")
     if ":" not in name:
@@ -50,7 +65,7 @@ def load_case(name: str) -> Case:
     return _as_case(getattr(module, attribute), name)
 
 
-def blame(error: BaseException, name: str) -> str | None:
+def _blame(error: BaseException, name: str) -> str | None:
     """`FILE:LINE raised TYPE: MESSAGE` for an error in the code of the case `name`, None for one of lazyscope's own.
 
     The error is the user's where the innermost frame, among those of lazyscope and of the case's folder, is in the
@@ -60,7 +75,7 @@ def blame(error: BaseException, name: str) -> str | None:
     file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
     if not file:
         return None
-    folder, own = Path(file).resolve().parent, Path(__file__).parent
+    folder, own = Path(file).resolve().parent, Path(__file__).parents[1]
     where = None
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename).resolve()

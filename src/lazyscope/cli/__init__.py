@@ -1,0 +1,78 @@
+"""The command line. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from lazyscope.cli.arguments import InputError, parse, terminated_as_interrupted
+from lazyscope.cli.diagnose import Diagnose
+from lazyscope.cli.landscape import Landscape
+from lazyscope.cli.process import say
+from lazyscope.cli.reproduce import Reproduce
+from lazyscope.cli.show import List, Report
+from lazyscope.cli.store import StoreCommand
+
+EXAMPLES = """How lazily does a model train? Reproduce two papers on lazy training, figure by figure and claim by claim.
+
+Examples:
+  lazyscope list                                   what can be reproduced, and how long it takes
+  lazyscope reproduce                              every figure at quick size, page in ./lazyscope-out
+  lazyscope reproduce note-fig4 --size paper       one figure with the paper's full settings
+  lazyscope reproduce note-fig4 --seeds 10 --check exit status 1 if an outcome is not the expected one
+  lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
+  lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
+  lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
+  lazyscope report lazyscope-out                   make the page again from what is there
+  lazyscope --version                              which version this is
+  lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
+"""
+
+COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Report | StoreCommand]] = {
+    "reproduce": Reproduce,
+    "diagnose": Diagnose,
+    "landscape": Landscape,
+    "list": List,
+    "report": Report,
+    "store": StoreCommand,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0 done; 1 unexpected outcome, or cells that could not be computed; 2 bad input; 130 interrupted.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"lazyscope {version('lazyscope')}")
+        return 0
+    try:
+        _check_command(words)
+        command = parse(COMMANDS, arguments, description=EXAMPLES)
+        with terminated_as_interrupted():
+            return command.run()
+    except (InputError, OSError) as error:
+        say(str(error))
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "FailedCellsError":  # its module needs JAX, which most commands never load
+            raise
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; finished cells and figures are kept, the same command goes on from there")
+        return 130
+
+
+def _check_command(words: Sequence[str]) -> None:
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        close = get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`lazyscope --help` shows them"
+        raise InputError(f"a command must be one of {', '.join(COMMANDS)}, got {words[0]!r}: {hint}")
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What every command does with the process it runs in: its messages, its checks of input, its devices."""
+
+import os
+import sys
+from pathlib import Path
+
+from lazyscope.cli.arguments import InputError
+
+
+def say(line: str) -> None:
+    """A message on stderr, after the name of the program."""
+    # One line whatever a name or a file brings with it, and nothing that a terminal would take for a command.
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"lazyscope: {safe}", file=sys.stderr)
+
+
+def check_folder(out: Path) -> None:
+    """Raise InputError where no folder can be made."""
+    blocker = next((p for p in (out, *out.parents) if p.exists()), None)
+    if blocker is not None and not blocker.is_dir():
+        raise InputError(f"--out must be a folder, got {str(out)!r}: {blocker} is a file, name another place")
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that a key does not hold."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def prepare_jax() -> None:
+    """One device per core, one thread each: before JAX is loaded."""
+    # Cells run side by side, and the bits of a cell do not depend on the machine's number of cores.
+    os.environ.setdefault("NPROC", "1")
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

@@ -1,0 +1,147 @@
+"""`lazyscope reproduce`: figures, their claims and the page."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lazyscope.cli import process
+from lazyscope.cli.arguments import InputError
+from lazyscope.cli.process import check_folder, say
+from lazyscope.papers import FIGURES, SIZES
+
+MOST_SEEDS = 1_000_000
+
+
+@dataclass
+class Reproduce:
+    """Compute figures, judge their claims and write the page.
+
+    Finished cells are kept in OUT/store: after an interruption, or with more seeds, the same command computes only what
+    is not there yet.
+
+    Example: lazyscope reproduce note-fig4 --size quick --out results
+    """
+
+    figures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FIGURE ...]")] = ()
+    """Names from `lazyscope list`; none means all."""
+    size: str = "quick"
+    """tiny (seconds, for tests), quick (under a minute a figure) or paper (the full specification)."""
+    out: Path = Path("lazyscope-out")
+    """Folder for the page, the pictures and the data."""
+    seeds: int | None = None
+    """Number of independent trials; default: the figure's own number at this size."""
+    check: bool = False
+    """Exit with status 1 when an outcome differs from the one expected at this size."""
+    json: bool = False
+    """Print one JSON object with every claim and the path of the page instead of tables."""
+    quiet: bool = False
+    """Print nothing but the path of the page, and no progress."""
+    data: Path | None = None
+    """Folder with CIFAR-10 (cifar-10-binary.tar.gz, or what it unpacks to); some figures need it at paper size."""
+    workers: int | None = None
+    """Compute in this many processes, each with one thread; default: in this one, a thread per core. The bits agree."""
+    dask: str | None = None
+    """Compute on the cluster of the Dask scheduler at this address, such as tcp://10.0.0.1:8786."""
+
+    def run(self) -> int:
+        """Reproduce the figures one after the other; the page is there after the first."""
+        names = self._validated()
+        process.prepare_jax()
+        from lazyscope.cli.terminal import print_findings, progress_bar
+        from lazyscope.executors import OnWorkers
+        from lazyscope.papers.reproduce import reproduce, unexpected
+        from lazyscope.report import write_page
+        from lazyscope.store import Store
+
+        surprises, items, page = [], [], None
+        with self._executor() as executor, Store(self.out / "store", notify=say) as own:
+            kept = own if executor is None else OnWorkers(own, executor)
+            for name in names:
+                with nullcontext() if self.quiet else progress_bar(name) as progress:
+                    item, findings = reproduce(
+                        name,
+                        size=self.size,
+                        seeds=self.seeds,
+                        out=self.out,
+                        store=kept,
+                        progress=progress,
+                        data=self.data,
+                    )
+                surprises += unexpected(findings, self.size)
+                first, page = page is None, write_page(self.out)
+                items.append(item)
+                if not (self.json or self.quiet):
+                    print_findings(item)
+                if first and len(names) > 1 and not self.quiet:
+                    say(f"the page is there and grows with every figure: {page}")
+        print(_as_json(items, page) if self.json else page)
+        if self.check and surprises:
+            for finding in surprises:
+                print(f"unexpected: {finding.claim.sentence} ({finding.outcome.value})", file=sys.stderr)
+            return 1
+        return 0
+
+    def _validated(self) -> list[str]:
+        for name in self.figures:
+            if name not in FIGURES:
+                close = get_close_matches(name, FIGURES, n=1)
+                hint = f"did you mean {close[0]}?" if close else "`lazyscope list` shows them"
+                raise InputError(f"a figure must be one of the {len(FIGURES)} known names, got {name!r}: {hint}")
+        if self.size not in SIZES:
+            close = get_close_matches(self.size, SIZES, n=1)
+            hint = f": did you mean {close[0]}?" if close else ""
+            raise InputError(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}{hint}")
+        if self.seeds is not None and self.seeds < 1:
+            raise InputError(f"--seeds must be at least 1, got {self.seeds}: an interval needs 3")
+        if self.seeds is not None and self.seeds > MOST_SEEDS:
+            raise InputError(f"--seeds must be at most {MOST_SEEDS}, got {self.seeds}: an interval needs 3")
+        check_folder(self.out)
+        names = list(self.figures) or list(FIGURES)
+        self._check_data([name for name in names if self.size in FIGURES[name].cifar10])
+        self._check_workers()
+        return names
+
+    def _check_workers(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(
+                f"--workers must be at least 1, got {self.workers}: leave it out to compute in one process"
+            )
+        if self.workers is not None and self.dask is not None:
+            raise InputError("cells are computed in one place, got --workers and --dask: name one of them")
+        if self.dask is None:
+            return
+        from lazyscope.executors import check_address
+
+        check_address(self.dask)
+        if importlib.util.find_spec("distributed") is None:
+            raise InputError("--dask needs the package distributed, which is missing: pip install 'lazyscope[cluster]'")
+
+    def _executor(self) -> AbstractContextManager[Any]:
+        from lazyscope import executors
+
+        if self.workers is not None:
+            return executors.local(self.workers)
+        return nullcontext() if self.dask is None else executors.dask(self.dask)
+
+    def _check_data(self, need: list[str]) -> None:
+        if self.data is None and need:
+            raise InputError(
+                f"at --size {self.size} CIFAR-10 is needed by {', '.join(need)}, got no --data: name the folder with "
+                "cifar-10-binary.tar.gz (from https://www.cs.toronto.edu/~kriz/cifar.html), or name other figures"
+            )
+        if self.data is not None and not self.data.is_dir():
+            raise InputError(f"--data must be a folder with CIFAR-10, got {str(self.data)!r}: it does not exist")
+
+
+def _as_json(items: Sequence[Any], page: Path | None) -> str:
+    import json
+
+    found = {item.name: {"title": item.title, "size": item.size, "claims": item.findings} for item in items}
+    return json.dumps({"page": str(page), "figures": found}, ensure_ascii=False)

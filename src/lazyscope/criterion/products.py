@@ -1,0 +1,91 @@
+"""Products with the derivatives of a model on a batch, in the function space of `docs/notation.md`.
+
+With f the outputs divided by √n and flattened: Df·v, Dfᵀz, B(u, v) = D²f[u, v] and H_z v for H_z = D²(z·f), each a
+small multiple of the cost of a gradient. Parameters and inputs are arguments of every compiled product: closed over,
+XLA would fold the model's constants, which takes minutes for a convolutional net.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key, PyTree
+
+from lazyscope import tree
+from lazyscope.models import Apply
+
+
+def normalized_outputs(
+    apply: Apply, params: PyTree, x: Array
+) -> tuple[Callable[[Float[Array, " p"]], Float[Array, " nk"]], Float[Array, " p"]]:
+    """f: parameters as one vector ↦ outputs/√n as one vector, and the vector at `params`."""
+    theta, merge = tree.split(params)
+    vector, unravel = ravel_pytree(theta)
+
+    def f(v: Array) -> Array:
+        outputs = apply(merge(unravel(v)), x)
+        return (outputs.reshape(-1) / math.sqrt(x.shape[0])).astype(vector.dtype)
+
+    return f, vector
+
+
+@partial(jax.jit, static_argnums=0)
+def hessian_product(apply: Apply, params: PyTree, x: Array, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
+    """H_z v."""
+    f, vector = normalized_outputs(apply, params, x)
+    return jax.jvp(jax.grad(lambda w: jnp.vdot(z, f(w))), (vector,), (v,))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def push(apply: Apply, params: PyTree, x: Array, v: Array) -> Array:
+    """Df·v."""
+    f, vector = normalized_outputs(apply, params, x)
+    return jax.jvp(f, (vector,), (v,))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def pull(apply: Apply, params: PyTree, x: Array, z: Array) -> Array:
+    """Dfᵀz."""
+    f, vector = normalized_outputs(apply, params, x)
+    return jax.vjp(f, vector)[1](z)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def mixed(apply: Apply, params: PyTree, x: Array, u: Array | np.ndarray, v: Array) -> Array:
+    """B(u, v)."""
+    f, vector = normalized_outputs(apply, params, x)
+    return jax.jvp(lambda w: jax.jvp(f, (w,), (u,))[1], (vector,), (v,))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def slice_product(apply: Apply, params: PyTree, x: Array, u: Array | np.ndarray, v: Array) -> Array:
+    """A_uᵀA_u v for A_u = B(u, ·)."""
+    f, vector = normalized_outputs(apply, params, x)
+    _, pull = jax.vjp(lambda w: jax.jvp(f, (w,), (u,))[1], vector)
+    return pull(mixed(apply, params, x, u, v))[0]
+
+
+def second_derivative(
+    f: Callable[[Float[Array, " p"]], Float[Array, " nk"]], vector: Float[Array, " p"], u: Float[Array, " p"]
+) -> Float[Array, " nk"]:
+    """B(u, u) = D²f[u, u]."""
+    return jax.jvp(lambda w: jax.jvp(f, (w,), (u,))[1], (vector,), (u,))[1]
+
+
+def host_generator(key: Key[Array, ""]) -> np.random.Generator:
+    """NumPy's generator, seeded by a key of JAX."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def num_parameters(params: PyTree) -> int:
+    """How many numbers are differentiated."""
+    return tree.size(tree.split(params)[0])
+
+
+def parameter_dtype(params: PyTree) -> np.dtype:
+    """The type of all parameters as one vector."""
+    return jnp.result_type(*tree.split(params)[0])
