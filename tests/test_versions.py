@@ -66,7 +66,7 @@ def reached(thing, found=None):
     if name in found:
         return found
     tree = source(thing)
-    found[name] = ast.unparse(tree)
+    found[name] = canonical(tree)
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     namespace = vars(sys.modules[thing.__module__])
     for used in sorted(names & set(namespace)):
@@ -83,7 +83,17 @@ def source(thing):
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.ClassDef):
+            node.decorator_list = []  # in the source that Python gives of a class from 3.11 on, but not from 3.13 on
     return tree
+
+
+def canonical(node):
+    """What a tree says, whatever the version of Python: `ast.unparse` and `ast.dump` differ between them."""
+    if isinstance(node, ast.AST):
+        said = [f"{name}={canonical(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return f"{type(node).__name__}({', '.join(said)})"
+    return f"[{', '.join(map(canonical, node))}]" if isinstance(node, list) else repr(node)
 
 
 def entry(function, version):

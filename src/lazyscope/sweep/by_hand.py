@@ -64,6 +64,11 @@ def compute(
             with suppress(Empty):
                 while True:
                     todo.get_nowait()
+            with suppress(Empty):
+                while True:
+                    other, rows = ended.get_nowait()
+                    if not isinstance(rows, BaseException):
+                        kept.write([other], rows)
             raise results
         kept.write([cell], results)
         done += 1
