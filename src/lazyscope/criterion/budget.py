@@ -63,6 +63,11 @@ class Counter:
     most: int
     spent: int
 
+    @property
+    def left(self) -> int:
+        """Products that may still be spent."""
+        return max(self.most - self.spent, 0)
+
     def add(self, products: int) -> None:
         """Count products as spent."""
         self.spent += products

@@ -20,6 +20,8 @@ from lazyscope.krylov import slow_in_loops
 from lazyscope.models import Apply
 
 _AGREE = 0.01  # starts whose values are this close count as agreeing
+# Of the products left, what slices take at first, and those continued: starts that are never climbed are worth little.
+_SCREENED, _CONTINUED = 0.46, 0.25
 
 
 def hessian_norm(
@@ -81,7 +83,8 @@ def hessian_norm(
 
 def _slices(moves: Moves, energy: np.ndarray, budget: Budget, count: Counter) -> list[Ascent]:
     """Ascents from the coordinates of most energy: all screened by a few steps, the best continued."""
-    chosen = np.argsort(-energy)[: budget.coordinates]
+    affordable = int(_SCREENED * count.left / cost(SCREEN)), max(int(_CONTINUED * count.left / cost(CONTINUE)), 1)
+    chosen = np.argsort(-energy)[: min(budget.coordinates, affordable[0])]
     chosen = chosen[energy[chosen] > 0].tolist()
     start = moves.normal()
 
@@ -94,7 +97,7 @@ def _slices(moves: Moves, energy: np.ndarray, budget: Budget, count: Counter) ->
         moves.slice(coordinate(j), ascent.u, CONTINUE, count)
         if moves.size > SCREEN and count.allows(cost(CONTINUE))
         else ascent
-        for ascent, j in screened[: budget.keep]
+        for ascent, j in screened[: min(budget.keep, affordable[1])]
     ]
 
 
