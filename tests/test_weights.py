@@ -68,7 +68,17 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 W, V, U = normal(2, 4, 3), normal(3, 3, 2), normal(4, 4, 4)
 KERNEL = normal(5, 3, 2, 2, 5)
 
+
+@jax.custom_vjp
+def doubled_slope(y):
+    """A function whose derivative is not that of its value."""
+    return jnp.sin(y)
+
+
+doubled_slope.defvjp(lambda y: (jnp.sin(y), y), lambda y, g: (2 * g * jnp.cos(y),))
+
 RECOGNISED = {
+    "before a derivative of its own": (lambda w, x: doubled_slope(x @ w), W, X, [(1, 4, 3)]),
     "x W": (lambda w, x: jnp.tanh(x @ w), W, X, [(1, 4, 3)]),
     "W x": (lambda w, x: jnp.tanh(w.T @ x.T).T, W, X, [(1, 4, 3)]),
     "scaled": (lambda w, x: jnp.tanh(x @ (0.5 * -w / jnp.sqrt(4.0))), W, X, [(1, 4, 3)]),
@@ -111,6 +121,8 @@ RECOGNISED = {
 }
 
 LEFT_ALONE = {
+    "held fixed": (lambda w, x: jnp.tanh(x @ jax.lax.stop_gradient(w)) + w.sum(), W, X),
+    "held fixed and nothing else": (lambda p, x: jnp.tanh(x @ jax.lax.stop_gradient(p[0])) @ p[1], [W, V], X),
     "used twice": (lambda w, x: jnp.tanh(x @ w) @ w.T, W, X),
     "used in a product and elsewhere": (lambda w, x: jnp.tanh(x @ w) + w.sum(), W, X),
     "a product of weights": (lambda p, x: x @ (p[0] @ p[1]), [W, V], X),
