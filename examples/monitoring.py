@@ -2,11 +2,11 @@
 
     python examples/monitoring.py
 
-`ls.monitor(apply, params0, x)` gives a function of the parameters that returns a dict of scalars, all 0 at the start:
-the gap between the model and its linearisation at the same weights, the change of the tangent kernel in all and per
-parameter group, and how far the weights are. It is jitted as any function and its results go to whatever logger there
-is. A few dozen inputs are enough. Two nets learn the digits with Adam: one as it is drawn, and one with a large output
-scale alpha, centred, so that it starts at zero: the second stays near its linearisation.
+`ls.monitor(apply, params0, x)` gives a function of the parameters that returns a dict of scalars, 0 at the start (the
+kernel's change to rounding): the gap between the model and its linearisation at the same weights, the change of the
+tangent kernel in all and per parameter group, and how far the weights are. It is jitted as any function and its results
+go to whatever logger there is. A few dozen inputs are enough. Two nets learn the digits with Adam: one as it is drawn,
+and one with a large output scale alpha, centred, so that it starts at zero: the second stays near its linearisation.
 """
 
 import logging

@@ -40,7 +40,8 @@ def test_monitoring_shows_the_run_with_a_large_scale_staying_near_its_linearisat
         runs = run("monitoring")
     assert len(caplog.records) == sum(len(rows) for rows in runs.values())
     for rows in runs.values():
-        assert rows[0]["gap"] == rows[0]["kernel_change"] == rows[0]["movement"] == 0
+        assert rows[0]["gap"] == rows[0]["movement"] == 0
+        assert rows[0]["kernel_change"] < 1e-6  # float32, two programs of one kernel: zero to rounding
         assert rows[-1]["loss"] < 0.1
     assert runs["plain"][-1]["gap"] > 0.3
     assert runs["scaled"][-1]["gap"] < 0.05
