@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,15 +62,19 @@ def compute(
     for _ in pending:
         cell, results = ended.get()
         if isinstance(results, BaseException):
-            with suppress(Empty):
-                while True:
-                    todo.get_nowait()
-            with suppress(Empty):
-                while True:
-                    other, rows = ended.get_nowait()
-                    if not isinstance(rows, BaseException):
-                        kept.write([other], rows)
+            _emptied(todo)
+            for other, rows in _emptied(ended):
+                if not isinstance(rows, BaseException):
+                    kept.write([other], rows)
             raise results
         kept.write([cell], results)
         done += 1
         report(done, total, "")
+
+
+def _emptied(queue: SimpleQueue[Any]) -> list[Any]:
+    found = []
+    with suppress(Empty):
+        while True:
+            found.append(queue.get_nowait())
+    return found
