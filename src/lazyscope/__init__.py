@@ -20,10 +20,17 @@ if TYPE_CHECKING:
     from lazyscope.criterion import criterion as criterion
     from lazyscope.diagnose import Crossover as Crossover
     from lazyscope.diagnose import Diagnosis as Diagnosis
+    from lazyscope.diagnose import GroupRow as GroupRow
+    from lazyscope.diagnose import Recommendation as Recommendation
+    from lazyscope.diagnose import Scale as Scale
     from lazyscope.diagnose import Thresholds as Thresholds
     from lazyscope.diagnose import crossover as crossover
     from lazyscope.diagnose import diagnose as diagnose
     from lazyscope.diagnose import monitor as monitor
+    from lazyscope.differential import DifferentialChange as DifferentialChange
+    from lazyscope.differential import GroupChange as GroupChange
+    from lazyscope.differential import differential_change as differential_change
+    from lazyscope.differential import partial_gap as partial_gap
     from lazyscope.dynamics import EarlyStop as EarlyStop
     from lazyscope.dynamics import Integration as Integration
     from lazyscope.dynamics import Resolution as Resolution
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from lazyscope.dynamics import linearized_descent as linearized_descent
     from lazyscope.dynamics import minibatches as minibatches
     from lazyscope.dynamics import sgd as sgd
+    from lazyscope.intervals import Interval as Interval
     from lazyscope.linearize import freeze_activations as freeze_activations
     from lazyscope.linearize import linearize as linearize
     from lazyscope.measures import Grouped as Grouped
@@ -62,6 +70,7 @@ if TYPE_CHECKING:
     from lazyscope.problems import cross_entropy as cross_entropy
     from lazyscope.problems import square_loss as square_loss
     from lazyscope.problems import teacher_student as teacher_student
+    from lazyscope.problems import token_cross_entropy as token_cross_entropy
     from lazyscope.scaling import alpha_for as alpha_for
     from lazyscope.scaling import collapse as collapse
     from lazyscope.scaling import distinct_runs as distinct_runs
@@ -87,17 +96,23 @@ _HOMES = {
     "Criterion": "criterion",
     "Crossover": "diagnose",
     "Diagnosis": "diagnose",
+    "DifferentialChange": "differential",
     "Doubled": "models",
     "EarlyStop": "dynamics",
     "Estimate": "criterion",
     "FailedCellsError": "sweep",
+    "GroupChange": "differential",
+    "GroupRow": "diagnose",
     "Grouped": "measures",
     "Integration": "dynamics",
+    "Interval": "intervals",
     "Model": "models",
     "Movement": "measures",
     "Problem": "problems",
+    "Recommendation": "diagnose",
     "Resolution": "dynamics",
     "Run": "dynamics",
+    "Scale": "diagnose",
     "Spectrum": "tangent",
     "Status": "dynamics",
     "Store": "store",
@@ -115,6 +130,7 @@ _HOMES = {
     "crossover": "diagnose",
     "diagnose": "diagnose",
     "diagonal_kernel": "tangent",
+    "differential_change": "differential",
     "distance": "measures",
     "distinct_runs": "scaling",
     "double": "models",
@@ -134,6 +150,7 @@ _HOMES = {
     "minibatches": "dynamics",
     "mlp": "models",
     "monitor": "diagnose",
+    "partial_gap": "differential",
     "relative_change": "measures",
     "sgd": "dynamics",
     "spectrum": "tangent",
@@ -144,6 +161,7 @@ _HOMES = {
     "tangent_kernel": "tangent",
     "target_alignment": "measures",
     "teacher_student": "problems",
+    "token_cross_entropy": "problems",
     "traced_kernel": "tangent",
     "trained_gap": "measures",
     "two_layer": "models",

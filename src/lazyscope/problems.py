@@ -34,13 +34,69 @@ def square_loss(outputs: Float[Array, "n *out"], y: Array) -> Float[Array, ""]:
 
 
 def cross_entropy(outputs: Float[Array, "n k"], y: Array) -> Float[Array, ""]:
-    """(1/n) Σ_i −log softmax(f(x_i))_{y_i}, integer labels. Raises ValueError when the labels are not integers."""
+    """(1/n) Σ_i −log softmax(f(x_i))_{y_i}, integer labels in [0, k).
+
+    Raises ValueError for labels that are no integers, of another shape, or out of range, as far as there are values to
+    look at: inside a transformation of JAX there are none.
+    """
     if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != outputs.shape[:1]:
         raise ValueError(
             f"cross_entropy needs integer labels of shape {tuple(outputs.shape[:1])}, "
             f"got {y.dtype} of shape {tuple(y.shape)}: pass class indices"
         )
+    _check_range("cross_entropy", y, outputs.shape[1])
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), y[:, None], axis=1))
+
+
+IGNORED = -100
+"""The label of a token that does not count, as in PyTorch."""
+
+
+def token_cross_entropy(outputs: Float[Array, "n t v"], y: Array) -> Float[Array, ""]:
+    """Mean of −log softmax(f(x_i)_t)_{y_it} over the tokens that count: those whose label is not −100.
+
+    Labels are integers in [0, v). Raises ValueError as `cross_entropy` does, and where no token counts.
+    """
+    if not jnp.issubdtype(y.dtype, jnp.integer) or outputs.ndim != 3 or y.shape != outputs.shape[:2]:
+        raise ValueError(
+            f"token_cross_entropy needs outputs (n, t, v) and integer labels (n, t), got outputs of shape "
+            f"{tuple(outputs.shape)} and {y.dtype} of shape {tuple(y.shape)}: pass one token index a position"
+        )
+    _check_range("token_cross_entropy", y, outputs.shape[2], IGNORED)
+    counted = y != IGNORED
+    picked = jnp.take_along_axis(jax.nn.log_softmax(outputs), jnp.where(counted, y, 0)[..., None], axis=2)[..., 0]
+    return -jnp.sum(jnp.where(counted, picked, 0)) / jnp.sum(counted).astype(outputs.dtype)
+
+
+def check_labels(loss: Loss, outputs: Any, y: Array) -> None:
+    """ValueError where labels do not fit the outputs of that shape, or the loss is not one real number.
+
+    The losses of lazyscope look at the values of labels when they are evaluated outside of a transformation.
+    """
+    if loss is cross_entropy and y.shape == outputs.shape[:1]:
+        _check_range("cross_entropy", y, outputs.shape[-1])
+    if loss is token_cross_entropy and y.shape == outputs.shape[:2]:
+        _check_range("token_cross_entropy", y, outputs.shape[-1], IGNORED)
+    found = jax.eval_shape(loss, jax.ShapeDtypeStruct(outputs.shape, outputs.dtype), y)
+    if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
+        got = f"{found.dtype} of shape {tuple(found.shape)}" if hasattr(found, "shape") else type(found).__name__
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise ValueError(f"a loss must return one real number, got {got} from {name}: take the mean over examples")
+
+
+def _check_range(name: str, y: Array, classes: int, ignored: int | None = None) -> None:
+    try:
+        labels = np.asarray(y)
+    except jax.errors.TracerArrayConversionError:
+        return  # inside a transformation there are no values to look at
+    wrong = np.unique(labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]).tolist()
+    if wrong:
+        listed = ", ".join(map(str, wrong[:6])) + (" ..." if len(wrong) > 6 else "")
+        raise ValueError(
+            f"{name} needs labels from 0 to {classes - 1}, one a column of the outputs, got {listed}: renumber them"
+        )
+    if ignored is not None and np.all(labels == ignored):
+        raise ValueError(f"{name} needs a token that counts, got labels that are all {ignored}: drop that batch")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,24 @@
 """Is this training lazy, why, and what changes it: `diagnose`, `monitor`, `crossover`."""
 
+from lazyscope.diagnose.advice import Recommendation
 from lazyscope.diagnose.crossover import Crossover, crossover
-from lazyscope.diagnose.diagnosis import Diagnosis, diagnose
+from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.layers import GroupRow
 from lazyscope.diagnose.monitor import monitor
-from lazyscope.diagnose.regime import Thresholds, regime
+from lazyscope.diagnose.regime import Thresholds, regime, regimes
+from lazyscope.diagnose.training import Scale
+from lazyscope.diagnose.verdict import diagnose
 
-__all__ = ["Crossover", "Diagnosis", "Thresholds", "crossover", "diagnose", "monitor", "regime"]
+__all__ = [
+    "Crossover",
+    "Diagnosis",
+    "GroupRow",
+    "Recommendation",
+    "Scale",
+    "Thresholds",
+    "crossover",
+    "diagnose",
+    "monitor",
+    "regime",
+    "regimes",
+]

@@ -1,5 +1,16 @@
-"""Reasons and advice in words; every line follows from a number that is printed beside it."""
+"""Reasons and advice in words; every line follows from a number that is printed beside it.
 
+What scale makes a model lazy. For a model that is 0 at the start, g and j fall as 1/alpha once they are small and as
+alpha^(−1/2) where ReLUs still flip (theory: Chizat et al. 2019, Theorem 2.2; measured: docs/normal.md). The scale that
+is recommended is the larger of two: the one that brings kappa to `RECOMMENDED`, at which the reference diagnoses are
+lazy, and the one at which the deciders, falling so, pass their thresholds with a margin. The step of a trainer has to
+follow: what is trained is R(alpha·h), whose gradient grows as alpha while the weights are to move by 1/alpha.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -7,38 +18,92 @@ from jaxtyping import Array
 from lazyscope.criterion import Criterion
 from lazyscope.diagnose.regime import Thresholds
 from lazyscope.diagnose.training import Trained
-from lazyscope.problems import Problem, square_loss
+from lazyscope.problems import Problem
 
-LARGE_START = 0.1  # initial output over targets from which it is worth removing
-LAZY_KAPPA = 0.01
+LARGE_START = 0.1  # initial output over the residual of a model that starts at 0, from which it is worth removing
+RECOMMENDED = 2e-3  # kappa at which the reference diagnoses are lazy, ReLU nets included
+MARGIN = 4.0  # by which the deciders, extrapolated, are to pass their thresholds
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to change for training to be lazy: center the model or not, the output scale, and the step that goes with it.
+
+    `sgd` and `adam` are the factors by which the present learning rate of descent and of Adam have to be multiplied.
+    """
+
+    center: bool
+    alpha: float
+    sgd: float
+    adam: float
+    regime: str = "lazy"
+
+
+def recommend(
+    gap: float,
+    differential: float,
+    thresholds: Thresholds,
+    crit: Criterion | None,
+    problem: Problem,
+    f0: Array,
+    y: Array,
+    alpha: float,
+) -> Recommendation | None:
+    """The scale at which training is expected to be lazy, from what was measured at `alpha`.
+
+    `f0` are the outputs at the start, alpha in them, and `y` their targets. None where nothing tells.
+    """
+    center = start_share(problem, f0, y) > LARGE_START
+    wanted = [alpha]
+    if crit is not None and math.isfinite(crit.kappa) and crit.residual_norm > 0:
+        # kappa without the initial output: the residual is then that of outputs 0.
+        kappa = crit.kappa * (_residual(problem, jnp.zeros_like(f0), y) / crit.residual_norm if center else 1.0)
+        wanted.append(alpha * kappa / RECOMMENDED)
+    excess = max(gap / thresholds.gap_lazy, differential / thresholds.differential_lazy)
+    if not center and math.isfinite(excess):
+        wanted.append(alpha * MARGIN * excess)
+    elif crit is None:
+        return None
+    best = float(f"{max(wanted):.2g}")
+    if not math.isfinite(best) or best <= 0:
+        return None
+    return Recommendation(center, best, (alpha / best) ** 2, alpha / best)
+
+
+def start_share(problem: Problem, f0: Array, y: Array) -> float:
+    """The initial output, of mean square over examples, relative to what is to be learnt from outputs 0."""
+    scale = _residual(problem, jnp.zeros_like(f0), y)
+    size = float(np.linalg.norm(np.asarray(f0, float))) / math.sqrt(f0.shape[0])
+    return size / scale if scale > 0 else (math.inf if size > 0 else 0.0)
+
+
+def _residual(problem: Problem, f: Array, y: Array) -> float:
+    """‖f − y‖ for the square loss; 2R/‖∇R‖ for another, which takes its place in kappa."""
+    value, slope = jax.value_and_grad(problem.loss)(f, y)
+    size = math.sqrt(f.shape[0]) * float(jnp.linalg.norm(slope.reshape(-1)))
+    return 2 * float(value) / size if size > 0 else 0.0
 
 
 def explain(
     verdict: str,
     gap: float,
-    k: float,
-    group: str,
-    share: float,
+    differential: float,
     thresholds: Thresholds,
     crit: Criterion | None,
     indicators: dict[str, float],
 ) -> tuple[str, ...]:
-    """Why the regime is what it is, and where an indicator disagrees with it.
-
-    `share` is the part of the whole kernel that is the group's at the start.
-    """
-    kernel = f"the tangent kernel of {group} changed by {_size(k)} its size"
-    if share < 0.01:
-        kernel = f"the tangent kernel of {group}, under 1 % of the whole, changed by {_size(k / 100)} the whole"
+    """Why the regime is what it is, and where an indicator disagrees with it."""
     lines = [
         f"the trained model ends {_size(gap)} what it learnt away from its linearisation "
         f"(g = {gap:.2g}: {_against(gap, thresholds.gap_lazy, thresholds.gap_not_lazy)})",
-        f"{kernel} (k = {k:.2g}: {_against(k, thresholds.kernel_lazy, thresholds.kernel_not_lazy)})",
+        f"the differential changed by {_size(differential)} its size (j = {differential:.2g}: "
+        f"{_against(differential, thresholds.differential_lazy, thresholds.differential_not_lazy)})",
     ]
     if verdict == "not lazy" and crit is not None and crit.kappa < 0.1:
         lines.append(f"kappa = {crit.kappa:.2g} predicted lazy training: it is a statement about the first steps only")
-    if verdict == "not lazy" and indicators["kernel 1 − cosine"] < 0.05 and k > thresholds.kernel_not_lazy:
-        lines.append("the kernel as a whole hardly turned; the change is in one group of parameters")
+    turned = indicators.get("kernel 1 − cosine")
+    if verdict == "not lazy" and turned is not None and turned < 0.05:
+        lines.append(f"the tangent kernel hardly turned (1 − cosine = {turned:.2g}): it is blind to what changed")
     if verdict == "lazy" and crit is not None and crit.kappa > 0.1:
         lines.append(f"kappa = {crit.kappa:.2g} did not predict it: a small kappa suffices, it is not necessary")
     return tuple(lines)
@@ -48,44 +113,43 @@ def advise(
     verdict: str,
     crit: Criterion | None,
     trained: Trained,
-    problem: Problem,
-    f0: Array,
-    y: Array,
+    recommendation: Recommendation | None,
+    share: float,
+    alpha: float,
     losses: dict[str, float],
 ) -> tuple[str, ...]:
-    """What to change, for a reader who wants the other regime."""
+    """What to change, for a reader who wants the other regime. `share` is that of `start_share`."""
     lines: list[str] = []
-    if problem.loss is square_loss:
-        share = float(jnp.linalg.norm(f0.reshape(-1)) / jnp.maximum(jnp.linalg.norm(y.reshape(-1)), 1e-300))
-        if share > LARGE_START and verdict != "lazy":
-            lines.append(
-                f"the initial output, {share:.2g} times the targets, has to be unlearnt: center or double the model"
-            )
-    if crit is not None and crit.kappa_inf is not None and crit.kappa_least is not None:
-        lines += _about_alpha(verdict, crit)
+    if verdict == "lazy":
+        lines.append(f"to leave the lazy regime lower alpha below {alpha:g}, or the initialisation scale, or train longer")
+    elif recommendation is not None:
+        lines += _for_laziness(recommendation, crit, trained, share)
+    elif share > LARGE_START:
+        lines.append(f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model")
     if trained.still_improving:
         lines.append("the loss was still falling by more than 1 % at the end: run longer to learn where it ends")
     if losses["loss, trained"] > losses["loss at start"]:
         lines.append("training raised the held-out loss: the regime says nothing about whether training helps here")
-    if not lines and verdict == "lazy":
-        lines.append("to leave the lazy regime lower alpha or the initialisation scale, or train longer")
     return tuple(lines)
 
 
-def _about_alpha(verdict: str, crit: Criterion) -> list[str]:
-    assert crit.kappa_inf is not None
-    assert crit.kappa_least is not None
-    if verdict == "lazy":
-        return [f"to leave the lazy regime lower alpha below {crit.alpha:g}, or the initialisation scale"]
-    if crit.kappa_least >= LAZY_KAPPA:
-        return [
-            f"no output scale brings kappa below {crit.kappa_least:.2g} (kappa_inf = {crit.kappa_inf:.2g}): "
-            "center or double the model first, then raise alpha"
-        ]
-    if crit.kappa_inf == 0 and np.isfinite(crit.kappa) and crit.kappa > 0:
-        wanted = crit.alpha * crit.kappa / LAZY_KAPPA
-        return [f"alpha = {wanted:.3g} would give kappa = {LAZY_KAPPA:g}, which is usually lazy"]
-    return [f"alpha near {crit.alpha_least:.3g} gives the least kappa, {crit.kappa_least:.2g}"]
+def _for_laziness(
+    recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float
+) -> list[str]:
+    lines = []
+    first = f"alpha = {recommendation.alpha:g} is expected to be lazy"
+    if recommendation.center:
+        lines.append(f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model")
+        first = f"centered (ls.center), alpha = {recommendation.alpha:g} is expected to be lazy"
+        if crit is not None and crit.kappa_least is not None and crit.kappa_least > RECOMMENDED:
+            first += f"; as it is, no output scale brings kappa below {crit.kappa_least:.2g}"
+    lines.append(first)
+    factor = f"multiply the learning rate by {recommendation.sgd:.3g} for SGD, by {recommendation.adam:.3g} for Adam"
+    if trained.step == "told":
+        lines.append(f"your trainer is told alpha and has to follow it: from here to there, {factor}")
+    elif trained.step != "ours":
+        lines.append(f"the step has to follow alpha, or training leaves the lazy regime again: {factor}")
+    return lines
 
 
 def _size(part: float) -> str:
@@ -94,5 +158,5 @@ def _size(part: float) -> str:
 
 def _against(value: float, lazy: float, not_lazy: float) -> str:
     if value <= lazy:
-        return f"lazy is up to {lazy:g}"
-    return f"not lazy is above {not_lazy:g}" if not value <= not_lazy else f"between {lazy:g} and {not_lazy:g}"
+        return f"lazy is up to {lazy:.2g}"
+    return f"not lazy is above {not_lazy:.2g}" if not value <= not_lazy else f"between {lazy:.2g} and {not_lazy:.2g}"

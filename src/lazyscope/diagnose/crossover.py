@@ -4,12 +4,17 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from lazyscope.diagnose.diagnosis import diagnose
+from lazyscope import passes
+from lazyscope.diagnose.advice import LARGE_START, start_share
+from lazyscope.diagnose.verdict import diagnose
 from lazyscope.diagnose.regime import Thresholds
-from lazyscope.diagnose.training import DEFAULT_STEPS
+from lazyscope.diagnose.training import DEFAULT_STEPS, takes_scale
 from lazyscope.problems import Case
+
+STUCK, STALLED = 4, 0.9  # alphas in a row over which the excess has to fall to that part of itself
 
 
 class Crossover(NamedTuple):
@@ -30,14 +35,17 @@ def crossover(
     tolerance: float = 0.02,
     largest: float = 1e9,
 ) -> Crossover:
-    """The alpha above which `case` trains lazily: max(g/gap_lazy, k/kernel_lazy) = 1, to a relative `tolerance`.
+    """The alpha above which `case` trains lazily: max(g/gap_lazy, j/differential_lazy) = 1, to a relative `tolerance`.
 
     Starts at `case.alpha`, brackets by factors of 4, then bisects log alpha (Geiger et al. 2020 do so on the kernel
-    change alone). Each evaluation trains the model and its linearisation, by `case.train` or by descent.
+    change alone). Each evaluation trains the model and its linearisation, by `case.train` or by descent. The step of a
+    trainer of one's own has to follow alpha: let it take a third argument, a `Scale`.
 
-    Raises ValueError when the model is lazy at no alpha up to `largest` (center or double it), or at every alpha down
-    to 1/`largest`.
+    Raises ValueError when the model is lazy at no alpha up to `largest`, or at every alpha down to 1/`largest`; and
+    where the excess does not fall with alpha, as soon as that is seen, with what it comes from: a step that does not
+    follow alpha, or outputs that are not 0 at the start.
     """
+    tell = _Watch(case)
 
     def excess(alpha: float) -> float:
         found = diagnose(
@@ -51,7 +59,9 @@ def crossover(
             num_steps=num_steps,
             with_kappa=False,
         )
-        return max(found.gap / thresholds.gap_lazy, found.kernel_change / thresholds.kernel_lazy) - 1
+        above = max(found.gap / thresholds.gap_lazy, found.differential / thresholds.differential_lazy) - 1
+        tell.see(alpha, found.gap, found.differential, above)
+        return above
 
     low, high, spent = _bracket(_tolerant(excess), case.alpha, largest)
     while high / low > 1 + tolerance:
@@ -59,6 +69,42 @@ def crossover(
         low, high = (low, middle) if _tolerant(excess)(middle) <= 0 else (middle, high)
         spent += 1
     return Crossover(math.sqrt(low * high), low, high, spent)
+
+
+class _Watch:
+    """Sees whether the search gets anywhere, and says why not: what was measured at three alphas in a row."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.seen: list[tuple[float, float, float, float]] = []
+
+    def see(self, alpha: float, gap: float, differential: float, above: float) -> None:
+        """ValueError once neither g nor j fell over three rising alphas that are not lazy."""
+        if self.seen and alpha <= self.seen[-1][0]:
+            self.seen.clear()
+        self.seen.append((alpha, gap, differential, above))
+        last = self.seen[-STUCK:]
+        if len(last) < STUCK or min(one[3] for one in last) <= 0 or last[-1][3] < STALLED * last[0][3]:
+            return
+        alphas, gaps, changes = (", ".join(f"{one[i]:.3g}" for one in last) for i in range(3))
+        raise ValueError(
+            f"a crossover needs g and j that fall as alpha grows, got g = {gaps} and j = {changes} at alpha = {alphas}: "
+            f"{self._cause(alpha)}"
+        )
+
+    def _cause(self, alpha: float) -> str:
+        case = self.case
+        x = case.problem.x if case.problem.x_test is None else case.problem.x_test
+        y = case.problem.y if case.problem.y_test is None else case.problem.y_test
+        outputs = passes.outputs(case.apply, case.params0, x)
+        if start_share(case.problem, jnp.asarray(alpha, outputs.dtype) * outputs, y) > LARGE_START:
+            return "the outputs are not 0 at the start, center or double the model first"
+        if case.train is not None and not takes_scale(case.train):
+            return (
+                "the step of your trainer does not follow alpha, let it be train(apply, params0, scale) and multiply its "
+                "learning rate by scale.sgd = 1/alpha² for SGD, by scale.adam = 1/alpha for Adam"
+            )
+        return "the training may be too short, or its step may not follow alpha"
 
 
 def _tolerant(excess: Callable[[float], float]) -> Callable[[float], float]:

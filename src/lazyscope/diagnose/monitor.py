@@ -2,30 +2,49 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Key, PyTree
 
+from lazyscope import tree
+from lazyscope.differential import differential_change
+from lazyscope.groups import Groups
 from lazyscope.measures import distance, kernel_change, linearization_gap, relative_change
 from lazyscope.models import Apply
 
 
-def monitor(apply: Apply, params0: PyTree, x: Array, *, kernel: bool = True) -> Callable[[PyTree], dict[str, Array]]:
+def monitor(
+    apply: Apply,
+    params0: PyTree,
+    x: PyTree,
+    *,
+    kernel: bool = True,
+    groups: Groups = None,
+    key: Key[Array, ""] | None = None,
+) -> Callable[[PyTree], dict[str, Array]]:
     """A function params -> dict of scalars: how far a run has gone from `params0` and from its linearisation.
 
     `distance` is ‖w − w0‖, `movement` ‖w − w0‖/‖w0‖, `gap` the relative distance of model and linearisation at the same
-    weights on `x`, and, with `kernel`, `kernel_change` and `kernel_change/GROUP` the relative changes of the tangent
-    kernel. A few dozen inputs are enough; the kernel costs one Jacobian on them. All are 0 at `params0`.
+    weights on `x`, `differential` j with `differential/GROUP` for each group of parameters and, where it is estimated
+    by random directions from `key`, `differential_error`. With `kernel`, `kernel_change` and `kernel_change/LEAF` are
+    the relative changes of the tangent kernel. A few dozen inputs are enough; the kernel costs one Jacobian on them.
+    All are 0 at `params0`, which is copied.
     """
+    params0 = tree.copy(params0)
 
     def measure(params: PyTree) -> dict[str, Array]:
+        change = differential_change(apply, params0, params, x, groups=groups, key=key)
         found = {
             "distance": distance(params0, params).all,
             "movement": relative_change(params0, params).all,
             "gap": linearization_gap(apply, params0, params, x),
+            "differential": change.value,
         }
+        if change.probes:
+            found["differential_error"] = change.error
+        found |= {f"differential/{name}": group.relative for name, group in change.groups.items()}
         if kernel:
-            change = kernel_change(apply, params0, params, x)
-            found["kernel_change"] = change.all
-            found |= {f"kernel_change/{name}": value for name, value in change.groups.items()}
+            kernels = kernel_change(apply, params0, params, x)
+            found["kernel_change"] = kernels.all
+            found |= {f"kernel_change/{name}": value for name, value in kernels.groups.items()}
         return found
 
     return measure

@@ -1,14 +1,18 @@
 """Trained parameters of a model and of its linearisation: by the user's trainer, or by descent at the stable step."""
 
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lazyscope import tree
+from lazyscope import passes, tree
 from lazyscope.dynamics import gradient_descent, linearized_descent
+from lazyscope.dynamics.by_calls import descent_by_calls
+from lazyscope.krylov import slow_in_loops
 from lazyscope.linearize import linearize
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -17,41 +21,104 @@ from lazyscope.scaling import stable_step_size
 DEFAULT_STEPS = 1500
 CLOSED_FORM_SIDE = 2048  # rows of the tangent kernel up to which its eigenvectors beat iterating
 
-Trainer = Callable[[Apply, PyTree], PyTree]
+Trainer = Callable[..., PyTree]
+"""`train(apply, params0) -> params`, or `train(apply, params0, scale) -> params` with a `Scale`."""
+
+
+class Scale(NamedTuple):
+    """What a trainer has to know of the output scale alpha: the step on R(alpha·h) must shrink as alpha grows.
+
+    `sgd` = 1/alpha² is the factor for the learning rate of descent (momentum or not): the gradient grows as alpha, and
+    weights should move by 1/alpha. `adam` = 1/alpha is that of Adam and its kin, whose step does not follow the
+    gradient's size; Adam's eps wants to grow as alpha. Decoupled weight decay is multiplied by the learning rate:
+    divide it by the same factor to keep its strength.
+    """
+
+    alpha: float
+
+    @property
+    def sgd(self) -> float:
+        """1/alpha²."""
+        return self.alpha**-2
+
+    @property
+    def adam(self) -> float:
+        """1/alpha."""
+        return 1 / self.alpha
 
 
 class Trained(NamedTuple):
-    """Parameters after training the model and after training its linearisation; how, in words."""
+    """Parameters after training the model and after training its linearisation; how, in words.
+
+    `step` says whose step has to follow alpha when alpha is changed: "ours" does, "told" is a trainer that takes a
+    `Scale`, "untold" one that does not, "elsewhere" no trainer at all.
+    """
 
     params: PyTree
     params_linear: PyTree
     how: str
-    still_improving: bool | None
-    step_size: float | None
+    step: str
+    still_improving: bool | None = None
+    step_size: float | None = None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """alpha·h, equal to any other of the same h and alpha: what was compiled for one serves all."""
+
+    apply: Apply
+    alpha: float
+
+    def __call__(self, params: PyTree, x: Any) -> Array:
+        outputs = self.apply(params, x)
+        return jnp.asarray(self.alpha, outputs.dtype) * outputs
 
 
 def scaled(apply: Apply, alpha: float) -> Apply:
     """alpha·h; `apply` itself at alpha = 1."""
-    return apply if alpha == 1.0 else lambda params, x: jnp.asarray(alpha, float) * apply(params, x)
+    return apply if alpha == 1.0 else Scaled(apply, alpha)
+
+
+def takes_scale(train: Trainer) -> bool:
+    """Whether a trainer takes a third argument, the `Scale`; ValueError where it takes neither two nor three."""
+    try:
+        signature = inspect.signature(train)
+    except (TypeError, ValueError):
+        return False
+    for count in (3, 2):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count == 3
+    raise ValueError(
+        f"train must take (apply, params0) or (apply, params0, scale), got train{signature}: "
+        "bind the rest, with functools.partial say"
+    )
 
 
 def by_trainer(train: Trainer, apply: Apply, params0: PyTree, alpha: float) -> Trained:
-    """`train` on alpha·h and on its linearisation. Raises ValueError where it returns something else or diverges."""
-    model = scaled(apply, alpha)
+    """`train` on alpha·h and on its linearisation. Raises ValueError where it returns something else or diverges.
+
+    Each training gets a copy of `params0` that it may change or donate.
+    """
+    model, told = scaled(apply, alpha), takes_scale(train)
+    more = (Scale(alpha),) if told else ()
     ends = []
     for name, trained_model in (("the model", model), ("its linearisation", linearize(model, params0))):
-        params = train(trained_model, params0)
+        params = train(trained_model, tree.copy(params0), *more)
+        _check_alone(params0, params)
         check_params(params0, params, f"train must return finite parameters like params0 for {name}")
-        ends.append(params)
-    return Trained(ends[0], ends[1], "your trainer, on the model and on its linearisation", None, None)
+        ends.append(tree.copy(params))
+    step = "told" if told else "untold"
+    return Trained(ends[0], ends[1], "your trainer, on the model and on its linearisation", step)
 
 
 def by_checkpoint(params0: PyTree, params: PyTree) -> Trained:
     """The weights given, for the model and for its linearisation: the gap at the same weights."""
     check_params(params0, params, "trained weights must be finite and like params0")
-    return Trained(
-        params, params, "elsewhere: g compares the model and its linearisation at the same weights", None, None
-    )
+    how = "elsewhere: g compares the model and its linearisation at the same weights"
+    return Trained(params, params, how, "elsewhere")
 
 
 def by_descent(
@@ -61,24 +128,50 @@ def by_descent(
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not jnp.isfinite(step):
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
-    settings = {"alpha": alpha, "step_size": step, "num_steps": num_steps, "record": (0, num_steps)}
-    run = gradient_descent(apply, params0, problem, **settings)
+    params, improving = _descent(apply, params0, problem, alpha, step, num_steps)
     linear = _linear_descent(apply, params0, problem, alpha, step, num_steps)
     how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
-    for params in (run.params, linear):
-        check_params(params0, params, "descent must end at finite parameters")
-    return Trained(run.params, linear, how, bool(run.status.still_improving), step)
+    for end in (params, linear):
+        check_params(params0, end, "descent must end at finite parameters")
+    return Trained(params, linear, how, "ours", improving, step)
+
+
+def _descent(
+    apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
+) -> tuple[PyTree, bool]:
+    settings = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
+    if _by_calls(apply, params0, problem):
+        return descent_by_calls(apply, params0, problem, **settings)
+    run = gradient_descent(apply, params0, problem, record=(0, num_steps), **settings)
+    return run.params, bool(run.status.still_improving)
 
 
 def _linear_descent(
     apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
 ) -> PyTree:
+    settings = {"alpha": alpha, "step_size": step_size}
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
     if problem.loss is square_loss and kernel_side <= CLOSED_FORM_SIDE:
-        settings = {"alpha": alpha, "step_size": step_size}
         return linearized_descent(apply, params0, problem, steps=[num_steps], **settings).params
-    settings = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps, "record": (num_steps,)}
-    return gradient_descent(linearize(apply, params0), params0, problem, **settings).params
+    if _by_calls(apply, params0, problem):
+        return descent_by_calls(apply, params0, problem, num_steps=num_steps, linear=True, **settings)[0]
+    linear = linearize(apply, params0)
+    return gradient_descent(linear, params0, problem, num_steps=num_steps, record=(num_steps,), **settings).params
+
+
+def _by_calls(apply: Apply, params0: PyTree, problem: Problem) -> bool:
+    in_one = passes.block_size(apply, params0, problem.x) == problem.num_examples
+    return not in_one or slow_in_loops(apply, params0, problem.x)
+
+
+def _check_alone(params0: PyTree, params: Any) -> None:
+    structure = jax.tree.structure(params0)
+    if isinstance(params, tuple) and jax.tree.structure(params) != structure:
+        if any(jax.tree.structure(item) == structure for item in params):
+            raise ValueError(
+                f"train must return the parameters alone, got a tuple of {len(params)} with the parameters in it: "
+                "return params, and keep the rest elsewhere"
+            )
 
 
 def check_params(params0: PyTree, params: PyTree, rule: str) -> None:

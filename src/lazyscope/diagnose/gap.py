@@ -1,0 +1,99 @@
+"""The gap g between two sets of outputs, the trained model's and its trained linearisation's, with its interval."""
+
+import math
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from lazyscope.intervals import Interval, reach, root_of_ratio
+from lazyscope.problems import Loss, square_loss
+
+JACKKNIFE = 20  # groups of examples that are left out in turn, for a loss that is no mean over examples
+
+
+def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
+    """g on held-out outputs of shape (n, ...), alpha in them, with its 95 % interval over the n examples.
+
+    ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖) for the square loss; for another one the larger of
+    ‖f_T − f_lin,T‖/‖f_T − f_0‖ and |L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|.
+    """
+    apart, moved = _squares(f, f_linear), _squares(f, f0)
+    if loss is square_loss:
+        targets = np.asarray(y, float)
+        spread = _squares(targets, np.broadcast_to(targets.mean(axis=0, keepdims=True), targets.shape))
+        return _by_outputs(apart, spread if 0 < _total(spread) < _total(moved) else moved)
+    return _larger(_by_outputs(apart, moved), _by_loss(loss, f, f_linear, f0, y))
+
+
+def losses(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> dict[str, float]:
+    """The three held-out losses, by the names under which they are printed."""
+    return {
+        "loss at start": float(loss(f0, y)),
+        "loss, trained": float(loss(f, y)),
+        "loss, linearised": float(loss(f_linear, y)),
+    }
+
+
+_Squares = tuple[np.ndarray, float]  # squares of each example in a unit, and the unit
+
+
+def _squares(a: Array | np.ndarray, b: Array | np.ndarray) -> _Squares:
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    rows = difference.reshape(difference.shape[0], -1)
+    unit = float(np.max(np.abs(rows), initial=0)) or 1.0
+    return np.sum((rows / unit) ** 2, axis=1), unit
+
+
+def _total(squares: _Squares) -> float:
+    return math.sqrt(float(np.sum(squares[0]))) * squares[1]
+
+
+def _by_outputs(apart: _Squares, scale: _Squares) -> Interval:
+    found, factor = root_of_ratio(apart[0], scale[0]), apart[1] / scale[1]
+    return Interval(found * factor, found.low * factor, found.high * factor)
+
+
+def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
+    """|L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|; its error is that of a ratio of means, on the plain scale."""
+    end, linear, start = (float(loss(v, y)) for v in (f, f_linear, f0))
+    difference, drop = end - linear, start - end
+    if difference == 0:
+        return Interval(0.0, 0.0, 0.0)
+    if drop == 0 or not math.isfinite(difference / drop):
+        return Interval(math.inf, math.inf, math.inf)
+    ratio = difference / drop
+    rows = [_each(loss, v, y, whole) for v, whole in ((f, end), (f_linear, linear), (f0, start))]
+    if rows[0] is not None and rows[1] is not None and rows[2] is not None and len(rows[0]) > 1:
+        influence = ((rows[0] - rows[1]) - ratio * (rows[2] - rows[0])) / drop
+        error, freedom = float(np.std(influence, ddof=1)) / math.sqrt(len(influence)), len(influence) - 1
+    else:
+        error, freedom = _jackknife(loss, f, f_linear, f0, y)
+    value = abs(ratio)
+    spread = reach(error, freedom)
+    return Interval(value, max(value - spread, 0.0), value + spread)
+
+
+def _each(loss: Loss, f: Array, y: Array, whole: float) -> np.ndarray | None:
+    """The losses of the examples one by one, where their mean is the loss of all."""
+    each = np.asarray(jax.vmap(lambda one, target: loss(one[None], target[None]))(f, y), float)
+    return each if np.isclose(float(np.mean(each)), whole, rtol=1e-5) else None
+
+
+def _jackknife(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> tuple[float, int]:
+    """Standard error of the ratio of losses by leaving out groups of examples in turn, and its degrees of freedom."""
+    n = f.shape[0]
+    groups = min(n, JACKKNIFE)
+    if groups < 2:
+        return math.inf, 0
+
+    def ratio(rows: np.ndarray) -> float:
+        end, linear, start = (float(loss(v[rows], y[rows])) for v in (f, f_linear, f0))
+        return abs(end - linear) / abs(start - end) if start != end else math.inf
+
+    without = np.array([ratio(np.flatnonzero(np.arange(n) % groups != g)) for g in range(groups)])
+    return math.sqrt((groups - 1) * float(np.var(without))), groups - 1
+
+
+def _larger(a: Interval, b: Interval) -> Interval:
+    return Interval(max(a, b), max(a.low, b.low), max(a.high, b.high))

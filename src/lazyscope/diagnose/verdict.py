@@ -1,0 +1,199 @@
+"""`diagnose`: train the model and its linearisation, measure the deciders with their intervals, and say what follows."""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, PyTree
+
+from lazyscope import passes, tree
+from lazyscope.criterion import Budget, check_outputs, criterion
+from lazyscope.diagnose.advice import advise, explain, recommend, start_share
+from lazyscope.diagnose.classification import classification
+from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.gap import gap, losses
+from lazyscope.diagnose.layers import group_rows, sentences
+from lazyscope.diagnose.references import placed
+from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
+from lazyscope.diagnose.training import DEFAULT_STEPS, Trained, Trainer, by_checkpoint, by_descent, by_trainer
+from lazyscope.differential import differential_change
+from lazyscope.groups import Groups, grouped
+from lazyscope.measures import (
+    activation_stability,
+    alignment_of_kernel,
+    change_of_kernels,
+    distance_of_kernels,
+    relative_change,
+)
+from lazyscope.models import Apply
+from lazyscope.problems import Problem, check_labels, square_loss
+from lazyscope.tangent import MEMORY_BUDGET, group_kernel_examples, group_kernels
+
+KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
+KERNEL_EXAMPLES, DIFFERENTIAL_EXAMPLES = 256, 1024  # inputs that the kernel and j are measured on, at most
+
+
+def diagnose(
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    *,
+    params: PyTree | None = None,
+    train: Trainer | None = None,
+    alpha: float = 1.0,
+    gates: Callable[[PyTree, Array], PyTree] | None = None,
+    key: Key[Array, ""],
+    thresholds: Thresholds = Thresholds(),  # noqa: B008
+    num_steps: int = DEFAULT_STEPS,
+    examples: int | None = None,
+    groups: Groups = None,
+    budget: Budget | None = None,
+    with_kappa: bool = True,
+) -> Diagnosis:
+    """How lazily alpha·h trains from `params0`.
+
+    `train(apply, params0) -> params` is called once with alpha·h and once with its linearisation, and g compares the
+    two trained models. A trainer that takes a third argument is told alpha and the factors of its step by it
+    (`Scale`). `params` alone are weights trained elsewhere: g compares model and linearisation at those weights.
+    Neither: both are trained by descent, `num_steps` steps of `stable_step_size`. The table says which.
+
+    Deciders, on held-out inputs where there are any (docs/design.md, the regime), each with a 95 % interval over them:
+    g = ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖) for the square loss; for another loss the larger of
+    ‖f_T − f_lin,T‖/‖f_T − f_0‖ and |L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|. j = ‖Dh(w_T) − Dh(w_0)‖_F/‖Dh(w_0)‖_F, on
+    at most 1024 inputs (`examples`). `groups` maps globs over leaf paths to names; by default a group is a module.
+    Kernels are measured on as many inputs (at most 256) as have derivatives of 512 MiB.
+
+    Raises ValueError for a trainer that diverges or returns other shapes, for both `train` and `params`, for labels or
+    losses that do not fit the outputs, and as `criterion` does.
+    """
+    if train is not None and params is not None:
+        raise ValueError("diagnose takes train or params, got both: drop params to have your trainer called")
+    params0 = tree.copy(params0)
+    members = grouped(params0, groups)
+    key_train, key_kappa, key_probes = jax.random.split(key, 3)
+    held_out = problem.x_test is not None
+    x, y = (problem.x_test, problem.y_test) if held_out else (problem.x, problem.y)
+    start = check_outputs(apply, params0, problem.x)
+    check_labels(problem.loss, start, problem.y)
+    crit = criterion(apply, params0, problem, alpha=alpha, key=key_kappa, budget=budget) if with_kappa else None
+    trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train)
+
+    h0 = passes.outputs(apply, params0, x)
+    check_labels(problem.loss, h0, y)
+    away = tree.sub(tree.split(trained.params_linear)[0], tree.split(params0)[0])
+    scale = jnp.asarray(alpha, h0.dtype)
+    f0, f = scale * h0, scale * passes.outputs(apply, trained.params, x)
+    f_linear = f0 + scale * passes.push(apply, params0, x, away)
+    measured = losses(problem.loss, f, f_linear, f0, y)
+    if not math.isfinite(measured["loss, trained"]):
+        raise ValueError(
+            f"the trained model must have a finite loss, got {measured['loss, trained']:g}: training diverged, lower the "
+            "step size"
+        )
+    g = gap(problem.loss, f, f_linear, f0, y)
+    n = passes.count(x)
+    few = passes.take(x, slice(0, examples or DIFFERENTIAL_EXAMPLES))
+    change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes)
+    j = change.interval
+    _check_derivatives(change.examples)
+    rows = group_rows(apply, params0, trained.params, few, change, members)
+    indicators, kernel = _indicators(apply, params0, trained.params, problem, x, y, examples)
+    if gates is not None:
+        shares = jax.tree.leaves(activation_stability(gates, params0, trained.params, few))
+        indicators["stable gates"] = float(jnp.mean(jnp.concatenate([jnp.ravel(share) for share in shares])))
+
+    judged_by = thresholds.at_same_weights if trained.step == "elsewhere" else thresholds
+    verdict = regime(g, j, judged_by)
+    share = start_share(problem, f0, y)
+    recommendation = None
+    if verdict != "lazy":
+        recommendation = recommend(g, j, judged_by, crit, problem, f0, y, alpha)
+    return Diagnosis(
+        regime=verdict,
+        regimes=regimes(g, j, judged_by),
+        gap=g,
+        differential=j,
+        probe_error=float(change.error),
+        thresholds=judged_by,
+        how=trained.how,
+        inputs=f"{n} held-out inputs" if held_out else f"the {n} training inputs (there are no held-out ones)",
+        num_inputs=n,
+        differential_examples=passes.count(few),
+        alpha=alpha,
+        groups=rows,
+        kernel_change=kernel.change,
+        kernel_changes=kernel.changes,
+        kernel_examples=kernel.examples,
+        indicators=indicators,
+        losses=measured,
+        classification=classification(problem.loss, f, f_linear, y),
+        criterion=crit,
+        recommendation=recommendation,
+        placed=placed(g, j),
+        reasons=(*explain(verdict, g, j, judged_by, crit, indicators), *near(g, j, judged_by), *sentences(rows)),
+        advice=advise(verdict, crit, trained, recommendation, share, alpha, measured),
+    )
+
+
+def _train(
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    params: PyTree | None,
+    train: Trainer | None,
+    alpha: float,
+    num_steps: int,
+    key: Key[Array, ""],
+) -> Trained:
+    if train is not None:
+        return by_trainer(train, apply, params0, alpha)
+    if params is not None:
+        return by_checkpoint(params0, params)
+    return by_descent(apply, params0, problem, alpha, num_steps, key)
+
+
+def _check_derivatives(squares: Array) -> None:
+    if not bool(jnp.all(jnp.isfinite(squares))):
+        raise ValueError(
+            "the derivative of the outputs must be finite, got NaN or infinite ones though the outputs are finite: look "
+            "for a norm, a square root or a division at 0"
+        )
+
+
+class _Kernel(NamedTuple):
+    """The relative change of the tangent kernel, in all and of each leaf, and on how many inputs."""
+
+    change: float | None
+    changes: dict[str, float]
+    examples: int
+
+
+def _indicators(
+    apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: PyTree, y: Array, examples: int | None
+) -> tuple[dict[str, float], _Kernel]:
+    found = {"movement in all": float(relative_change(params0, params).all)}
+    few = passes.take(x, slice(0, _kernel_examples(apply, params0, x, examples)))
+    n = passes.count(few)
+    if n == 0:
+        return found, _Kernel(None, {}, 0)
+    before, after = group_kernels(apply, params0, few), group_kernels(apply, params, few)
+    change = change_of_kernels(before, after)
+    whole = [reduce(jnp.add, kernels.values()) for kernels in (before, after)]
+    found["kernel 1 − cosine"] = float(distance_of_kernels(*whole))
+    if problem.loss is square_loss:
+        shape = (n, *jax.eval_shape(apply, params0, few).shape[1:])
+        for name, kernel in zip(("alignment at start", "alignment, trained"), whole, strict=True):
+            found[name] = float(alignment_of_kernel(kernel, y[:n], shape))
+    return found, _Kernel(float(change.all), {name: float(value) for name, value in change.groups.items()}, n)
+
+
+def _kernel_examples(apply: Apply, params0: PyTree, x: PyTree, examples: int | None) -> int:
+    """How many inputs the kernel is measured on; 0 where not even two have derivatives that fit."""
+    most = min(passes.count(x), examples or KERNEL_EXAMPLES)
+    affordable = group_kernel_examples(apply, params0, x, KERNEL_NUMBERS)
+    if affordable < 2 and group_kernel_examples(apply, params0, x, MEMORY_BUDGET / 32) < 2:
+        return 0
+    return min(most, max(affordable, 2))

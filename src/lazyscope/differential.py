@@ -1,0 +1,240 @@
+"""The change of the differential over training, and which groups of parameters it is in.
+
+    j = ‖Dh(w_T) − Dh(w_0)‖_F / ‖Dh(w_0)‖_F,
+
+the note's Δ(Dh) (§1.1) taken over all of training instead of one step. ‖·‖_F² is a sum over examples and over
+parameters: so j does not depend on how weights are stored, and the shares of groups of parameters add up to the whole.
+No kernel is formed. With z of independent ±1 in the outputs of each example, E‖Jᵀz‖² = ‖J‖_F² (Hutchinson 1990), at the
+cost of a transposed product at either end; the same z at both ends makes small changes as sure as large ones. With as
+many directions as there are outputs the sum is exact.
+
+    found = differential_change(apply, params0, params, x)
+    found.value, found.error, found.groups["hidden"].change_share
+
+How much of what a group does is beyond first order is `partial_gap`'s to say.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from lazyscope import passes, tree
+from lazyscope.groups import Groups, grouped
+from lazyscope.intervals import Interval, root_of_ratio
+from lazyscope.models import Apply
+from lazyscope.tangent.outputs import checked_outputs
+
+PROBES, LEAST = 4, 64
+"""Random directions an example, where there are too many outputs to take all of them, and in all at least."""
+EXACT = 2**27
+"""Numbers that the derivatives of a batch may have to be gone through one by one."""
+BLOCK = 2**25
+"""Numbers that the derivatives of one block may have: 256 MiB in float64."""
+
+
+class GroupChange(NamedTuple):
+    """One group of parameters: its share of ‖Dh(w0)‖_F² and of ‖ΔDh‖_F², and ‖ΔD_g h‖_F/‖D_g h(w0)‖_F."""
+
+    start_share: Float[Array, ""]
+    change_share: Float[Array, ""]
+    relative: Float[Array, ""]
+
+
+class DifferentialChange(NamedTuple):
+    """j with its standard error over probes (0 where exact), group by group, and example by example.
+
+    `examples` has ‖D h_i(w0)‖_F² and ‖ΔD h_i‖_F² of each example i, in a common unit: j² is the ratio of their sums.
+    `probes` is the number of random directions an example, 0 where all were taken.
+    """
+
+    value: Float[Array, ""]
+    error: Float[Array, ""]
+    groups: dict[str, GroupChange]
+    examples: Float[Array, "n 2"]
+    probes: int
+
+    @property
+    def interval(self) -> Interval:
+        """j with its 95 % interval over examples, which the noise of the probes is part of (`lazyscope.intervals`)."""
+        start, change = np.asarray(self.examples, float).T
+        return root_of_ratio(change, start)
+
+
+def differential_change(
+    apply: Apply,
+    params0: PyTree,
+    params: PyTree,
+    x: PyTree,
+    *,
+    groups: Groups = None,
+    key: Key[Array, ""] | None = None,
+    probes: int | None = None,
+) -> DifferentialChange:
+    """j = ‖Dh(params) − Dh(params0)‖_F/‖Dh(params0)‖_F on `x`, in all and per group of parameters.
+
+    Exact where the derivatives have at most 2^27 numbers or the model at most four outputs; elsewhere, or with
+    `probes`, by so many random directions an example (default 4, and 64 in all), which need a `key`. `groups` maps
+    globs over leaf paths to names of groups; by default a group is a module (`lazyscope.groups`). 0 where nothing
+    moved; the output scale alpha drops out. Examples are differentiated one by one, so they must not see each other.
+    Can be jitted.
+
+    Raises ValueError for checkpoints of different shapes, for outputs that are not real with one row per example, for a
+    glob that matches nothing, and for a missing key.
+    """
+    members = grouped(params0, groups)
+    outputs = checked_outputs(apply, params0, x)
+    theta0, theta = tree.split(params0)[0], tree.split(params)[0]
+    check_shapes(theta0, theta)
+    n, k, size = passes.count(x), int(np.prod(outputs.shape[1:])), tree.size(theta0)
+    wanted = probes or max(PROBES, -(-LEAST // n))
+    exact = probes is None and (k <= wanted or n * k * size <= EXACT)
+    if exact:
+        directions = jnp.broadcast_to(jnp.eye(k, dtype=outputs.dtype), (n, k, k))
+    elif key is None:
+        raise ValueError(
+            f"Dh has {n * k * size:.2g} numbers, too many to take each: pass key=jax.random.key(0) for random directions"
+        )
+    else:
+        directions = jax.random.rademacher(key, (n, wanted, k), outputs.dtype)
+    starts, changes = _squares(apply, params0, params, x, directions)
+    if exact:
+        starts, changes = jnp.sum(starts, axis=1, keepdims=True), jnp.sum(changes, axis=1, keepdims=True)
+    moved = jnp.any(jnp.stack([jnp.any(b != a) for a, b in zip(theta0, theta, strict=True)]))
+    # At w0 the two derivatives, of two programs, may still differ in the last bit.
+    return _summed(starts, jnp.where(moved, changes, 0), members, 0 if exact else directions.shape[1])
+
+
+def partial_gap(
+    apply: Apply, params0: PyTree, params: PyTree, x: PyTree, *, groups: Groups = None
+) -> dict[str, Float[Array, ""]]:
+    """How far the model is from itself with one group of parameters at first order, relative to its own movement.
+
+    For each group g, with the others as they are at `params`:
+
+        ‖h(w_T) − [h(w') + D_g h(w')(w_T − w_0)_g]‖ / ‖h(w_T) − h(w_0)‖,   w' = w_T but for w'_g = w_0,g,
+
+    one forward-mode product a group. 0 for a group in which the model is linear, whatever the others do. `groups` as
+    for `differential_change`. Raises ValueError for checkpoints of different shapes.
+    """
+    return partial_gaps(apply, params0, params, x, grouped(params0, groups))
+
+
+def partial_gaps(
+    apply: Apply, params0: PyTree, params: PyTree, x: PyTree, members: dict[str, list[int]]
+) -> dict[str, Float[Array, ""]]:
+    """`partial_gap` of the groups whose leaves `members` lists."""
+    (theta0, merge), theta = tree.split(params0), tree.split(params)[0]
+    check_shapes(theta0, theta)
+    end = passes.outputs(apply, params, x)
+    moved = tree.norm(end - passes.outputs(apply, params0, x))
+    nothing = [jnp.zeros_like(leaf) for leaf in theta0]
+
+    def gap(leaves: list[int]) -> Array:
+        at = [theta0[i] if i in leaves else leaf for i, leaf in enumerate(theta)]
+        step = [theta[i] - theta0[i] if i in leaves else zero for i, zero in enumerate(nothing)]
+        first = passes.outputs(apply, merge(at), x) + passes.push(apply, merge(at), x, step)
+        return _ratio(tree.norm(end - first), moved)
+
+    return {name: gap(leaves) for name, leaves in members.items()}
+
+
+def check_shapes(theta0: list[Array], theta: list[Array]) -> None:
+    """ValueError unless two checkpoints have leaves of equal shapes."""
+    shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
+    if shapes0 != shapes:
+        raise ValueError(f"two checkpoints of one model must have equal shapes, got {shapes0} and {shapes}")
+
+
+def _summed(starts: Array, changes: Array, members: dict[str, list[int]], probes: int) -> DifferentialChange:
+    """From squares (examples, directions, leaves), the directions of each example of equal weight."""
+    start, change = jnp.sum(jnp.mean(starts, axis=1)), jnp.sum(jnp.mean(changes, axis=1))
+    square = _ratio(change, start)
+    error = jnp.zeros((), square.dtype)
+    if probes > 1:
+        # Delta method for the ratio of two means over the same directions, independent from example to example.
+        scatter = jnp.var(jnp.sum(changes - square * starts, axis=2), axis=1, ddof=1) / probes
+        error = _ratio(jnp.sqrt(jnp.sum(scatter)), 2 * start * jnp.sqrt(square))
+    elif probes == 1:
+        error = jnp.full((), jnp.nan, square.dtype)
+
+    def group(leaves: list[int]) -> GroupChange:
+        at = np.asarray(leaves)
+        own, own_change = (jnp.sum(jnp.mean(part[:, :, at], axis=1)) for part in (starts, changes))
+        return GroupChange(_ratio(own, start), _ratio(own_change, change), jnp.sqrt(_ratio(own_change, own)))
+
+    by_example = jnp.stack([jnp.sum(jnp.mean(part, axis=1), axis=1) for part in (starts, changes)], axis=1)
+    return DifferentialChange(
+        jnp.sqrt(square), error, {name: group(leaves) for name, leaves in members.items()}, by_example, probes
+    )
+
+
+def _squares(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, directions: Array) -> tuple[Array, Array]:
+    """‖z_rᵀD_l h_i(w0)‖² and ‖z_rᵀΔD_l h_i‖² for example i, direction r and leaf l, in one unit for all."""
+    n, probes, _ = directions.shape
+    size = max(1, min(n, BLOCK // max(probes * tree.size(tree.split(params0)[0]), 1)))
+    if passes.concrete(params0, params, x, directions):
+        pieces = [
+            _block(apply, params0, params, passes.take(x, slice(at, at + size)), directions[at : at + size])
+            for at in range(0, n, size)
+        ]
+        scales = jnp.stack([scale for scale, _, _ in pieces])
+        unit = _or_one(jnp.max(scales))
+        return tuple(  # type: ignore[return-value]
+            jnp.concatenate([(s / unit) ** 2 * piece[i] for s, piece in zip(scales, pieces, strict=True)]) for i in (1, 2)
+        )
+    number = -(-n // size)
+    rows = jnp.minimum(jnp.arange(number * size), n - 1).reshape(number, size)
+    scales, starts, changes = jax.lax.map(
+        lambda at: _block(apply, params0, params, passes.take(x, at), directions[at]), rows
+    )
+    factor = ((scales / _or_one(jnp.max(scales))) ** 2)[:, None, None, None]
+    starts, changes = (
+        (factor * part).reshape(number * size, *part.shape[2:])[:n] for part in (starts, changes)
+    )
+    return starts, changes
+
+
+@partial(jax.jit, static_argnums=0)
+def _block(
+    apply: Apply, params0: PyTree, params: PyTree, x: PyTree, directions: Array
+) -> tuple[Array, Array, Array]:
+    theta0, merge = tree.split(params0)
+    theta, merge_trained = tree.split(params)
+
+    def one(example: PyTree, rows: Array) -> tuple[list[Array], list[Array]]:
+        alone = jax.tree.map(lambda leaf: leaf[None], example)
+        _, pull0 = jax.vjp(lambda th: apply(merge(th), alone).reshape(-1), theta0)
+        _, pull = jax.vjp(lambda th: apply(merge_trained(th), alone).reshape(-1), theta)
+
+        def both(z: Array) -> tuple[list[Array], list[Array]]:
+            (before,), (after,) = pull0(z), pull(z)
+            return before, tree.sub(after, before)
+
+        return jax.vmap(both)(rows)
+
+    befores, differences = jax.vmap(one)(x, directions)
+    dtype = jnp.result_type(*befores)
+    largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in (*befores, *differences)])
+    scale = jnp.max(largest)
+    unit = _or_one(scale)
+
+    def square(leaf: Array) -> Array:
+        return jnp.sum((leaf.reshape(*leaf.shape[:2], -1).astype(dtype) / unit) ** 2, axis=2)
+
+    def squares(leaves: list[Array]) -> Array:
+        return jnp.stack([square(leaf) for leaf in leaves], axis=2)
+
+    return scale, squares(befores), squares(differences)
+
+
+def _or_one(scale: Array) -> Array:
+    return jnp.where(scale > 0, scale, 1)
+
+
+def _ratio(over: Array, under: Array) -> Array:
+    # 0/0 is no change; change where there was nothing is infinite.
+    return jnp.where(over == 0, 0, over / jnp.where((under == 0) & (over == 0), 1, under))
