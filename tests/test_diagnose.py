@@ -137,7 +137,7 @@ def test_cross_entropy_takes_the_worse_of_outputs_and_losses():
 
 def test_the_printed_table_names_regime_thresholds_and_how_it_was_trained():
     text = str(diagnosed(MODEL, MODEL.init(jax.random.key(1), tau=2.0, doubled=True), gates=MODEL.gates))
-    for words in ("regime", "g <= 0.05 and k <= 0.1", "half the stability limit", "held-out inputs", "stable gates"):
+    for words in ("regime", "g <= 0.05 and j <= 0.1", "half the stability limit", "held-out inputs", "stable gates"):
         assert words in text
 
 

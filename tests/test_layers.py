@@ -8,12 +8,16 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "lazyscope"
 SCIENCE = (
     "tree",
+    "intervals",
+    "groups",
     "models",
+    "passes",
     "vision",
     "problems",
     "linearize",
     "krylov",
     "tangent",
+    "differential",
     "criterion",
     "scaling",
     "dynamics",
