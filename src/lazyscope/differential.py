@@ -59,7 +59,7 @@ class DifferentialChange(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """j with its 95 % interval over examples, which the noise of the probes is part of (`lazyscope.intervals`)."""
+        """J with its 95 % interval over examples, which the noise of the probes is part of (`lazyscope.intervals`)."""
         start, change = np.asarray(self.examples, float).T
         return root_of_ratio(change, start)
 
@@ -74,7 +74,7 @@ def differential_change(
     key: Key[Array, ""] | None = None,
     probes: int | None = None,
 ) -> DifferentialChange:
-    """j = ‖Dh(params) − Dh(params0)‖_F/‖Dh(params0)‖_F on `x`, in all and per group of parameters.
+    """J = ‖Dh(params) − Dh(params0)‖_F/‖Dh(params0)‖_F on `x`, in all and per group of parameters.
 
     Exact where the derivatives have at most 2^27 numbers or the model at most four outputs; elsewhere, or with
     `probes`, by so many random directions an example (default 4, and 64 in all), which need a `key`. `groups` maps
@@ -96,7 +96,8 @@ def differential_change(
         directions = jnp.broadcast_to(jnp.eye(k, dtype=outputs.dtype), (n, k, k))
     elif key is None:
         raise ValueError(
-            f"Dh has {n * k * size:.2g} numbers, too many to take each: pass key=jax.random.key(0) for random directions"
+            f"Dh has {n * k * size:.2g} numbers, too many to take each: pass key=jax.random.key(0) for random "
+            "directions"
         )
     else:
         directions = jax.random.rademacher(key, (n, wanted, k), outputs.dtype)
@@ -184,7 +185,8 @@ def _squares(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, direction
         scales = jnp.stack([scale for scale, _, _ in pieces])
         unit = _or_one(jnp.max(scales))
         return tuple(  # type: ignore[return-value]
-            jnp.concatenate([(s / unit) ** 2 * piece[i] for s, piece in zip(scales, pieces, strict=True)]) for i in (1, 2)
+            jnp.concatenate([(s / unit) ** 2 * piece[i] for s, piece in zip(scales, pieces, strict=True)])
+            for i in (1, 2)
         )
     number = -(-n // size)
     rows = jnp.minimum(jnp.arange(number * size), n - 1).reshape(number, size)
@@ -192,16 +194,12 @@ def _squares(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, direction
         lambda at: _block(apply, params0, params, passes.take(x, at), directions[at]), rows
     )
     factor = ((scales / _or_one(jnp.max(scales))) ** 2)[:, None, None, None]
-    starts, changes = (
-        (factor * part).reshape(number * size, *part.shape[2:])[:n] for part in (starts, changes)
-    )
+    starts, changes = ((factor * part).reshape(number * size, *part.shape[2:])[:n] for part in (starts, changes))
     return starts, changes
 
 
 @partial(jax.jit, static_argnums=0)
-def _block(
-    apply: Apply, params0: PyTree, params: PyTree, x: PyTree, directions: Array
-) -> tuple[Array, Array, Array]:
+def _block(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, directions: Array) -> tuple[Array, Array, Array]:
     theta0, merge = tree.split(params0)
     theta, merge_trained = tree.split(params)
 

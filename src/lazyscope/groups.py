@@ -29,7 +29,9 @@ def grouped(params: PyTree, groups: Groups = None) -> dict[str, list[int]]:
     globs = _named(groups)
     for glob in globs:
         if not any(fnmatchcase(path, glob) for path in paths):
-            raise ValueError(f"a group must hold a parameter, got {glob!r} that matches none: the paths are {_some(paths)}")
+            raise ValueError(
+                f"a group must hold a parameter, got {glob!r} that matches none: the paths are {_some(paths)}"
+            )
     found: dict[str, list[int]] = {}
     for leaf, path in enumerate(paths):
         name = next((name for glob, name in globs.items() if fnmatchcase(path, glob)), None) or module_of(path)

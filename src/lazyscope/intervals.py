@@ -1,10 +1,12 @@
 """A measured number with a 95 % interval over the examples that it was measured on.
 
-Examples are the sampling unit: held-out examples are a sample of all inputs there might be, and what is measured on them
-is the root of a ratio of sums, q = √(Σ_i a_i/Σ_i b_i), with a_i ≥ 0 and b_i ≥ 0 of example i. On the scale of log q an
-example has the influence (a_i/mean a − b_i/mean b)/2, whose standard deviation over √n is the standard error of log q
-(delta method); the interval is q·exp(± t·error) with Student's t of n − 1 degrees of freedom. Whatever noise the a_i
-have of their own, that of random probes say, is in their scatter.
+Examples are the sampling unit: held-out examples are a sample of all inputs there might be, and what is measured on
+them is the root of a ratio of sums, q = √(Σ_i a_i/Σ_i b_i), with a_i ≥ 0 and b_i ≥ 0 of example i. On the scale of log q an
+example has the influence u_i = (a_i/mean a − b_i/mean b)/2, whose standard deviation over √n is the standard error of
+log q (delta method). The interval is q·exp(± t·error) with Student's t; the degrees of freedom, 2n/(kurtosis of u − 1)
+and at most n − 1 (Satterthwaite 1946), are few where few examples carry most of the sum. Whatever noise the a_i have of
+their own, that of random probes say, is in their scatter. What none of the examples met, a gate that flips for one
+input in a thousand, is in no interval.
 """
 
 import math
@@ -48,23 +50,30 @@ def root_of_ratio(over: Float[np.ndarray, " n"], under: Float[np.ndarray, " n"])
 
 def from_influences(value: float, influences: Float[np.ndarray, " n"]) -> Interval:
     """`value` with the interval that the influences of n examples on its logarithm give."""
-    n = len(influences)
     if value == 0 or not math.isfinite(value):
         return Interval(value, value, value)
-    if n < 2:
-        return Interval(value, 0.0, math.inf)
-    return around(value, float(np.std(influences, ddof=1)) / math.sqrt(n), n - 1)
-
-
-def around(value: float, error: float, freedom: int) -> Interval:
-    """The interval of a positive `value` whose logarithm has this standard error."""
-    factor = math.exp(min(reach(error, freedom), 700.0))
+    spread = reach(influences)
+    factor = math.exp(spread) if spread < 700 else math.inf
     return Interval(value, value / factor, value * factor)
 
 
-def reach(error: float, freedom: int) -> float:
-    """How far a 95 % interval reaches to either side, for a standard error of so many degrees of freedom."""
-    return error * float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) if freedom > 0 else math.inf
+def reach(influences: Float[np.ndarray, " n"]) -> float:
+    """How far a 95 % interval reaches to either side, for a mean with these influences of n examples."""
+    n = len(influences)
+    if n < 2:
+        return math.inf
+    centred = influences - np.mean(influences)
+    square = float(np.mean(centred**2))
+    if square == 0:
+        return 0.0
+    kurtosis = float(np.mean((centred**2 / square) ** 2))
+    freedom = min(n - 1.0, max(1.0, 2 * n / (kurtosis - 1))) if kurtosis > 1 else n - 1.0
+    return student(math.sqrt(square / (n - 1)), freedom)
+
+
+def student(error: float, freedom: float) -> float:
+    """Half a 95 % interval: the standard error times Student's t."""
+    return error * float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
 def _root(over: np.ndarray, under: np.ndarray) -> float:

@@ -27,7 +27,7 @@ MARGIN = 4.0  # by which the deciders, extrapolated, are to pass their threshold
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to change for training to be lazy: center the model or not, the output scale, and the step that goes with it.
+    """What makes training lazy: center the model or not, the output scale, and the step that goes with it.
 
     `sgd` and `adam` are the factors by which the present learning rate of descent and of Adam have to be multiplied.
     """
@@ -121,11 +121,15 @@ def advise(
     """What to change, for a reader who wants the other regime. `share` is that of `start_share`."""
     lines: list[str] = []
     if verdict == "lazy":
-        lines.append(f"to leave the lazy regime lower alpha below {alpha:g}, or the initialisation scale, or train longer")
+        lines.append(
+            f"to leave the lazy regime lower alpha below {alpha:g}, or the initialisation scale, or train longer"
+        )
     elif recommendation is not None:
         lines += _for_laziness(recommendation, crit, trained, share)
     elif share > LARGE_START:
-        lines.append(f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model")
+        lines.append(
+            f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model"
+        )
     if trained.still_improving:
         lines.append("the loss was still falling by more than 1 % at the end: run longer to learn where it ends")
     if losses["loss, trained"] > losses["loss at start"]:
@@ -133,13 +137,13 @@ def advise(
     return tuple(lines)
 
 
-def _for_laziness(
-    recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float
-) -> list[str]:
+def _for_laziness(recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float) -> list[str]:
     lines = []
     first = f"alpha = {recommendation.alpha:g} is expected to be lazy"
     if recommendation.center:
-        lines.append(f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model")
+        lines.append(
+            f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model"
+        )
         first = f"centered (ls.center), alpha = {recommendation.alpha:g} is expected to be lazy"
         if crit is not None and crit.kappa_least is not None and crit.kappa_least > RECOMMENDED:
             first += f"; as it is, no output scale brings kappa below {crit.kappa_least:.2g}"

@@ -9,9 +9,9 @@ from jaxtyping import Array, Key
 
 from lazyscope import passes
 from lazyscope.diagnose.advice import LARGE_START, start_share
-from lazyscope.diagnose.verdict import diagnose
 from lazyscope.diagnose.regime import Thresholds
 from lazyscope.diagnose.training import DEFAULT_STEPS, takes_scale
+from lazyscope.diagnose.verdict import diagnose
 from lazyscope.problems import Case
 
 STUCK, STALLED = 4, 0.9  # alphas in a row over which the excess has to fall to that part of itself
@@ -88,7 +88,7 @@ class _Watch:
             return
         alphas, gaps, changes = (", ".join(f"{one[i]:.3g}" for one in last) for i in range(3))
         raise ValueError(
-            f"a crossover needs g and j that fall as alpha grows, got g = {gaps} and j = {changes} at alpha = {alphas}: "
+            f"a crossover needs g and j that fall with alpha, got g = {gaps} and j = {changes} at alpha = {alphas}: "
             f"{self._cause(alpha)}"
         )
 
@@ -101,8 +101,8 @@ class _Watch:
             return "the outputs are not 0 at the start, center or double the model first"
         if case.train is not None and not takes_scale(case.train):
             return (
-                "the step of your trainer does not follow alpha, let it be train(apply, params0, scale) and multiply its "
-                "learning rate by scale.sgd = 1/alpha² for SGD, by scale.adam = 1/alpha for Adam"
+                "the step of your trainer does not follow alpha, let it be train(apply, params0, scale) and multiply "
+                "its learning rate by scale.sgd = 1/alpha² for SGD, by scale.adam = 1/alpha for Adam"
             )
         return "the training may be too short, or its step may not follow alpha"
 

@@ -2,15 +2,23 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from lazyscope.criterion import Criterion
 from lazyscope.diagnose.advice import Recommendation
 from lazyscope.diagnose.layers import GroupRow, that_matter
-from lazyscope.diagnose.regime import Thresholds
+from lazyscope.diagnose.regime import REGIMES, Thresholds
 from lazyscope.intervals import Interval
 
 Row = tuple[str, str]
+
+
+class Seed(NamedTuple):
+    """What one of several starts gave."""
+
+    gap: Interval
+    differential: Interval
+    regime: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class Diagnosis:
     group of parameters. `kernel_change` is the relative change of the tangent kernel on `kernel_examples` inputs, and
     `kernel_changes` that of each leaf, None and empty where derivatives were too many to afford. `how` says what was
     trained, `inputs` on what it was judged. Indicators never decide. `criterion` is None where `with_kappa=False`,
-    `recommendation` where nothing tells which scale would be lazy, or training is lazy as it is.
+    `recommendation` where nothing tells which scale would be lazy, or training is lazy as it is. `seeds` has what each
+    start gave, where several were asked for.
     """
 
     regime: str
@@ -49,6 +58,7 @@ class Diagnosis:
     placed: str
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    seeds: tuple[Seed, ...] = ()
 
     def __str__(self) -> str:
         return as_table(
@@ -56,6 +66,7 @@ class Diagnosis:
                 ("regime", f"{self.verdict}   ({self.thresholds})"),
                 ("gap g", f"{self.gap}   on {self.inputs}"),
                 ("differential j", f"{self.differential}{self._probed()}   on {self._of(self.differential_examples)}"),
+                *self._spread(),
                 ("trained by", self.how),
                 ("output scale", f"alpha = {self.alpha:g}"),
                 *([("kappa", _kappa(self.criterion))] if self.criterion is not None else []),
@@ -88,6 +99,15 @@ class Diagnosis:
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         found |= {f"{name}_interval": [found[name].low, found[name].high] for name in ("gap", "differential")}
         return _plain(found)
+
+    def _spread(self) -> list[Row]:
+        if not self.seeds:
+            return []
+        gaps, changes = ([float(getattr(seed, name)) for seed in self.seeds] for name in ("gap", "differential"))
+        told = [seed.regime for seed in self.seeds]
+        counts = ", ".join(f"{told.count(name)} {name}" for name in REGIMES if name in told)
+        ranges = f"g {min(gaps):.2g} to {max(gaps):.2g}, j {min(changes):.2g} to {max(changes):.2g}"
+        return [(f"{len(told)} seeds", f"{ranges}; {counts}; shown is the median g")]
 
     def _probed(self) -> str:
         return f", ± {self.probe_error:.2g} over random directions" if self.probe_error > 0 else ""

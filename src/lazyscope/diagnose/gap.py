@@ -6,14 +6,14 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from lazyscope.intervals import Interval, reach, root_of_ratio
+from lazyscope.intervals import Interval, reach, root_of_ratio, student
 from lazyscope.problems import Loss, square_loss
 
 JACKKNIFE = 20  # groups of examples that are left out in turn, for a loss that is no mean over examples
 
 
 def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
-    """g on held-out outputs of shape (n, ...), alpha in them, with its 95 % interval over the n examples.
+    """G on held-out outputs of shape (n, ...), alpha in them, with its 95 % interval over the n examples.
 
     ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖) for the square loss; for another one the larger of
     ‖f_T − f_lin,T‖/‖f_T − f_0‖ and |L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|.
@@ -64,13 +64,11 @@ def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Inte
         return Interval(math.inf, math.inf, math.inf)
     ratio = difference / drop
     rows = [_each(loss, v, y, whole) for v, whole in ((f, end), (f_linear, linear), (f0, start))]
-    if rows[0] is not None and rows[1] is not None and rows[2] is not None and len(rows[0]) > 1:
-        influence = ((rows[0] - rows[1]) - ratio * (rows[2] - rows[0])) / drop
-        error, freedom = float(np.std(influence, ddof=1)) / math.sqrt(len(influence)), len(influence) - 1
+    if rows[0] is not None and rows[1] is not None and rows[2] is not None:
+        spread = reach(((rows[0] - rows[1]) - ratio * (rows[2] - rows[0])) / drop)
     else:
-        error, freedom = _jackknife(loss, f, f_linear, f0, y)
+        spread = _jackknife(loss, f, f_linear, f0, y)
     value = abs(ratio)
-    spread = reach(error, freedom)
     return Interval(value, max(value - spread, 0.0), value + spread)
 
 
@@ -80,19 +78,19 @@ def _each(loss: Loss, f: Array, y: Array, whole: float) -> np.ndarray | None:
     return each if np.isclose(float(np.mean(each)), whole, rtol=1e-5) else None
 
 
-def _jackknife(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> tuple[float, int]:
-    """Standard error of the ratio of losses by leaving out groups of examples in turn, and its degrees of freedom."""
+def _jackknife(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> float:
+    """Half the interval of the ratio of losses, by leaving out groups of examples in turn."""
     n = f.shape[0]
     groups = min(n, JACKKNIFE)
     if groups < 2:
-        return math.inf, 0
+        return math.inf
 
     def ratio(rows: np.ndarray) -> float:
         end, linear, start = (float(loss(v[rows], y[rows])) for v in (f, f_linear, f0))
         return abs(end - linear) / abs(start - end) if start != end else math.inf
 
     without = np.array([ratio(np.flatnonzero(np.arange(n) % groups != g)) for g in range(groups)])
-    return math.sqrt((groups - 1) * float(np.var(without))), groups - 1
+    return student(math.sqrt((groups - 1) * float(np.var(without))), groups - 1)
 
 
 def _larger(a: Interval, b: Interval) -> Interval:

@@ -34,7 +34,7 @@ class GroupRow:
     trained: bool
 
     def __str__(self) -> str:
-        moved = f"moved {self.movement:.2g}{' from zero' if self.from_zero else f' of its size'}"
+        moved = f"moved {self.movement:.2g}{' from zero' if self.from_zero else ' of its size'}"
         alone = "" if self.partial_gap is None else f", beyond first order {self.partial_gap:.2g}"
         return (
             f"{self.change_share:.1%} of the change, {self.start_share:.1%} of Dh; "
@@ -96,7 +96,9 @@ def sentences(rows: tuple[GroupRow, ...]) -> tuple[str, ...]:
         if shares[0] >= 0.8:
             lines.append(f"the change of the differential is in one group: {rows[0].name}, {shares[0]:.0%} of it")
         elif 2 * many >= len(rows):
-            lines.append(f"the change of the differential is everywhere: {many} of {len(rows)} groups make up 80 % of it")
+            lines.append(
+                f"the change of the differential is everywhere: {many} of {len(rows)} groups make up 80 % of it"
+            )
         else:
             lines.append(f"{many} of {len(rows)} groups make up 80 % of the change of the differential")
     return tuple(lines)

@@ -15,8 +15,8 @@ NEAR = 0.1  # a decider this close to a threshold, relative to it, is said to be
 class Thresholds(NamedTuple):
     """`lazy`: g <= gap_lazy and j <= differential_lazy. `not lazy`: above either of the larger ones. Else `mixed`.
 
-    A gap at the same weights, of weights that were trained elsewhere, comes out smaller than the gap between two trained
-    models, on the reference diagnoses (docs/normal.md) by `same_weights`: its thresholds are divided by that.
+    A gap at the same weights, of weights that were trained elsewhere, comes out smaller than the gap between two
+    trained models, on the reference diagnoses (docs/normal.md) by `same_weights`: its thresholds are divided by that.
     """
 
     gap_lazy: float = 0.05

@@ -70,6 +70,7 @@ class Scaled:
     alpha: float
 
     def __call__(self, params: PyTree, x: Any) -> Array:
+        """alpha·h(params, x)."""
         outputs = self.apply(params, x)
         return jnp.asarray(self.alpha, outputs.dtype) * outputs
 
@@ -166,12 +167,13 @@ def _by_calls(apply: Apply, params0: PyTree, problem: Problem) -> bool:
 
 def _check_alone(params0: PyTree, params: Any) -> None:
     structure = jax.tree.structure(params0)
-    if isinstance(params, tuple) and jax.tree.structure(params) != structure:
-        if any(jax.tree.structure(item) == structure for item in params):
-            raise ValueError(
-                f"train must return the parameters alone, got a tuple of {len(params)} with the parameters in it: "
-                "return params, and keep the rest elsewhere"
-            )
+    if not isinstance(params, tuple) or jax.tree.structure(params) == structure:
+        return
+    if any(jax.tree.structure(item) == structure for item in params):
+        raise ValueError(
+            f"train must return the parameters alone, got a tuple of {len(params)} with the parameters in it: "
+            "return params, and keep the rest elsewhere"
+        )
 
 
 def check_params(params0: PyTree, params: PyTree, rule: str) -> None:

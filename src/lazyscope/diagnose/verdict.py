@@ -1,9 +1,10 @@
-"""`diagnose`: train the model and its linearisation, measure the deciders with their intervals, and say what follows."""
+"""`diagnose`: train model and linearisation, measure the deciders with their intervals, and say what follows."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from lazyscope import passes, tree
 from lazyscope.criterion import Budget, check_outputs, criterion
 from lazyscope.diagnose.advice import advise, explain, recommend, start_share
 from lazyscope.diagnose.classification import classification
-from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.diagnosis import Diagnosis, Seed
 from lazyscope.diagnose.gap import gap, losses
 from lazyscope.diagnose.layers import group_rows, sentences
 from lazyscope.diagnose.references import placed
@@ -52,6 +53,7 @@ def diagnose(
     groups: Groups = None,
     budget: Budget | None = None,
     with_kappa: bool = True,
+    seeds: int | None = None,
 ) -> Diagnosis:
     """How lazily alpha·h trains from `params0`.
 
@@ -66,9 +68,16 @@ def diagnose(
     at most 1024 inputs (`examples`). `groups` maps globs over leaf paths to names; by default a group is a module.
     Kernels are measured on as many inputs (at most 256) as have derivatives of 512 MiB.
 
+    With `seeds`, `params0` is a function of a key (`model.init`): so many starts are drawn and diagnosed, and the one
+    of median g is returned with the spread over all beside it (`Diagnosis.seeds`).
+
     Raises ValueError for a trainer that diverges or returns other shapes, for both `train` and `params`, for labels or
     losses that do not fit the outputs, and as `criterion` does.
     """
+    if seeds is not None:
+        options = {"train": train, "alpha": alpha, "gates": gates, "thresholds": thresholds, "num_steps": num_steps}
+        options |= {"examples": examples, "groups": groups, "budget": budget, "with_kappa": with_kappa}
+        return _over_seeds(apply, params0, problem, params, seeds, key, options)
     if train is not None and params is not None:
         raise ValueError("diagnose takes train or params, got both: drop params to have your trainer called")
     params0 = tree.copy(params0)
@@ -90,8 +99,8 @@ def diagnose(
     measured = losses(problem.loss, f, f_linear, f0, y)
     if not math.isfinite(measured["loss, trained"]):
         raise ValueError(
-            f"the trained model must have a finite loss, got {measured['loss, trained']:g}: training diverged, lower the "
-            "step size"
+            f"the trained model must have a finite loss, got {measured['loss, trained']:g}: training diverged, lower "
+            "the step size"
         )
     g = gap(problem.loss, f, f_linear, f0, y)
     n = passes.count(x)
@@ -138,6 +147,28 @@ def diagnose(
     )
 
 
+def _over_seeds(
+    apply: Apply,
+    init: Any,
+    problem: Problem,
+    params: PyTree | None,
+    seeds: int,
+    key: Key[Array, ""],
+    options: dict[str, Any],
+) -> Diagnosis:
+    if seeds < 1 or not callable(init) or params is not None:
+        raise ValueError(
+            f"seeds={seeds} needs starts that differ from seed to seed: pass params0 as a function of a key, "
+            "model.init say, at least one seed, and no trained weights"
+        )
+    found = []
+    for one in jax.random.split(key, seeds):
+        key_init, key_diagnose = jax.random.split(one)
+        found.append(diagnose(apply, init(key_init), problem, key=key_diagnose, **options))
+    middle = sorted(found, key=lambda one: one.gap)[(seeds - 1) // 2]
+    return replace(middle, seeds=tuple(Seed(one.gap, one.differential, one.regime) for one in found))
+
+
 def _train(
     apply: Apply,
     params0: PyTree,
@@ -158,8 +189,8 @@ def _train(
 def _check_derivatives(squares: Array) -> None:
     if not bool(jnp.all(jnp.isfinite(squares))):
         raise ValueError(
-            "the derivative of the outputs must be finite, got NaN or infinite ones though the outputs are finite: look "
-            "for a norm, a square root or a division at 0"
+            "the derivative of the outputs must be finite, got NaN or infinite ones though the outputs are finite: "
+            "look for a norm, a square root or a division at 0"
         )
 
 
