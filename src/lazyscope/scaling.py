@@ -161,12 +161,12 @@ def alpha_for(
     # In units of ‖y‖ for y, and of the larger of ‖h‖ and the radius for these two: s is in units of their ratio.
     unit, unit_y = max(radius, tree.host_norm(h)), tree.host_norm(y)
     h, y, radius = h / unit, y / unit_y, radius / unit
-    along, size = float(h @ y), float(y @ y)
+    along = float(h @ y)
     # The distance of h from the line of y, rather than a difference of squares, keeps small kappa exact.
-    across = float(np.linalg.norm(h - along / size * y))
-    root = math.sqrt(size) * math.sqrt(max((radius - across) * (radius + across), 0.0))
+    across = float(np.linalg.norm(h - along * y))
+    root = math.sqrt(max((radius - across) * (radius + across), 0.0))
     # The second form is the same root without the cancellation of along < 0.
-    larger = (along + root) / size if along >= 0 else (radius**2 - float(h @ h)) / (root - along)
+    larger = along + root if along >= 0 else (radius**2 - float(h @ h)) / (root - along)
     if radius < across or larger <= 0:
         raise ValueError(
             f"no alpha gives kappa = {kappa:g}, got a least kappa of {crit.kappa_least:.3g} over all alpha because "

@@ -113,12 +113,14 @@ def _check_scale(apply: Apply, params: PyTree, x: Array, kernel: PyTree) -> None
     except jax.errors.ConcretizationTypeError:
         return
     limits = jnp.finfo(jax.tree.leaves(kernel)[0].dtype)
-    if not largest * float(limits.eps) < float(limits.tiny):
+    # What is below the smallest float is lost: at this limit no more than some roundings of the largest entry.
+    least = float(limits.tiny) / (16 * float(limits.eps))
+    if not largest < least:
         return
     if largest > 0 or bool(derivative_size(apply, params, x) > 0):
         raise ValueError(
-            f"a kernel must be above {float(limits.tiny / limits.eps):.2g} in {limits.dtype} to keep its digits, got "
-            "less: divide the outputs by their scale, pass float64, or unit=derivative_unit(...)"
+            f"a kernel must have entries above {least:.2g} in {limits.dtype} to keep its digits, got {largest:.2g} at "
+            "most: divide the outputs by their scale, or pass float64"
         )
 
 
