@@ -439,6 +439,30 @@ def test_alpha_for_names_the_least_kappa_and_says_to_center():
     assert alpha_for(centred, case.params, case.problem, kappa=wanted, key=KEY, budget=QUICK) > 0
 
 
+@pytest.mark.parametrize("factor", [1e-3, -1e-3, 40.0, -40.0])
+def test_alpha_for_is_the_larger_root_whatever_the_size_and_sign_of_the_targets(factor):
+    case = BY_NAME["two-layer tanh"]
+    h, y = (
+        np.asarray(v) / np.sqrt(len(case.problem.x)) for v in (case.apply(case.params, case.problem.x), case.problem.y)
+    )
+    problem = Problem(case.problem.x, factor * case.problem.y)
+    curvature = measured("two-layer tanh").hessian_norm.value / measured("two-layer tanh").jacobian_norm.value ** 2
+    wanted = 1.7 * curvature * np.linalg.norm(h)
+    alpha = alpha_for(case.apply, case.params, problem, kappa=wanted, key=KEY)
+    s = np.linspace(0.5, 2, 31) / alpha
+    kappas = curvature * np.linalg.norm(h[None] - factor * s[:, None] * y[None], axis=1)
+    # Equal there, and larger at every smaller alpha.
+    assert kappas[10] == pytest.approx(wanted, rel=1e-3)
+    assert np.all(np.diff(kappas[10:]) > 0)
+
+
+def test_the_standard_error_of_the_frobenius_bound_is_the_spread_of_its_values():
+    probes = np.abs(3 + np.random.default_rng(0).standard_normal((2000, 40)))
+    bounds = [frobenius_bound(each) for each in probes]
+    assert np.mean([b.error for b in bounds]) == pytest.approx(np.std([b.value for b in bounds]), rel=0.05)
+    assert np.mean([b.value for b in bounds]) == pytest.approx(np.sqrt(10), rel=0.01)
+
+
 def test_alpha_for_refuses_what_has_no_answer():
     linear, smooth, labels = BY_NAME["linear"], BY_NAME["two-layer tanh"], BY_NAME["cross-entropy"]
     with pytest.raises(ValueError, match="needs a model with curvature, got ‖D²h‖ = 0"):

@@ -213,6 +213,28 @@ def test_spectrum_of_the_identity_and_of_zero():
     assert (int(none.rank), float(none.condition), float(none.effective_rank)) == (0, np.inf, 0.0)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_kernel_that_is_not_finite_is_refused_and_nan_throughout_inside_a_transformation(bad):
+    kernel = jnp.eye(3).at[0, 1].set(bad)
+    with pytest.raises(ValueError, match="must be finite to have a spectrum, got 1 NaN or infinite entries of 9"):
+        spectrum(kernel)
+    result = jax.jit(spectrum)(kernel)
+    assert np.isnan(result.eigenvalues).all()
+    assert np.isnan(result.condition)
+    assert np.isnan(result.effective_rank)
+    assert int(result.rank) == -1
+
+
+def test_a_kernel_between_two_batches_has_no_spectrum_and_rounding_leaves_one():
+    x = TWO_LAYER.problem.x
+    kernel = tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x)
+    between = tangent_kernel(TWO_LAYER.apply, TWO_LAYER.params, x, x[::-1] + 0.5)
+    with pytest.raises(ValueError, match=r"must be symmetric to have a spectrum, got max\|K − Kᵀ\|/2 = .* max\|K\|"):
+        spectrum(between)
+    rounded = kernel.astype(jnp.float32) + 1e-7 * jnp.triu(kernel).astype(jnp.float32)
+    np.testing.assert_allclose(spectrum(rounded).eigenvalues[0], spectrum(kernel).eigenvalues[0], rtol=1e-5)
+
+
 @named([case for case in CASES if case.name in ("rank one", "quadratic, rank one", "linear", "several outputs")])
 def test_rank_and_largest_eigenvalue_of_a_kernel_are_those_of_the_jacobian(case):
     x = case.problem.x

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from lazyscope import tree
 from lazyscope.models import Apply
 
 
@@ -87,7 +88,7 @@ def _extend(basis: Array, current: Array, image: Array, i: Array) -> tuple[Array
     diagonal = jnp.vdot(current, image)
     rest = image - basis.T @ (basis @ image)
     rest = rest - basis.T @ (basis @ rest)
-    following, off_diagonal = _unit(rest, jnp.linalg.norm(image))
+    following, off_diagonal = _unit(rest, tree.norm(image))
     return basis, following, diagonal, off_diagonal
 
 
@@ -96,7 +97,7 @@ _extend_in_place = jax.jit(_extend, donate_argnums=0)
 
 def _unit(v: Array, reference: Array) -> tuple[Array, Array]:
     noise = 1e-5 if jnp.finfo(v.dtype).bits < 64 else 1e-9
-    length = jnp.linalg.norm(v)
+    length = tree.norm(v)
     alive = length > noise * reference
     return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
 
@@ -104,5 +105,7 @@ def _unit(v: Array, reference: Array) -> tuple[Array, Array]:
 def _pairs(basis: Array, diagonal: Array, off: Array, last: int | Array) -> RitzPairs:
     # The last β leaves the space spanned so far: it measures the residual and is no entry of the projected operator.
     inside = off.at[last].set(0)[:-1]
-    values, mixing = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(inside, 1) + jnp.diag(inside, -1))
-    return RitzPairs(values, mixing.T @ basis, off[last] * jnp.abs(mixing[last]))
+    projected = jnp.diag(diagonal) + jnp.diag(inside, 1) + jnp.diag(inside, -1)
+    one = tree.unit(projected)
+    values, mixing = jnp.linalg.eigh(projected / one)
+    return RitzPairs(one * values, mixing.T @ basis, off[last] * jnp.abs(mixing[last]))

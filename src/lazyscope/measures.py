@@ -18,6 +18,7 @@ from lazyscope.tangent import (
     MEMORY_BUDGET,
     as_matrix,
     blocked_tangent_kernel,
+    derivative_unit,
     group_kernels,
 )
 
@@ -79,20 +80,21 @@ def kernel_change(
     than a hundredth of the kernel is measured against that hundredth. The largest over groups sees what the total
     hides (docs/design.md, the regime).
     """
-    before = group_kernels(apply, params0, x, memory_budget=memory_budget)
-    return change_of_kernels(before, group_kernels(apply, params, x, memory_budget=memory_budget))
+    unit = derivative_unit(apply, params0, x)
+    before, after = (group_kernels(apply, p, x, memory_budget=memory_budget, unit=unit) for p in (params0, params))
+    return change_of_kernels(before, after)
 
 
 def change_of_kernels(before: dict[str, Array], after: dict[str, Array]) -> Grouped:
     """`kernel_change` of two sets of `group_kernels`."""
-    total = jnp.linalg.norm(sum(before.values()).reshape(-1))  # type: ignore[union-attr]
+    total = tree.norm(sum(before.values()))
     changes = {name: after[name] - before[name] for name in before}
 
     def change(name: str) -> Array:
-        scale = jnp.maximum(jnp.linalg.norm(before[name].reshape(-1)), total / 100)
-        return _ratio(jnp.linalg.norm(changes[name].reshape(-1)), scale)
+        scale = jnp.maximum(tree.norm(before[name]), total / 100)
+        return _ratio(tree.norm(changes[name]), scale)
 
-    in_all = jnp.linalg.norm(sum(changes.values()).reshape(-1))  # type: ignore[union-attr]
+    in_all = tree.norm(sum(changes.values()))
     return Grouped(_ratio(in_all, total), {name: change(name) for name in before})
 
 
@@ -103,8 +105,7 @@ def kernel_distance(
 
     Blind to a change of the kernel's scale. Computed as ½‖K/‖K‖ − K0/‖K0‖‖², which keeps its digits near 0.
     """
-    before = blocked_tangent_kernel(apply, params0, x, memory_budget=memory_budget)
-    return distance_of_kernels(before, blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget))
+    return distance_of_kernels(*(_kernel(apply, p, x, memory_budget) for p in (params0, params)))
 
 
 def distance_of_kernels(before: Array, after: Array) -> Float[Array, ""]:
@@ -120,7 +121,7 @@ def target_alignment(
     Integer labels stand for their one-hot vectors where the outputs are `(n, k)`. Nothing is centred: subtract the mean
     from the targets first where a constant is not part of the question. 0 for a zero kernel or zero targets.
     """
-    kernel = blocked_tangent_kernel(apply, params, problem.x, memory_budget=memory_budget)
+    kernel = _kernel(apply, params, problem.x, memory_budget)
     return alignment_of_kernel(kernel, problem.y, jax.eval_shape(apply, params, problem.x).shape)
 
 
@@ -157,8 +158,8 @@ def stable_rank(matrix: Float[Array, "m d"]) -> Float[Array, ""]:
 
     Unlike the rank it does not jump: what is numerically low-rank counts as that (Varre et al. 2023).
     """
-    squares = jnp.linalg.svdvals(matrix) ** 2
-    return jnp.sum(squares) / squares[0]
+    values = jnp.linalg.svdvals(matrix / tree.unit(matrix))
+    return jnp.sum((values / values[0]) ** 2)
 
 
 def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -> Float[Array, ""]:
@@ -171,7 +172,7 @@ def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -
     change = _differences(params0, params)
     outputs0, linear = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (change,))
     moved = apply(params, x) - outputs0
-    gap = _ratio(jnp.linalg.norm((moved - linear).reshape(-1)), jnp.linalg.norm(moved.reshape(-1)))
+    gap = _ratio(tree.norm(moved - linear), tree.norm(moved))
     # At w0 the two programs may still differ in the last bit.
     return jnp.where(tree.norm(change) == 0, 0, gap)
 
@@ -205,6 +206,12 @@ def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTr
     )
 
 
+def _kernel(apply: Apply, params: PyTree, x: Array, memory_budget: float) -> Array:
+    """The kernel up to its scale."""
+    unit = derivative_unit(apply, params, x)
+    return blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget, unit=unit)
+
+
 def _differences(params0: PyTree, params: PyTree) -> list[Array]:
     theta0, _ = tree.split(params0)
     theta, _ = tree.split(params)
@@ -225,6 +232,7 @@ def _zeros_like(params: PyTree) -> PyTree:
 
 
 def _centered(kernel: Array) -> Array:
+    kernel = kernel / tree.unit(kernel)
     if kernel.ndim == 4:
         kernel = jnp.trace(kernel, axis1=2, axis2=3)
     rows = kernel - jnp.mean(kernel, axis=0, keepdims=True)
@@ -232,7 +240,7 @@ def _centered(kernel: Array) -> Array:
 
 
 def _unit(array: Array) -> Array:
-    length = jnp.linalg.norm(array.reshape(-1))
+    length = tree.norm(array)
     return array / jnp.where(length > 0, length, 1)
 
 

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from lazyscope import tree
 from lazyscope.criterion import Budget, check_outputs, check_precision, criterion
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
-from lazyscope.tangent import largest_eigenvalue, start_vector
+from lazyscope.tangent import largest_eigenvalue_in_units, representable, start_vector
 
 
 def stable_step_size(
@@ -32,19 +33,23 @@ def stable_step_size(
     holds at all outputs (Böhning 1992); for another loss the largest eigenvalue of n·∇²R at alpha·h(params), by
     Lanczos, from below. `alpha` matters for such losses only. With `key` the Lanczos starts are drawn, else fixed.
 
-    inf where nothing limits the step: a zero derivative, or a loss without positive curvature.
+    inf where nothing limits the step: a zero derivative, or a loss without positive curvature. Raises ValueError for a
+    step beyond the largest or below the smallest float (NaN inside a transformation, which sees no values).
     """
     key_kernel, key_loss = (None, None) if key is None else jax.random.split(key)
     outputs = jax.eval_shape(apply, params, problem.x)
     start = None if key_kernel is None else jax.random.normal(key_kernel, outputs.shape, outputs.dtype)
-    sharpness = largest_eigenvalue(apply, params, problem.x, start=start)
+    sharpness, unit = largest_eigenvalue_in_units(apply, params, problem.x, start=start)
     if problem.loss is square_loss:
         curvature = jnp.ones((), outputs.dtype)
     elif problem.loss is cross_entropy:
         curvature = jnp.full((), 0.5, outputs.dtype)
     else:
         curvature = _largest_curvature(problem.loss, alpha * apply(params, problem.x), problem.y, key_loss)
-    return 1 / jnp.maximum(sharpness * curvature, 0)
+    # In an order in which nothing over- or underflows unless the step does.
+    unlimited = (sharpness <= 0) | (curvature <= 0)
+    step_size = jnp.where(unlimited, jnp.inf, 1 / sharpness / unit / curvature / unit)
+    return representable(step_size, ~unlimited, "the stable step size")
 
 
 def kernel_time(
@@ -55,7 +60,8 @@ def kernel_time(
     Runs with different tau, alpha or step rules are compared at equal s only; s = 2·steps is the edge of stability of
     the square loss at any scale.
     """
-    return time * largest_eigenvalue(apply, params0, x)
+    value, unit = largest_eigenvalue_in_units(apply, params0, x)
+    return time * unit * value * unit
 
 
 class Collapsed(NamedTuple):
@@ -143,7 +149,7 @@ def alpha_for(
     if not np.any(y):
         raise ValueError("alpha_for needs targets that are not all 0, got y = 0: kappa is then the same at every alpha")
     # Any alpha gives the two norms; this one makes alpha·h and y equally large, where rounding disturbs least.
-    balance = float(np.linalg.norm(y) / np.linalg.norm(h)) if np.any(h) else 1.0
+    balance = tree.host_norm(y) / tree.host_norm(h) if np.any(h) else 1.0
     crit = criterion(apply, params, problem, alpha=2 * balance, key=key, budget=budget)
     if crit.hessian_norm.value == 0:
         raise ValueError("alpha_for needs a model with curvature, got ‖D²h‖ = 0: kappa is 0 at every alpha")
@@ -151,19 +157,22 @@ def alpha_for(
         raise ValueError(
             "alpha_for needs parameters where ‖Dh‖ > 0, got 0: kappa is infinite at every alpha, move params"
         )
-    radius = kappa * crit.jacobian_norm.value**2 / crit.hessian_norm.value
-    along, size = float(h @ y), float(y @ y)
+    radius = kappa * crit.jacobian_norm.value * (crit.jacobian_norm.value / crit.hessian_norm.value)
+    # In units of ‖y‖ for y, and of the larger of ‖h‖ and the radius for these two: s is in units of their ratio.
+    unit, unit_y = max(radius, tree.host_norm(h)), tree.host_norm(y)
+    h, y, radius = h / unit, y / unit_y, radius / unit
+    along = float(h @ y)
     # The distance of h from the line of y, rather than a difference of squares, keeps small kappa exact.
-    across = float(np.linalg.norm(h - along / size * y))
-    root = math.sqrt(size) * math.sqrt(max((radius - across) * (radius + across), 0.0))
+    across = float(np.linalg.norm(h - along * y))
+    root = math.sqrt(max((radius - across) * (radius + across), 0.0))
     # The second form is the same root without the cancellation of along < 0.
-    larger = (along + root) / size if along >= 0 else (radius**2 - float(h @ h)) / (root - along)
+    larger = along + root if along >= 0 else (radius**2 - float(h @ h)) / (root - along)
     if radius < across or larger <= 0:
         raise ValueError(
             f"no alpha gives kappa = {kappa:g}, got a least kappa of {crit.kappa_least:.3g} over all alpha because "
             "h(w0) is not 0: center first (ls.center or ls.double)"
         )
-    alpha = 1 / larger
+    alpha = unit_y / unit / larger
     check_precision(outputs, problem.y, alpha)
     return alpha
 

@@ -5,10 +5,12 @@ with buffers or counters works as it is. Norms and products accumulate over all 
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 
@@ -78,9 +80,34 @@ def dot(a: PyTree, b: PyTree) -> Array:
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # type: ignore[return-value]
 
 
+def unit(a: PyTree) -> Array:
+    """The largest magnitude over all leaves, rounded down to a power of two; 1 where it is 0 or not finite.
+
+    Quantities are squared and multiplied after division by it: that changes no digit, and nothing over- or underflows
+    on the way. It has no derivative.
+    """
+    largest = reduce(jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(a)))
+    largest = jax.lax.stop_gradient(largest)
+    usable = jnp.isfinite(largest) & (largest > 0)
+    largest = jnp.where(usable, largest, 1)
+    mantissa, _ = jnp.frexp(largest)
+    return largest / (2 * mantissa)
+
+
 def norm(a: PyTree) -> Array:
-    """Euclidean norm ‖a‖ over all leaves. A leaf as large as the square root of the largest float overflows."""
-    return jnp.sqrt(dot(a, a))
+    """Euclidean norm ‖a‖ over all leaves, at any scale: inf only where the norm itself is beyond the largest float."""
+    one = unit(a)
+    scaled = jax.tree.map(lambda leaf: leaf / one, a)
+    return one * jnp.sqrt(dot(scaled, scaled))
+
+
+def host_norm(values: np.ndarray) -> float:
+    """Euclidean norm of an array of NumPy in double precision, at any scale."""
+    values = np.asarray(values, float)
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm((values / largest).reshape(-1)))
 
 
 def size(a: PyTree) -> int:

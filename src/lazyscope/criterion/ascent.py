@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from lazyscope import tree
 from lazyscope.criterion.budget import Counter
 from lazyscope.criterion.products import hessian_product, mixed, normalized_outputs, second_derivative, slice_product
 from lazyscope.krylov import lanczos, lanczos_by_calls
@@ -53,15 +54,15 @@ class Moves(NamedTuple):
         return (v / np.linalg.norm(v)).astype(self.dtype)
 
     def probe(self, probes: int, num_outputs: int, count: Counter) -> tuple[np.ndarray, np.ndarray]:
-        """Energies E[(H_z v)_j²] = Σ_ki T_kji² of the coordinates, and each probe's ‖H_z v‖², of mean ‖T‖_F²."""
-        energy, squares = np.zeros(self.size), []
+        """Energies E[(H_z v)_j²] = Σ_ki T_kji² of the coordinates, and each probe's ‖H_z v‖, of mean square ‖T‖_F²."""
+        energy, norms = np.zeros(self.size), []
         for _ in range(probes):
             z, v = (self.random.choice([-1.0, 1.0], k).astype(self.dtype) for k in (num_outputs, self.size))
             image = np.asarray(hessian_product(self.apply, self.params, self.x, z, v), float)
             energy += image**2 / probes
-            squares.append(np.sum(image**2))
+            norms.append(tree.host_norm(image))
         count.add(probes)
-        return energy, np.array(squares)
+        return energy, np.array(norms)
 
     def slice(self, u: np.ndarray, v: Array | np.ndarray, steps: int, count: Counter) -> Ascent:
         """The top singular pair of B(u, ·), from `v`."""
@@ -146,5 +147,5 @@ def _climb_by_calls(
 
 
 def _unit(b: Array) -> tuple[Array, Array]:
-    value = jnp.linalg.norm(b)
+    value = tree.norm(b)
     return b / jnp.where(value > 0, value, 1), value

@@ -42,6 +42,8 @@ def dense_bound(apply: Apply, params: PyTree, x: Array) -> UpperBound:
     Costs nk·p products, in one compiled program.
     """
     tensor = np.asarray(dense_second_derivative(apply, params, x), np.float64)
+    one = float(np.max(np.abs(tensor), initial=0.0)) or 1.0
+    tensor = tensor / one
     ends = np.cumsum([leaf.size for leaf in tree.split(params)[0]])
     edges = list(zip([0, *ends[:-1]], ends, strict=True))
     blocks = np.array([[min(_matricisations(tensor[:, a:b, c:d])) for c, d in edges] for a, b in edges])
@@ -52,16 +54,21 @@ def dense_bound(apply: Apply, params: PyTree, x: Array) -> UpperBound:
         (float(np.linalg.norm(blocks, ord=2)), "exact matricisations of the parameter leaves' blocks"),
     )
     # Rounding of the singular values, so that a bound that is attained stays one.
-    return UpperBound(value * (1 + 1e-12), 0.0, name, tensor.shape[0] * tensor.shape[1])
+    return UpperBound(one * value * (1 + 1e-12), 0.0, name, tensor.shape[0] * tensor.shape[1])
 
 
 def frobenius_bound(probes: Float[np.ndarray, " probes"]) -> UpperBound:
-    """‖D²h‖_F, which is at least ‖D²h‖, from probes ‖H_z v‖² of that mean; an estimate, with its standard error."""
-    mean = float(np.mean(probes))
-    if mean == 0:
+    """‖D²h‖_F, which is at least ‖D²h‖, an estimate with its standard error: the root of the mean of ‖H_z v‖².
+
+    Each probe is one ‖H_z v‖; the error is that of the mean of their squares, by the delta method.
+    """
+    largest = float(np.max(probes))
+    if largest == 0:
         return UpperBound(0.0, 0.0, f"Frobenius norm, estimated from {len(probes)} probes", 0)
-    value = math.sqrt(mean)
-    error = float(np.std(probes, ddof=1)) / math.sqrt(len(probes)) / (2 * value)
+    squares = (probes / largest) ** 2
+    root = math.sqrt(float(np.mean(squares)))
+    value = largest * root
+    error = largest * float(np.std(squares, ddof=1)) / math.sqrt(len(probes)) / (2 * root)
     name = (
         f"Frobenius norm, estimated from {len(probes)} probes, standard error {error:.2g}: no bound beyond that error"
     )

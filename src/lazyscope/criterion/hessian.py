@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from lazyscope.criterion.ascent import CONTINUE, SCREEN, Ascent, Moves, cost
 from lazyscope.criterion.budget import Budget, Counter
 from lazyscope.criterion.estimate import Search
-from lazyscope.criterion.products import host_generator, num_parameters, parameter_dtype
+from lazyscope.criterion.products import host_generator, in_units, num_parameters, parameter_dtype
 from lazyscope.krylov import slow_in_loops
 from lazyscope.models import Apply
 
@@ -34,16 +34,19 @@ def hessian_norm(
     kernel_directions: Float[Array, "starts nk"],
     right: Float[Array, " p"] | None = None,
     spent: int = 0,
+    unit: float = 1.0,
 ) -> tuple[Search, Float[Array, " p"], Float[np.ndarray, " probes"]]:
-    """‖D²h‖ from below, the direction u with ‖B(u, u)‖ equal to it, and the probes ‖H_z v‖² (mean: Frobenius norm²).
+    """‖D²h‖ from below, the direction u with ‖B(u, u)‖ equal to it, and probes ‖H_z v‖ of mean square ‖D²h‖_F².
 
     Three kinds of start, since none wins everywhere: the kernel's top directions; slices, the top singular pair of
     v ↦ B(e_j, v) for coordinates e_j of much energy (in a ReLU net every hidden unit is a local maximum of its own, and
     from e_j plain alternation cannot leave); random directions. Each then climbs: u the eigenvector of H_z of largest
     |eigenvalue|, z ← B(u, u)/‖B(u, u)‖. After one climb each, the budget goes to the highest that has not settled.
     `right`, the right singular vector of the first kernel direction, starts the first climb: on a conv net of 9 million
-    parameters six Lanczos steps from there reach what twelve do from a random vector.
+    parameters six Lanczos steps from there reach what twelve do from a random vector. The search divides the outputs by
+    `unit`, a power of two of about their derivative's scale, so that products of two derivatives do not overflow.
     """
+    apply = in_units(apply, unit)
     count = Counter(budget.products, spent)
     moves = Moves(
         apply,
@@ -70,15 +73,15 @@ def hessian_norm(
     top = best[int(values.argmax())]
     spread = 1 - values.min() / top.value if top.value > 0 else 0.0
     search = Search(
-        value=top.value,
-        error=min(top.gain, top.value),
+        value=unit * top.value,
+        error=unit * min(top.gain, top.value),
         products=count.spent - spent,
         converged=top.settled,
         starts=len(best),
         agree=int(np.sum(values >= (1 - _AGREE) * top.value)),
         spread=float(spread),
     )
-    return search, jnp.asarray(top.u), probes
+    return search, jnp.asarray(top.u), unit * probes
 
 
 def _slices(moves: Moves, energy: np.ndarray, budget: Budget, count: Counter) -> list[Ascent]:

@@ -1,5 +1,6 @@
 """The operator norm ‖Dh‖ of a model on a batch: ‖Dh‖² = λmax(K)/n."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from lazyscope import tree
 from lazyscope.criterion import products
 from lazyscope.criterion.budget import Budget
 from lazyscope.criterion.estimate import Estimate
@@ -33,7 +35,7 @@ def jacobian_norm(
     start = jnp.asarray(start, parameter_dtype(params))
     while True:
         run = singular(apply, params, x, start, depth=budget.jacobian_steps, most=most)
-        eigenvalue, error = float(run.eigenvalue), float(run.error)
+        eigenvalue, error, unit = float(run.eigenvalue), float(run.error), float(run.unit)
         spent += 2 * int(run.steps)
         directions = run.left if directions is None else directions
         value = np.sqrt(max(eigenvalue, 0.0))
@@ -41,11 +43,12 @@ def jacobian_norm(
         converged = error <= tolerance * value
         # A restart from the best vector so far; three in all, so that a flat spectrum ends unconverged and says so.
         if converged or spent + 2 * budget.jacobian_steps > min(6 * budget.jacobian_steps, budget.products / 2):
-            return Estimate(float(value), float(error), spent, bool(converged)), directions, run.right
+            return Estimate(float(unit * value), float(unit * error), spent, bool(converged)), directions, run.right
         start = run.vector
 
 
 class _Singular(NamedTuple):
+    unit: Array  # a power of two of the scale of Dh, by which it is divided
     eigenvalue: Array
     error: Array
     steps: Array
@@ -63,10 +66,7 @@ def _singular(apply: Apply, params: PyTree, x: Array, start: Array, *, depth: in
     def pull(z: Array) -> Array:
         return transpose(z)[0]
 
-    on_outputs = value.size <= vector.size
-    pairs = lanczos((lambda z: push(pull(z))) if on_outputs else (lambda v: pull(push(v))), start, depth=depth)
-    top = pairs.vectors[_largest_first(pairs)[:most]]
-    return _largest(pairs, top, jax.lax.map(pull if on_outputs else push, top), on_outputs)
+    return _search(push, pull, start, depth, most, value.size <= vector.size, lanczos, jax.lax.map)
 
 
 def _singular_by_calls(apply: Apply, params: PyTree, x: Array, start: Array, *, depth: int, most: int) -> _Singular:
@@ -78,23 +78,42 @@ def _singular_by_calls(apply: Apply, params: PyTree, x: Array, start: Array, *, 
     def pull(z: Array) -> Array:
         return products.pull(apply, params, x, z)
 
-    pairs = lanczos_by_calls((lambda z: push(pull(z))) if on_outputs else (lambda v: pull(push(v))), start, depth=depth)
+    return _search(push, pull, start, depth, most, on_outputs, lanczos_by_calls, _map_by_calls)
+
+
+def _map_by_calls(function: Callable[[Array], Array], rows: Array) -> Array:
+    return jnp.stack([function(row) for row in rows])
+
+
+def _search(
+    push: Callable[[Array], Array],
+    pull: Callable[[Array], Array],
+    start: Array,
+    depth: int,
+    most: int,
+    on_outputs: bool,
+    run: Callable[..., RitzPairs],
+    over: Callable[[Callable[[Array], Array], Array], Array],
+) -> _Singular:
+    there, back = (pull, push) if on_outputs else (push, pull)
+    unit = tree.unit(there(start / tree.norm(start)))
+    pairs = run(lambda v: back(there(v) / unit) / unit, start, depth=depth)
     top = pairs.vectors[_largest_first(pairs)[:most]]
-    return _largest(pairs, top, jnp.stack([(pull if on_outputs else push)(v) for v in top]), on_outputs)
+    return _largest(unit, pairs, top, over(there, top), on_outputs)
 
 
 def _largest_first(pairs: RitzPairs) -> Array:
     return jnp.arange(pairs.values.size)[::-1]
 
 
-def _largest(pairs: RitzPairs, top: Array, images: Array, on_outputs: bool) -> _Singular:
+def _largest(unit: Array, pairs: RitzPairs, top: Array, images: Array, on_outputs: bool) -> _Singular:
     """The largest eigenvalue with its error, `top` and its normalised images on the other side."""
     tiny, eps = jnp.finfo(top.dtype).tiny, jnp.finfo(top.dtype).eps
-    images = images / jnp.maximum(jnp.linalg.norm(images, axis=1, keepdims=True), tiny)
+    images = images / jnp.maximum(jax.vmap(tree.norm)(images), tiny)[:, None]
     residual = pairs.residuals[-1]
     gap = pairs.values[-1] - pairs.values[-2] if pairs.values.size > 1 else pairs.values[-1]
     # Below the rounding of the eigenvalue itself the residual says nothing.
     floor = eps * jnp.abs(pairs.values[-1])
     error = jnp.maximum(jnp.minimum(residual, residual**2 / jnp.maximum(gap - residual, floor)), floor)
     left, right = (top, images) if on_outputs else (images, top)
-    return _Singular(pairs.values[-1], error, jnp.asarray(pairs.values.size), pairs.vectors[-1], left, right[0])
+    return _Singular(unit, pairs.values[-1], error, jnp.asarray(pairs.values.size), pairs.vectors[-1], left, right[0])

@@ -28,7 +28,7 @@ from lazyscope.criterion.budget import DEFAULT, QUICK, Budget
 from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
-from lazyscope.criterion.products import normalized_outputs, second_derivative
+from lazyscope.criterion.products import coarse_unit, in_units, normalized_outputs, second_derivative
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, square_loss
@@ -156,12 +156,12 @@ def criterion(
     check_outputs(apply, params, x)
 
     start = _start(apply, problem.loss, params, x, y, alpha)
-    loss, slope, gradient = float(start.loss), float(start.function_gradient), float(start.gradient)
     square = problem.loss is square_loss
-    residual = math.sqrt(2 * loss) if square else _ratio(2 * loss, slope)
+    residual = _distance(start.outputs, y, alpha) if square else _ratio(2 * float(start.loss), float(start.slope))
     if square:
         check_precision(start.outputs, y, alpha)
     jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget)
+    unit = coarse_unit(jacobian.value)
     hessian, top, probes = hessian_norm(
         apply,
         params,
@@ -171,30 +171,33 @@ def criterion(
         kernel_directions=directions,
         right=right,
         spent=jacobian.products,
+        unit=unit,
     )
     bound = _upper_bound(apply, params, x, budget, start.outputs.size, probes)
-    curvature = _ratio(hessian.value, jacobian.value**2)
+    curvature = _curvature(hessian.value, jacobian.value)
+    kappa = _product(residual / alpha, curvature)
     widest = max(bound.value + 2 * bound.error, hessian.value)
     limits = _over_alpha(start.outputs, y, curvature) if square else (None, None, None)
     one_step, extra = None, 1
     if step_size is not None:
-        one_step = _one_step(apply, problem.loss, params, (x, y), alpha, step_size, hessian, jacobian, start)
+        one_step = _one_step(apply, problem.loss, params, (x, y), alpha, step_size, hessian, jacobian, start, residual)
         extra += 1 + 4 * min(_DIFFERENCE_STEPS, start.outputs.size)
     sampling = None
     if held_out is not None:
-        sampling = _subsampling(apply, params, (x, y), held_out[0], right, top, start, problem, alpha)
+        sampling = _subsampling(apply, params, (x, y), held_out[0], right, top, start, problem, alpha, unit)
         extra += 4
     return Criterion(
-        kappa=_product(residual / alpha, curvature),
+        kappa=kappa,
         kappa_interval=(
-            _product(residual / alpha, _ratio(hessian.value, (jacobian.value + jacobian.error) ** 2)),
-            _product(residual / alpha, _ratio(widest, jacobian.value**2)),
+            _product(residual / alpha, _curvature(hessian.value, jacobian.value + jacobian.error)),
+            _product(residual / alpha, _curvature(widest, jacobian.value)),
         ),
         upper_bound=bound,
         residual_norm=residual,
         jacobian_norm=jacobian,
         hessian_norm=hessian,
-        kappa_exact=_product(2 * loss, _ratio(hessian.value, gradient * jacobian.value)),
+        # ‖Dhᵀ∇R‖ in place of its largest value ‖Dh‖‖∇R‖.
+        kappa_exact=_product(kappa, _ratio(jacobian.value, float(start.along))) if jacobian.value > 0 else kappa,
         kappa_inf=limits[0],
         kappa_least=limits[1],
         alpha_least=limits[2],
@@ -228,8 +231,8 @@ def check_precision(outputs: Array, y: Array, alpha: float) -> None:
     if outputs.dtype == jnp.float64:
         return
     f, target = alpha * np.asarray(outputs, float), np.asarray(y, float)
-    scales = [np.linalg.norm(f - target)] + ([np.linalg.norm(target)] if np.any(target) else [])
-    rounding = float(jnp.finfo(outputs.dtype).eps) * np.linalg.norm(f)
+    scales = [tree.host_norm(f - target)] + ([tree.host_norm(target)] if np.any(target) else [])
+    rounding = float(jnp.finfo(outputs.dtype).eps) * tree.host_norm(f)
     if 10 * rounding > 0.1 * min(scales):
         root = math.sqrt(f.shape[0])
         raise ValueError(
@@ -242,8 +245,8 @@ def check_precision(outputs: Array, y: Array, alpha: float) -> None:
 class _Start(NamedTuple):
     outputs: Array  # h, without alpha
     loss: Array
-    function_gradient: Array  # ‖∇R‖ in function space
-    gradient: Array  # α‖Dhᵀ∇R‖, the norm of the gradient of R(αh) in the parameters
+    slope: Array  # ‖∇R‖ in function space
+    along: Array  # ‖Dhᵀ∇R‖/‖∇R‖, at most ‖Dh‖; 0 for ∇R = 0
 
 
 @partial(jax.jit, static_argnums=0)
@@ -258,8 +261,10 @@ def _start(apply: Apply, loss: Loss, params: PyTree, x: Array, y: Array, alpha: 
     scale = jnp.asarray(alpha, outputs.dtype)
     value, slope = jax.value_and_grad(loss)(scale * outputs, y)
     # ∂R/∂f_i is 1/n of the function-space gradient, whose norm is again a mean over examples.
-    in_function_space = jnp.sqrt(jnp.asarray(x.shape[0], slope.dtype)) * jnp.linalg.norm(slope.reshape(-1))
-    return _Start(outputs, value, in_function_space, tree.norm(pull(scale * slope)[0]))
+    unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(x.shape[0], slope.dtype))
+    size = root * tree.norm(slope / unit)
+    along = tree.norm(pull(slope / unit)[0]) / jnp.where(size > 0, size, 1)
+    return _Start(outputs, value, unit * size, along)
 
 
 def _one_step(
@@ -272,55 +277,94 @@ def _one_step(
     hessian: Estimate,
     jacobian: Estimate,
     start: _Start,
+    residual: float,
 ) -> OneStep:
-    """Measured and approximate changes for w1 = w0 − η∇F_alpha; with G = ‖∇_w R(αh)‖, ‖∇F_alpha‖ = G/α²."""
-    after, difference = _step(apply, loss, params, *data, alpha, step_size)
-    before, gradient = float(start.loss), float(start.gradient)
+    """Measured and approximate changes for w1 = w0 − η∇F_alpha, whose length is (η/α)‖Dhᵀ∇R‖."""
+    x, y = data
+    slope, along = float(start.slope), float(start.along)
+    unit = coarse_unit(jacobian.value)
+    unit_slope = coarse_unit(slope)
+    after = _step(apply, loss, params, x, y, alpha, step_size * unit * unit_slope / alpha, unit, unit_slope)
+    if loss is square_loss:
+        left = _ratio(_distance(after.outputs, y, alpha), residual)
+        objective_change = abs(left * left - 1) if residual > 0 else 0.0
+    else:
+        before = float(start.loss)
+        objective_change = _ratio(abs(float(after.loss) - before), before)
     return OneStep(
         float(step_size),
-        _ratio(abs(float(after) - before), before),
-        _ratio(step_size * gradient**2 / alpha**2, before),
-        _ratio(math.sqrt(max(float(difference), 0.0)), jacobian.value),
-        _ratio(step_size * gradient / alpha**2 * hessian.value, jacobian.value),
+        objective_change,
+        # ‖∇F‖²/F = ‖Dhᵀ∇R‖²/R, and 2R/‖∇R‖ stands in for the residual.
+        _product(2 * (step_size * along) * along, _ratio(slope, residual)),
+        _ratio(unit * math.sqrt(max(float(after.difference), 0.0)), jacobian.value),
+        _product((step_size * along) * slope / alpha, _ratio(hessian.value, jacobian.value)),
     )
+
+
+class _Stepped(NamedTuple):
+    outputs: Array  # h(w1)
+    loss: Array
+    difference: Array  # ‖Dh(w1) − Dh(w0)‖² in squares of the unit
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _step(
-    apply: Apply, loss: Loss, params: PyTree, x: Array, y: Array, alpha: float | Array, step_size: float | Array
-) -> tuple[Array, Array]:
-    """R(αh) after one step, and ‖Dh(w1) − Dh(w0)‖²."""
+    apply: Apply,
+    loss: Loss,
+    params: PyTree,
+    x: Array,
+    y: Array,
+    alpha: float | Array,
+    step: float | Array,
+    unit: float | Array,
+    unit_slope: float | Array,
+) -> _Stepped:
+    """w1 = w0 − step·(Dh/unit)ᵀ(∇R/unit_slope)."""
     f, w0 = normalized_outputs(apply, params, x)
     theta, merge = tree.split(params)
     _, unravel = ravel_pytree(theta)
+    unit = jnp.asarray(unit, w0.dtype)
 
-    def objective(w: Array) -> Array:
-        outputs = apply(merge(unravel(w)), x)
-        return loss(jnp.asarray(alpha, outputs.dtype) * outputs, y)
+    def outputs(w: Array) -> Array:
+        return apply(merge(unravel(w)), x)
 
-    w1 = w0 - jnp.asarray(step_size / alpha**2, w0.dtype) * jax.grad(objective)(w0)
+    def loss_of(f: Array) -> Array:
+        return loss(jnp.asarray(alpha, f.dtype) * f, y)
+
+    h, pull = jax.vjp(outputs, w0)
+    slope = jax.grad(lambda f: loss(f, y))(jnp.asarray(alpha, h.dtype) * h) / jnp.asarray(unit_slope, h.dtype)
+    w1 = w0 - jnp.asarray(step, w0.dtype) * (pull(slope)[0] / unit)
     value, push0 = jax.linearize(f, w0)
     _, push1 = jax.linearize(f, w1)
     pull0, pull1 = jax.linear_transpose(push0, w0), jax.linear_transpose(push1, w0)
 
     def product(z: Array) -> Array:
-        v = pull1(z)[0] - pull0(z)[0]
-        return push1(v) - push0(v)
+        v = (pull1(z)[0] - pull0(z)[0]) / unit
+        return (push1(v) - push0(v)) / unit
 
     index = jnp.arange(value.size, dtype=value.dtype)
     values = lanczos(product, 1.0 + jnp.cos(index * index), depth=_DIFFERENCE_STEPS).values
-    return objective(w1), jnp.max(values)
+    after = outputs(w1)
+    return _Stepped(after, loss_of(after), jnp.max(values))
+
+
+def _distance(outputs: Array, y: Array, alpha: float) -> float:
+    """‖αh − y‖ in function space, in double precision."""
+    return tree.host_norm(float(alpha) * np.asarray(outputs, float) - np.asarray(y, float)) / math.sqrt(len(outputs))
 
 
 def _over_alpha(outputs: Array, y: Array, curvature: float) -> tuple[float, float, float]:
     """kappa_inf, the least kappa over alpha and where: with s = 1/alpha, kappa(s) = c‖h − s·y‖, a parabola in s."""
     h, target = (np.asarray(v, float).reshape(-1) / math.sqrt(outputs.shape[0]) for v in (outputs, y))
-    limit = _product(float(np.linalg.norm(h)), curvature)
-    along = float(h @ target)
-    if along <= 0:
+    size, size_y = tree.host_norm(h), tree.host_norm(target)
+    limit = _product(size, curvature)
+    if size == 0 or size_y == 0:
         return limit, limit, math.inf
-    s = along / float(target @ target)
-    return limit, _product(float(np.linalg.norm(h - s * target)), curvature), 1 / s
+    cosine = float((h / size) @ (target / size_y))
+    if cosine <= 0:
+        return limit, limit, math.inf
+    least = size * float(np.linalg.norm(h / size - cosine * (target / size_y)))
+    return limit, _product(least, curvature), size_y / size / cosine
 
 
 def _upper_bound(
@@ -355,6 +399,7 @@ def _subsampling(
     start: _Start,
     problem: Problem,
     alpha: float,
+    unit: float,
 ) -> Subsampling:
     """Each squared norm is a mean over examples at its maximiser, and at a maximum the maximiser's own shift drops out.
 
@@ -364,10 +409,16 @@ def _subsampling(
     """
     x, y = data
     m = x.shape[0]
-    jacobian, hessian = (np.asarray(v, float) for v in _shares(apply, params, x, right, top))
-    held = [math.sqrt(float(np.mean(np.asarray(v, float)))) for v in _shares(apply, params, x_held_out, right, top)]
+    within = in_units(apply, unit)
+    jacobian, hessian = (np.asarray(v, float) for v in _shares(within, params, x, right, top))
+    held = [
+        unit * math.sqrt(float(np.mean(np.asarray(v, float)))) for v in _shares(within, params, x_held_out, right, top)
+    ]
     outputs = jnp.asarray(alpha, start.outputs.dtype) * start.outputs
-    losses = np.asarray(jax.vmap(lambda f, t: problem.loss(f[None], t[None]))(outputs, y), float)
+    if problem.loss is square_loss:
+        losses = _squares(np.asarray(outputs, float) - np.asarray(y, float))
+    else:
+        losses = np.asarray(jax.vmap(lambda f, t: problem.loss(f[None], t[None]))(outputs, y), float)
     influence = (_relative(hessian) + _relative(losses)) / 2 - _relative(jacobian)
     error = float(np.std(influence, ddof=1)) / math.sqrt(m) * math.sqrt(1 - m / problem.num_examples)
     return Subsampling(m, problem.num_examples, error, held[0], held[1])
@@ -382,6 +433,12 @@ def _shares(apply: Apply, params: PyTree, x: Array, right: Array, top: Array) ->
         return jnp.sum(v.reshape(x.shape[0], -1) ** 2, axis=1) * x.shape[0]
 
     return by_example(jax.jvp(f, (vector,), (right,))[1]), by_example(second_derivative(f, vector, top))
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    """The squared norm of each row, up to a common factor."""
+    largest = float(np.max(np.abs(rows), initial=0.0)) or 1.0
+    return np.sum((rows / largest).reshape(len(rows), -1) ** 2, axis=1)
 
 
 def _relative(shares: np.ndarray) -> np.ndarray:
@@ -410,6 +467,11 @@ def _ratio(a: float, b: float) -> float:
     if a == 0:
         return 0.0
     return a / b if b > 0 else math.inf
+
+
+def _curvature(second: float, first: float) -> float:
+    """‖D²h‖/‖Dh‖², without the square."""
+    return _ratio(_ratio(second, first), first)
 
 
 def _product(a: float, b: float) -> float:

@@ -7,6 +7,7 @@ XLA would fold the model's constants, which takes minutes for a convolutional ne
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -31,6 +32,27 @@ def normalized_outputs(
         return (outputs.reshape(-1) / math.sqrt(x.shape[0])).astype(vector.dtype)
 
     return f, vector
+
+
+@dataclass(frozen=True)
+class _InUnits:
+    # Equal where model and unit are, so that programs compiled for it are found again.
+    apply: Apply
+    unit: float
+
+    def __call__(self, params: PyTree, x: Array) -> Array:
+        outputs = self.apply(params, x)
+        return outputs / jnp.asarray(self.unit, outputs.dtype)
+
+
+def in_units(apply: Apply, unit: float) -> Apply:
+    """`apply` over `unit`; itself for 1, which is the unit of `coarse_unit` at all ordinary scales."""
+    return apply if unit == 1 else _InUnits(apply, unit)
+
+
+def coarse_unit(size: float) -> float:
+    """A power of 2^32 within 2^32 of `size` (1 for 0): squares of what is left fit float32, and it seldom changes."""
+    return 2.0 ** (32 * int(math.log2(size) / 32)) if 0 < size < math.inf else 1.0
 
 
 @partial(jax.jit, static_argnums=0)

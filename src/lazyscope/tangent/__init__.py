@@ -19,7 +19,14 @@ from lazyscope.tangent.kernels import (
     traced_kernel,
 )
 from lazyscope.tangent.outputs import real_outputs, scalar_outputs
-from lazyscope.tangent.products import kernel_product, largest_eigenvalue, start_vector
+from lazyscope.tangent.products import (
+    derivative_unit,
+    kernel_product,
+    largest_eigenvalue,
+    largest_eigenvalue_in_units,
+    representable,
+    start_vector,
+)
 from lazyscope.tangent.spectrum import Spectrum, as_matrix, spectrum
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "Spectrum",
     "as_matrix",
     "blocked_tangent_kernel",
+    "derivative_unit",
     "diagonal_kernel",
     "group_kernel_examples",
     "group_kernels",
@@ -34,7 +42,9 @@ __all__ = [
     "jacobian",
     "kernel_product",
     "largest_eigenvalue",
+    "largest_eigenvalue_in_units",
     "real_outputs",
+    "representable",
     "scalar_outputs",
     "spectrum",
     "start_vector",

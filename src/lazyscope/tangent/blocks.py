@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope.models import Apply
-from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives
+from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives, in_units
 from lazyscope.tangent.outputs import checked_outputs
 
 _Loop = Callable[[Any, Any, Callable[[Any, PyTree], PyTree], PyTree], PyTree]
@@ -26,8 +26,8 @@ class Form(NamedTuple):
 
 def dense(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> PyTree:
     """The kernel from the derivatives of all examples at once."""
-    left = _derive(apply, form, params, x)
-    return _block(form, left, left if x2 is None else _derive(apply, form, params, x2))
+    left = _derive(apply, form, None, params, x)
+    return _block(form, left, left if x2 is None else _derive(apply, form, None, params, x2))
 
 
 def dense_bytes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> int:
@@ -38,8 +38,19 @@ def dense_bytes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: 
     return size.item * (derivatives + 2 * size.pair * size.n * size.n2)
 
 
-def blocked(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form, memory_budget: float) -> PyTree:
-    """The kernel with at most `memory_budget` bytes at a time; ValueError where not even one pair of examples fits."""
+def blocked(
+    apply: Apply,
+    params: PyTree,
+    x: Array,
+    x2: Array | None,
+    form: Form,
+    memory_budget: float,
+    unit: Float[Array, ""] | None = None,
+) -> PyTree:
+    """The kernel with at most `memory_budget` bytes at a time; ValueError where not even one pair of examples fits.
+
+    With `unit` derivatives are divided by it, and the kernel by its square.
+    """
     size = _sizes(apply, params, x, x2, form)
     # The padded kernel and its slice; per block two derivatives, what one is made from, the block and its transpose.
     kernels, each = 2 * size.pair * size.n * size.n2, 2 * size.derivative + size.working
@@ -57,7 +68,7 @@ def blocked(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form
     block = -(-longest // -(-longest // max(largest, 1)))
     # A compiled loop would slow the convolutions down that are in it (`krylov.lanczos_by_calls` says why).
     loop = _python_loop if _concrete(params, x, x2) else jax.lax.fori_loop
-    found = _assemble(apply, form, block, loop, params, x, x2)
+    found = _assemble(apply, form, block, loop, params, x, x2, unit)
     return jax.tree.map(lambda kernel: kernel[: size.n, : size.n2], found)
 
 
@@ -89,7 +100,7 @@ def _entries(
     apply: Apply, form: Form, structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
 ) -> tuple[int, int, int]:
     found = jax.eval_shape(partial(_derivatives, apply), *jax.tree.unflatten(structure, leaves))
-    one = jax.eval_shape(partial(_cheaper, form), found)
+    one = jax.eval_shape(partial(_cheaper, form, unit=None), found)
     return _count(one), _count(found), _count(jax.eval_shape(partial(_block, form), one, one))
 
 
@@ -113,30 +124,40 @@ def _python_loop(start: Any, stop: int, body: Callable[[Any, PyTree], PyTree], s
     return state
 
 
-def _assemble(apply: Apply, form: Form, block: int, loop: _Loop, params: PyTree, x: Array, x2: Array | None) -> PyTree:
+def _assemble(
+    apply: Apply,
+    form: Form,
+    block: int,
+    loop: _Loop,
+    params: PyTree,
+    x: Array,
+    x2: Array | None,
+    unit: Float[Array, ""] | None,
+) -> PyTree:
     symmetric = x2 is None
     rows = _pad(x, block)
     columns = rows if x2 is None else _pad(x2, block)
 
     def fill_row(i: Array, kernels: PyTree) -> PyTree:
-        left = _derive(apply, form, params, rows[i])
+        left = _derive(apply, form, unit, params, rows[i])
 
         def fill(j: Array, kernels: PyTree) -> PyTree:
-            return _put(form, symmetric, block, kernels, left, _derive(apply, form, params, columns[j]), i, j)
+            right = _derive(apply, form, unit, params, columns[j])
+            return _put(form, symmetric, block, kernels, left, right, i, j)
 
         if not symmetric:
             return loop(0, len(columns), fill, kernels)
         return loop(i + 1, len(columns), fill, _put(form, False, block, kernels, left, left, i, i))
 
-    pair = jax.eval_shape(lambda th, one: _block(form, *2 * [_derive(apply, form, th, one)]), params, x[:1])
+    pair = jax.eval_shape(lambda th, one: _block(form, *2 * [_derive(apply, form, None, th, one)]), params, x[:1])
     height, width = len(rows) * block, len(columns) * block
     empty = jax.tree.map(lambda s: jnp.zeros((height, width, *s.shape[2:]), s.dtype), pair)
     return loop(0, len(rows), fill_row, empty)
 
 
-def _derive(apply: Apply, form: Form, params: PyTree, x: Array) -> list[Derivative]:
+def _derive(apply: Apply, form: Form, unit: Float[Array, ""] | None, params: PyTree, x: Array) -> list[Derivative]:
     # Two programs: in one, XLA fuses the backward pass into what it transposes for the products, which is slow on CPUs.
-    return _cheaper(form, _derivatives(apply, params, x))
+    return _cheaper(form, _derivatives(apply, params, x), unit)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -145,8 +166,8 @@ def _derivatives(apply: Apply, params: PyTree, x: Array) -> list[Derivative]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _cheaper(form: Form, found: list[Derivative]) -> list[Derivative]:
-    return cheaper(found, form.outputs)
+def _cheaper(form: Form, found: list[Derivative], unit: Float[Array, ""] | None) -> list[Derivative]:
+    return cheaper(in_units(found, unit), form.outputs)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -69,6 +69,22 @@ def derivatives(apply: Apply, params: PyTree, x: Array) -> list[Derivative]:
     return jax.vmap(one)(x)
 
 
+def in_units(found: list[Derivative], unit: Float[Array, ""] | None) -> list[Derivative]:
+    """Derivatives over `unit` (default 1), a power of two. The scale of a leaf's inputs is moved to its slopes.
+
+    Products of inputs alone, or of slopes alone, then overflow only where the kernel does.
+    """
+
+    def form(leaf: Derivative) -> Derivative:
+        if not isinstance(leaf, Factors):
+            return leaf if unit is None else leaf / unit
+        of_inputs = tree.unit(leaf.inputs)
+        slopes = leaf.slopes if unit is None else leaf.slopes / unit
+        return Factors(leaf.inputs / of_inputs, slopes * of_inputs)
+
+    return [form(leaf) for leaf in found]
+
+
 def cheaper(found: list[Derivative], outputs: Outputs) -> list[Derivative]:
     """The same derivatives, by Jacobians where kernels need fewer operations so."""
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lazyscope import tree
+
 
 def infinite_width_kernel(
     x: Float[Array, "n d"], x2: Float[Array, "n2 d"] | None = None, *, tau: float | Array = 1.0
@@ -35,5 +37,5 @@ def infinite_width_kernel(
 
 
 def _polar(x: Array) -> tuple[Array, Array]:
-    lengths = jnp.linalg.norm(x, axis=1)
+    lengths = jax.vmap(tree.norm)(x)
     return lengths, x / jnp.where(lengths > 0, lengths, 1)[:, None]

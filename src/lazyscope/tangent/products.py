@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import tree
 from lazyscope.krylov import lanczos
@@ -46,19 +46,72 @@ def largest_eigenvalue(
     """λmax(K)/n, the squared operator norm of Dh on the batch, by Lanczos with full re-orthogonalisation.
 
     Converges from below; 24 products reach 1e-10 on the two-layer nets of the papers. `start`, of the outputs' shape,
-    is by default a fixed vector, so that the value is a function of its arguments alone.
+    is by default a fixed vector, so that the value is a function of its arguments alone. Raises ValueError for a
+    value beyond the largest or below the smallest float (NaN inside a transformation, which sees no values).
     """
+    value, unit = largest_eigenvalue_in_units(apply, params, x, num_products=num_products, start=start)
+    return representable(value * unit * unit, value > 0, "the largest eigenvalue of the kernel")
+
+
+def largest_eigenvalue_in_units(
+    apply: Apply, params: PyTree, x: Array, *, num_products: int = 24, start: Array | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """λ and a power of two u with `largest_eigenvalue` = λ·u², where that may be no float: u has the scale of Dh."""
     checked_outputs(apply, params, x)
     return _largest(apply, num_products, params, x, start)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _largest(apply: Apply, num_products: int, params: PyTree, x: Array, start: Array | None) -> Float[Array, ""]:
-    outputs = jax.eval_shape(apply, params, x)
-    product = kernel_product(apply, params, x)
+def _largest(
+    apply: Apply, num_products: int, params: PyTree, x: Array, start: Array | None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    theta, merge = tree.split(params)
+    outputs, push = jax.linearize(lambda th: apply(merge(th), x), theta)
+    pull = jax.linear_transpose(push, theta)
     first = start_vector(outputs.size, outputs.dtype) if start is None else start.reshape(-1)
-    ritz = lanczos(lambda v: product(v.reshape(outputs.shape)).reshape(-1) / x.shape[0], first, depth=num_products)
-    return jnp.max(ritz.values)
+    unit = tree.unit(pull((first / tree.unit(first)).reshape(outputs.shape))[0])
+
+    def product(v: Array) -> Array:
+        pulled = jax.tree.map(lambda leaf: leaf / unit, pull(v.reshape(outputs.shape))[0])
+        return (push(pulled) / unit).reshape(-1) / x.shape[0]
+
+    return jnp.max(lanczos(product, first, depth=num_products).values), unit
+
+
+def derivative_unit(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
+    """A power of two of the scale of Dh on the batch (1 for Dh = 0), by one vector-Jacobian product.
+
+    Kernels over its square are near 1, whatever the scale of the outputs.
+    """
+    return tree.unit(derivative_size(apply, params, x))
+
+
+def derivative_size(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
+    """The length of one product Dhᵀz on the batch, for a z that hides nothing: the scale of Dh, 0 for Dh = 0."""
+    checked_outputs(apply, params, x)
+    return _derivative_size(apply, params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _derivative_size(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
+    theta, merge = tree.split(params)
+    outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
+    return tree.norm(pull(start_vector(outputs.size, outputs.dtype).reshape(outputs.shape))[0])
+
+
+def representable(value: Float[Array, ""], exists: Bool[Array, ""], name: str) -> Float[Array, ""]:
+    """`value`, refused where it `exists` and is no float, so 0 or inf: ValueError, or NaN inside a transformation."""
+    lost = exists & ((value == 0) | jnp.isinf(value))
+    try:
+        if bool(lost):
+            limits = jnp.finfo(value.dtype)
+            raise ValueError(
+                f"{name} must lie between {limits.tiny:.2g} and {limits.max:.2g} in {value.dtype}, got "
+                f"{'less' if value == 0 else 'more'}: divide outputs and targets by their scale, or pass float64"
+            )
+    except jax.errors.TracerBoolConversionError:
+        return jnp.where(lost, jnp.nan, value)
+    return value
 
 
 def start_vector(size: int, dtype: jnp.dtype) -> Float[Array, " size"]:
