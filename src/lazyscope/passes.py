@@ -1,8 +1,8 @@
 """Passes over more examples than fit: in blocks, under one memory budget, with the numbers of one pass to rounding.
 
 A pass keeps what each equation of the model gives for each example, so that is what a block is counted by. Data that
-fit are one block, and then a pass is the model itself. Two forms: loops in Python over compiled blocks where arrays are at
-hand (`outputs`, `push`, `pull`: no compiled loop around a convolution, which XLA's CPU runs forty times slower), and
+fit are one block, and then a pass is the model itself. Two forms: loops in Python over compiled blocks where arrays are
+at hand (`outputs`, `push`, `pull`: no compiled loop around a convolution, which XLA's CPU runs forty times slower), and
 `in_blocks`, a model that loops by itself, for code that is compiled as a whole.
 """
 
