@@ -8,6 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "lazyscope"
 SCIENCE = (
     "tree",
+    "examples",
+    "door",
     "models",
     "vision",
     "problems",

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import tree
+from lazyscope.door import entrance, outputs_of, pushed
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Problem
 from lazyscope.tangent import (
@@ -44,11 +46,13 @@ class Movement(NamedTuple):
     entrywise: Float[Array, ""]
 
 
+@entrance
 def distance(params0: PyTree, params: PyTree) -> Grouped:
     """‖w − w0‖, Euclidean, in all and per group."""
     return _grouped(params0, _differences(params0, params))
 
 
+@entrance
 def relative_change(params0: PyTree, params: PyTree) -> Movement:
     """‖w − w0‖/‖w0‖ in all and per group, absolute for groups that start at zero, and S_t (note §4.2)."""
     start, moved = distance(_zeros_like(params0), params0), distance(params0, params)
@@ -70,8 +74,9 @@ def relative_change(params0: PyTree, params: PyTree) -> Movement:
     )
 
 
+@entrance
 def kernel_change(
-    apply: Apply, params0: PyTree, params: PyTree, x: Array, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, *, memory_budget: float = MEMORY_BUDGET
 ) -> Grouped:
     """Relative change of the tangent kernel on `x` in Frobenius norm, in all and per parameter group g.
 
@@ -96,8 +101,9 @@ def change_of_kernels(before: dict[str, Array], after: dict[str, Array]) -> Grou
     return Grouped(_ratio(in_all, total), {name: change(name) for name in before})
 
 
+@entrance
 def kernel_distance(
-    apply: Apply, params0: PyTree, params: PyTree, x: Array, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, ""]:
     """1 − <K, K0>/(‖K‖‖K0‖), the cosine distance of the kernels at the two points (Fort et al. 2020).
 
@@ -112,6 +118,7 @@ def distance_of_kernels(before: Array, after: Array) -> Float[Array, ""]:
     return 0.5 * jnp.sum((_unit(after) - _unit(before)) ** 2)
 
 
+@entrance
 def target_alignment(
     apply: Apply, params: PyTree, problem: Problem, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, ""]:
@@ -121,7 +128,7 @@ def target_alignment(
     from the targets first where a constant is not part of the question. 0 for a zero kernel or zero targets.
     """
     kernel = blocked_tangent_kernel(apply, params, problem.x, memory_budget=memory_budget)
-    return alignment_of_kernel(kernel, problem.y, jax.eval_shape(apply, params, problem.x).shape)
+    return alignment_of_kernel(kernel, problem.y, outputs_of(apply, params, problem.x).shape)
 
 
 def alignment_of_kernel(kernel: Array, y: Array, shape: tuple[int, ...]) -> Float[Array, ""]:
@@ -138,6 +145,7 @@ def alignment_of_kernel(kernel: Array, y: Array, shape: tuple[int, ...]) -> Floa
     return target @ _unit(matrix) @ target
 
 
+@entrance
 def cka(k: Array, l: Array) -> Float[Array, ""]:  # noqa: E741
     """Centred kernel alignment <HKH, HLH>/(‖HKH‖‖HLH‖), H = 1 − 11ᵀ/n (Cortes et al. 2012), in [0, 1].
 
@@ -152,6 +160,7 @@ def cka(k: Array, l: Array) -> Float[Array, ""]:  # noqa: E741
     return jnp.sum(_unit(_centered(k)) * _unit(_centered(l)))
 
 
+@entrance
 def stable_rank(matrix: Float[Array, "m d"]) -> Float[Array, ""]:
     """‖A‖_F²/‖A‖², the sum of the squared singular values over the largest: between 1 and the rank, NaN for A = 0.
 
@@ -161,7 +170,8 @@ def stable_rank(matrix: Float[Array, "m d"]) -> Float[Array, ""]:
     return jnp.sum(squares) / squares[0]
 
 
-def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -> Float[Array, ""]:
+@entrance
+def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Batch) -> Float[Array, ""]:
     """‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖ on `x`, h̄ the linearisation at w0: the gap at the same weights, after the fact.
 
     One forward-mode product. The same at every output scale alpha. It bounds nothing about where the linearised model
@@ -169,13 +179,14 @@ def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -
     """
     theta0, merge = tree.split(params0)
     change = _differences(params0, params)
-    outputs0, linear = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (change,))
+    outputs0, linear = pushed(lambda th: apply(merge(th), x), theta0, change)
     moved = apply(params, x) - outputs0
     gap = _ratio(jnp.linalg.norm((moved - linear).reshape(-1)), jnp.linalg.norm(moved.reshape(-1)))
     # At w0 the two programs may still differ in the last bit.
     return jnp.where(tree.norm(change) == 0, 0, gap)
 
 
+@entrance
 def trained_gap(
     f: Float[Array, "n *out"],
     f_linear: Float[Array, "n *out"],
@@ -195,7 +206,8 @@ def trained_gap(
     return _ratio(jnp.linalg.norm((f - f_linear).reshape(-1)), scale)
 
 
-def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTree, params: PyTree, x: Array) -> PyTree:
+@entrance
+def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTree, params: PyTree, x: Batch) -> PyTree:
     """Share of (example, unit) pairs whose gate is as it was at `params0`, per layer, in the structure of `gates`.
 
     The "stability of activations" of Chizat et al. 2019 (§3.2). 1 at `params0`.

@@ -20,6 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from lazyscope import tree
+from lazyscope.door import entrance, unsealed
+from lazyscope.examples import Batch
+
 Apply = Callable[..., Array]
 
 
@@ -223,14 +227,18 @@ def double(model: Model) -> Model:
     return Model(init, apply, lambda params, x: Doubled(inner(params.plus, x), inner(params.minus, x)))
 
 
+@entrance
 def center(apply: Apply, params0: PyTree) -> Apply:
     """H − h(params0): the same tangent kernel, output 0 at `params0` (Chizat et al. 2019, §3.2).
 
-    Not 0-homogeneous in anything: h(params0) is a constant function, so homogeneity in the parameters is lost.
+    Not 0-homogeneous in anything: h(params0) is a constant function, so homogeneity in the parameters is lost. What
+    becomes of `params0` afterwards (an update in place, a donation) does not matter.
     """
+    start = tree.copy(params0)
 
-    def centered(params: PyTree, x: Array, **options: Any) -> Array:
-        return apply(params, x, **options) - jax.lax.stop_gradient(apply(params0, x))
+    @entrance
+    def centered(params: PyTree, x: Batch, **options: Any) -> Array:
+        return apply(unsealed(params), x, **options) - jax.lax.stop_gradient(apply(unsealed(start), x))
 
     return centered
 

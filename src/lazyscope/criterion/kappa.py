@@ -14,7 +14,7 @@ becomes kappa once ‖Dhᵀ∇R‖ is replaced by its largest possible value ‖
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
 from lazyscope.criterion.products import normalized_outputs, second_derivative
+from lazyscope.door import check_derivative, check_examples, entrance, linearized, outputs_of, pushed
+from lazyscope.examples import Batch, count, take
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, square_loss
@@ -124,6 +126,7 @@ class Criterion:
         return "\n".join([*lines, f"products      {self.products}", KINKS])
 
 
+@entrance
 def criterion(
     apply: Apply,
     params: PyTree,
@@ -149,19 +152,24 @@ def criterion(
     for name, value in (("alpha", alpha), ("step_size", 1.0 if step_size is None else step_size)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value:g}: the trained model is alpha·h")
-    _check_parameters(params)
     budget = _default_budget(params) if budget is None else budget
     key_subset, key_jacobian, key_hessian = jax.random.split(key, 3)
     x, y, held_out = _subset(problem, examples, key_subset)
+    if held_out is not None:
+        check_examples(apply, params, problem.x)
     check_outputs(apply, params, x)
 
     start = _start(apply, problem.loss, params, x, y, alpha)
+    if not math.isfinite(float(start.gradient)):
+        check_derivative(apply, params, x)
     loss, slope, gradient = float(start.loss), float(start.function_gradient), float(start.gradient)
     square = problem.loss is square_loss
     residual = math.sqrt(2 * loss) if square else _ratio(2 * loss, slope)
     if square:
         check_precision(start.outputs, y, alpha)
     jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget)
+    if not math.isfinite(jacobian.value):
+        check_derivative(apply, params, x)
     hessian, top, probes = hessian_norm(
         apply,
         params,
@@ -172,6 +180,11 @@ def criterion(
         right=right,
         spent=jacobian.products,
     )
+    if not math.isfinite(hessian.value):
+        raise ValueError(
+            "a second derivative of the outputs is NaN or infinite, though outputs and first derivatives are finite: a "
+            "norm or root at 0 has none, so add an eps inside it or move the weights"
+        )
     bound = _upper_bound(apply, params, x, budget, start.outputs.size, probes)
     curvature = _ratio(hessian.value, jacobian.value**2)
     widest = max(bound.value + 2 * bound.error, hessian.value)
@@ -205,15 +218,16 @@ def criterion(
     )
 
 
-def check_outputs(apply: Apply, params: PyTree, x: Array) -> Array:
+def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
     """The outputs, or a ValueError where they are not finite real floats with one row per example."""
-    shape = jax.eval_shape(apply, params, x)
+    shape: Any = outputs_of(apply, params, x)
+    n = count(x)
     if not hasattr(shape, "dtype") or not jnp.issubdtype(shape.dtype, jnp.floating):
         got = getattr(shape, "dtype", type(shape).__name__)
         raise ValueError(f"apply(params, x) must return one real floating-point array, got {got}: return the outputs")
-    if shape.ndim == 0 or shape.shape[0] != x.shape[0]:
+    if shape.ndim == 0 or shape.shape[0] != n:
         raise ValueError(
-            f"apply(params, x) must return one row for each of the {x.shape[0]} examples, got shape "
+            f"apply(params, x) must return one row for each of the {n} examples, got shape "
             f"{tuple(shape.shape)}: keep the batch axis first"
         )
     outputs = _evaluate(apply, params, x)
@@ -247,18 +261,18 @@ class _Start(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(apply: Apply, params: PyTree, x: Array) -> Array:
+def _evaluate(apply: Apply, params: PyTree, x: Batch) -> Array:
     return apply(params, x)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _start(apply: Apply, loss: Loss, params: PyTree, x: Array, y: Array, alpha: float | Array) -> _Start:
+def _start(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> _Start:
     theta, merge = tree.split(params)
     outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
     scale = jnp.asarray(alpha, outputs.dtype)
     value, slope = jax.value_and_grad(loss)(scale * outputs, y)
     # ∂R/∂f_i is 1/n of the function-space gradient, whose norm is again a mean over examples.
-    in_function_space = jnp.sqrt(jnp.asarray(x.shape[0], slope.dtype)) * jnp.linalg.norm(slope.reshape(-1))
+    in_function_space = jnp.sqrt(jnp.asarray(count(x), slope.dtype)) * jnp.linalg.norm(slope.reshape(-1))
     return _Start(outputs, value, in_function_space, tree.norm(pull(scale * slope)[0]))
 
 
@@ -287,7 +301,7 @@ def _one_step(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _step(
-    apply: Apply, loss: Loss, params: PyTree, x: Array, y: Array, alpha: float | Array, step_size: float | Array
+    apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array, step_size: float | Array
 ) -> tuple[Array, Array]:
     """R(αh) after one step, and ‖Dh(w1) − Dh(w0)‖²."""
     f, w0 = normalized_outputs(apply, params, x)
@@ -299,12 +313,11 @@ def _step(
         return loss(jnp.asarray(alpha, outputs.dtype) * outputs, y)
 
     w1 = w0 - jnp.asarray(step_size / alpha**2, w0.dtype) * jax.grad(objective)(w0)
-    value, push0 = jax.linearize(f, w0)
-    _, push1 = jax.linearize(f, w1)
-    pull0, pull1 = jax.linear_transpose(push0, w0), jax.linear_transpose(push1, w0)
+    value, push0, pull0 = linearized(f, w0)
+    _, push1, pull1 = linearized(f, w1)
 
     def product(z: Array) -> Array:
-        v = pull1(z)[0] - pull0(z)[0]
+        v = pull1(z) - pull0(z)
         return push1(v) - push0(v)
 
     index = jnp.arange(value.size, dtype=value.dtype)
@@ -324,7 +337,7 @@ def _over_alpha(outputs: Array, y: Array, curvature: float) -> tuple[float, floa
 
 
 def _upper_bound(
-    apply: Apply, params: PyTree, x: Array, budget: Budget, num_outputs: int, probes: Float[np.ndarray, " probes"]
+    apply: Apply, params: PyTree, x: Batch, budget: Budget, num_outputs: int, probes: Float[np.ndarray, " probes"]
 ) -> UpperBound:
     if budget.dense and num_outputs * tree.size(tree.split(params)[0]) ** 2 <= budget.dense:
         return dense_bound(apply, params, x)
@@ -332,17 +345,17 @@ def _upper_bound(
 
 
 def _subset(
-    problem: Problem, examples: int | None, key: Key[Array, ""]
-) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    problem: Problem, number: int | None, key: Key[Array, ""]
+) -> tuple[Batch, Batch, tuple[Batch, Batch] | None]:
     """All the data, or a random subset and, apart from it, up to as many held-out examples."""
     n = problem.num_examples
-    if examples is None or examples == n:
+    if number is None or number == n:
         return problem.x, problem.y, None
-    if not 2 <= examples < n:
-        raise ValueError(f"examples must lie between 2 and the {n} of the problem, got {examples}: pass fewer or None")
+    if not 2 <= number < n:
+        raise ValueError(f"examples must lie between 2 and the {n} of the problem, got {number}: pass fewer or None")
     order = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(n)
-    chosen, rest = order[:examples], order[examples : 2 * examples]
-    return problem.x[chosen], problem.y[chosen], (problem.x[rest], problem.y[rest])
+    chosen, rest = order[:number], order[number : 2 * number]
+    return take(problem.x, chosen), take(problem.y, chosen), (take(problem.x, rest), take(problem.y, rest))
 
 
 def _subsampling(
@@ -363,7 +376,7 @@ def _subsampling(
     stand in for those of the residual.
     """
     x, y = data
-    m = x.shape[0]
+    m = count(x)
     jacobian, hessian = (np.asarray(v, float) for v in _shares(apply, params, x, right, top))
     held = [math.sqrt(float(np.mean(np.asarray(v, float)))) for v in _shares(apply, params, x_held_out, right, top)]
     outputs = jnp.asarray(alpha, start.outputs.dtype) * start.outputs
@@ -374,14 +387,15 @@ def _subsampling(
 
 
 @partial(jax.jit, static_argnums=0)
-def _shares(apply: Apply, params: PyTree, x: Array, right: Array, top: Array) -> tuple[Array, Array]:
+def _shares(apply: Apply, params: PyTree, x: Batch, right: Array, top: Array) -> tuple[Array, Array]:
     """n·(its share) of each example in ‖Dh·right‖² and ‖B(top, top)‖², so that the norms² are means."""
     f, vector = normalized_outputs(apply, params, x)
+    n = count(x)
 
     def by_example(v: Array) -> Array:
-        return jnp.sum(v.reshape(x.shape[0], -1) ** 2, axis=1) * x.shape[0]
+        return jnp.sum(v.reshape(n, -1) ** 2, axis=1) * n
 
-    return by_example(jax.jvp(f, (vector,), (right,))[1]), by_example(second_derivative(f, vector, top))
+    return by_example(pushed(f, vector, right)[1]), by_example(second_derivative(f, vector, top))
 
 
 def _relative(shares: np.ndarray) -> np.ndarray:
@@ -391,18 +405,6 @@ def _relative(shares: np.ndarray) -> np.ndarray:
 
 def _default_budget(params: PyTree) -> Budget:
     return DEFAULT if tree.size(tree.split(params)[0]) <= _LARGE else QUICK
-
-
-def _check_parameters(params: PyTree) -> None:
-    for leaf in jax.tree.leaves(params):
-        if not (isinstance(leaf, int | float | complex) or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))):
-            raise ValueError(
-                f"parameters must be a pytree of arrays, got a leaf of type {type(leaf).__name__}: "
-                "close over it in apply"
-            )
-    dtype = jnp.result_type(*tree.split(params)[0])
-    if dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"the criterion needs float32 or float64 parameters, got {dtype}: cast them")
 
 
 def _ratio(a: float, b: float) -> float:

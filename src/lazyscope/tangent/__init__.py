@@ -18,7 +18,7 @@ from lazyscope.tangent.kernels import (
     tangent_kernel,
     traced_kernel,
 )
-from lazyscope.tangent.outputs import real_outputs, scalar_outputs
+from lazyscope.tangent.outputs import checked_outputs, real_outputs, scalar_outputs
 from lazyscope.tangent.products import kernel_product, largest_eigenvalue, start_vector
 from lazyscope.tangent.spectrum import Spectrum, as_matrix, spectrum
 
@@ -27,6 +27,7 @@ __all__ = [
     "Spectrum",
     "as_matrix",
     "blocked_tangent_kernel",
+    "checked_outputs",
     "diagonal_kernel",
     "group_kernel_examples",
     "group_kernels",

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.door import entrance, linearized, outputs_of
+from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.tangent.outputs import checked_outputs
 
 
+@entrance
 def kernel_product(
-    apply: Apply, params: PyTree, x: Array, x2: Array | None = None
+    apply: Apply, params: PyTree, x: Batch, x2: Batch | None = None
 ) -> Callable[[Float[Array, "n2 *out"]], Float[Array, "n *out"]]:
     """The function v ↦ K v without K: v of the outputs' shape on `x2` (default `x`), K v of that on `x`.
 
@@ -23,25 +26,26 @@ def kernel_product(
     """
     theta, merge = tree.split(params)
     checked_outputs(apply, params, x)
-    outputs, push = jax.linearize(lambda th: apply(merge(th), x), theta)
-    if x2 is None:
-        sources, pull = outputs, jax.linear_transpose(push, theta)
-    else:
+    sources, push, pull = linearized(lambda th: apply(merge(th), x), theta)
+    if x2 is not None:
         sources, pull = jax.vjp(lambda th: apply(merge(th), x2), theta)
 
+    @entrance
     def product(v: Array) -> Array:
-        if v.shape != sources.shape:
+        if jnp.shape(v) != sources.shape:
             raise ValueError(
                 f"a kernel product takes a vector of the outputs' shape {tuple(sources.shape)}, "
-                f"got {tuple(v.shape)}: reshape it"
+                f"got {jnp.shape(v)}: reshape it"
             )
-        return push(pull(v)[0])
+        back = pull(jnp.asarray(v, sources.dtype))
+        return push(back if x2 is None else back[0])
 
     return product
 
 
+@entrance
 def largest_eigenvalue(
-    apply: Apply, params: PyTree, x: Array, *, num_products: int = 24, start: Array | None = None
+    apply: Apply, params: PyTree, x: Batch, *, num_products: int = 24, start: Array | None = None
 ) -> Float[Array, ""]:
     """λmax(K)/n, the squared operator norm of Dh on the batch, by Lanczos with full re-orthogonalisation.
 
@@ -53,11 +57,11 @@ def largest_eigenvalue(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _largest(apply: Apply, num_products: int, params: PyTree, x: Array, start: Array | None) -> Float[Array, ""]:
-    outputs = jax.eval_shape(apply, params, x)
+def _largest(apply: Apply, num_products: int, params: PyTree, x: Batch, start: Array | None) -> Float[Array, ""]:
+    outputs, n = outputs_of(apply, params, x), examples.count(x)
     product = kernel_product(apply, params, x)
     first = start_vector(outputs.size, outputs.dtype) if start is None else start.reshape(-1)
-    ritz = lanczos(lambda v: product(v.reshape(outputs.shape)).reshape(-1) / x.shape[0], first, depth=num_products)
+    ritz = lanczos(lambda v: product(v.reshape(outputs.shape)).reshape(-1) / n, first, depth=num_products)
     return jnp.max(ritz.values)
 
 
