@@ -16,13 +16,13 @@ Batch = PyTree
 """An array `(n, ...)`, or a pytree of such arrays with one n."""
 
 
-def as_batch(name: str, value: Any, *, owned: bool = False) -> Batch:
+def as_batch(name: str, value: Any) -> Batch:
     """`value` as arrays of JAX with one number of examples; ValueError, naming it, where that has no one meaning.
 
     Lists and tuples of numbers are arrays; dicts and tuples of arrays are batches of several inputs. A list of arrays
-    could be either and is refused. `owned` copies what the caller could still change in place.
+    could be either and is refused. What the caller could change in place is copied.
     """
-    batch = value if _is_jax(value) else _converted(name, value, owned)
+    batch = value if _is_jax(value) else _converted(name, value)
     lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
     if len(lengths) != 1 or None in lengths:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(batch)) or "no array"
@@ -70,9 +70,9 @@ def shapes(x: Batch) -> tuple[Any, tuple[tuple[int, ...], ...]]:
     return structure, tuple(tuple(leaf.shape[1:]) for leaf in leaves)
 
 
-def _converted(name: str, value: Any, owned: bool) -> Batch:
+def _converted(name: str, value: Any) -> Batch:
     if isinstance(value, list | tuple) and (not value or all(_is_number(inner) for inner in _flat(value))):
-        return _array(name, value, owned)
+        return _array(name, value)
     if isinstance(value, list):
         raise ValueError(
             f"{name} must be one array or a dict or tuple of arrays, got a list of {type(value[0]).__name__}: "
@@ -80,13 +80,13 @@ def _converted(name: str, value: Any, owned: bool) -> Batch:
         )
     if not jax.tree_util.all_leaves([value]):
         inner, structure = jax.tree.flatten(value, is_leaf=lambda node: node is not value)
-        return jax.tree.unflatten(structure, [_converted(f"{name}[{i}]", part, owned) for i, part in enumerate(inner)])
+        return jax.tree.unflatten(structure, [_converted(f"{name}[{i}]", part) for i, part in enumerate(inner)])
     if isinstance(value, Mapping):
-        return {key: _converted(f"{name}[{key!r}]", part, owned) for key, part in value.items()}
-    return _array(name, value, owned)
+        return {key: _converted(f"{name}[{key!r}]", part) for key, part in value.items()}
+    return _array(name, value)
 
 
-def _array(name: str, value: Any, owned: bool) -> Array:
+def _array(name: str, value: Any) -> Array:
     if _is_jax(value):
         return value
     if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
@@ -101,7 +101,7 @@ def _array(name: str, value: Any, owned: bool) -> Array:
         ) from None
     if array.dtype.kind not in "biufcV" or (array.dtype.kind == "V" and array.dtype.names is not None):
         raise ValueError(f"{name} must be numbers in an array, got entries of type {array.dtype}: encode them first")
-    return jnp.array(array) if owned else jnp.asarray(array)
+    return jnp.array(array)  # a copy: JAX would share the memory where it can
 
 
 def _flat(value: Any) -> list[Any]:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
-from lazyscope.door import entrance, unsealed
+from lazyscope.door import as_key, entrance, sealed, unsealed
 from lazyscope.examples import Batch
 
 Apply = Callable[..., Array]
@@ -70,7 +70,7 @@ def two_layer(width: int, d: int, activation: Callable[[Array], Array] = jax.nn.
             raise ValueError(f"a doubled net pairs its units, so the width must be even, got {width}: use {width + 1}")
         _check_tau(tau)
         units = width // 2 if doubled else width
-        key_a, key_b = jax.random.split(key)
+        key_a, key_b = jax.random.split(as_key("key", key))
         net = {"a": tau * jax.random.normal(key_a, (units,)), "b": tau * jax.random.normal(key_b, (units, d))}
         return Doubled(net, net) if doubled else net
 
@@ -120,7 +120,7 @@ def two_layer_linear(width: int, d: int, outputs: int = 1) -> Model:
             raise ValueError(f"a doubled net pairs its units, so the width must be even, got {width}: use {width + 1}")
         _check_tau(tau)
         units = width // 2 if doubled else width
-        key_a, key_b = jax.random.split(key)
+        key_a, key_b = jax.random.split(as_key("key", key))
         net = {"a": tau * jax.random.normal(key_a, (outputs, units)), "b": tau * jax.random.normal(key_b, (units, d))}
         return Doubled(net, net) if doubled else net
 
@@ -159,7 +159,7 @@ def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array], bias: bo
         _check_tau(tau)
         scale = jnp.broadcast_to(jnp.asarray(tau, float), (depth,))
         layers = []
-        for i, layer_key in enumerate(jax.random.split(key, depth)):
+        for i, layer_key in enumerate(jax.random.split(as_key("key", key), depth)):
             layer = {"w": scale[i] * jax.random.normal(layer_key, (widths[i + 1], widths[i]))}
             layers.append(layer | {"b": jnp.zeros(widths[i + 1])} if bias else layer)
         net = {"layers": layers}
@@ -216,9 +216,10 @@ def double(model: Model) -> Model:
 
     def apply(params: PyTree, x: Array, gates: PyTree | None = None) -> Array:
         if gates is None:
-            halves = jax.lax.map(lambda net: model.apply(net, x), _stack(params))
+            halves = jax.lax.map(lambda net: model.apply(unsealed(net), x), _stack(sealed(params)))
         else:
-            halves = jax.lax.map(lambda pair: model.apply(pair[0], x, gates=pair[1]), (_stack(params), _stack(gates)))
+            pairs = (_stack(sealed(params)), _stack(gates))
+            halves = jax.lax.map(lambda pair: model.apply(unsealed(pair[0]), x, gates=pair[1]), pairs)
         return halves[0] - halves[1]
 
     inner = model.gates

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import examples
+from lazyscope.door import entrance
 from lazyscope.examples import Batch
 from lazyscope.models import Apply, two_layer
 
@@ -67,7 +68,7 @@ class Problem:
             raise ValueError("held-out data needs both x_test and y_test, got one of them: pass both or neither")
         for name in ("x", "y", "x_test", "y_test"):
             if (value := getattr(self, name)) is not None:
-                batch = examples.as_batch(name, value, owned=True)
+                batch = examples.as_batch(name, value)
                 for leaf in jax.tree.leaves(batch):
                     _check_finite(name, leaf)
                 object.__setattr__(self, name, batch)
@@ -106,6 +107,7 @@ class Case:
     alpha: float = 1.0
 
 
+@entrance
 def teacher_student(
     key: Key[Array, ""], *, n: int, d: int, n_test: int, teacher_width: int = 3, target_scale: float = 1.0
 ) -> Problem:
@@ -126,6 +128,7 @@ def teacher_student(
     return Problem(x, target_scale * apply(teacher, x), x_test, target_scale * apply(teacher, x_test))
 
 
+@entrance
 def least_squares_test_loss(
     features: Float[Array, "n k"], features_test: Float[Array, "n_test k"], problem: Problem
 ) -> Float[Array, ""]:

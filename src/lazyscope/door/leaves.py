@@ -64,7 +64,7 @@ def unsealed(value: PyTree) -> PyTree:
 
 def without_scalars(params: PyTree) -> PyTree:
     """Integers and booleans that are arrays of no axes held fixed, too: for models in which they steer Python."""
-    return jax.tree.map(lambda leaf: Fixed(leaf) if _steering(leaf) else leaf, params)
+    return jax.tree.map(lambda leaf: Fixed(np.asarray(leaf)[()]) if _steering(leaf) else leaf, params)
 
 
 def as_type(params: PyTree, dtype: Any) -> PyTree:
@@ -156,10 +156,11 @@ def _kept(leaf: Any) -> Any:
                 f"parameters must be float32 or float64, got {leaf.dtype}, too few digits for differences: cast them, "
                 'jax.tree.map(lambda leaf: leaf.astype("float32"), params), and the inputs'
             )
-        return leaf
-    if isinstance(leaf, jax.Array) or (leaf.dtype.kind in "biuc" and leaf.ndim):
-        return leaf
-    return leaf if leaf.dtype.kind == "c" else Fixed(leaf)
+    elif not isinstance(leaf, jax.Array) and (
+        leaf.dtype.kind not in "biuc" or (leaf.ndim == 0 and leaf.dtype.kind != "c")
+    ):
+        return Fixed(leaf[()] if leaf.ndim == 0 else leaf)
+    return leaf if isinstance(leaf, jax.Array) else jnp.array(leaf)  # a copy: JAX would share the memory where it can
 
 
 def _steering(leaf: Any) -> bool:

@@ -35,6 +35,7 @@ class _State(NamedTuple):
     running: Array
 
 
+@entrance
 def minibatches(problem: Problem, size: int) -> Batches:
     """`batches(key) -> (x, y)`: `size` training examples drawn without replacement, each batch anew.
 

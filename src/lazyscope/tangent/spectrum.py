@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lazyscope.door import entrance
+
 
 class Spectrum(NamedTuple):
     """Eigenvalues of a kernel in descending order and what they say about its conditioning.
@@ -21,6 +23,7 @@ class Spectrum(NamedTuple):
     effective_rank: Float[Array, ""]
 
 
+@entrance
 def spectrum(kernel: Array, *, rcond: float | None = None) -> Spectrum:
     """Spectrum of a symmetric kernel `(n, n)` or `(n, n, k, k)`, the latter as an (n·k, n·k) matrix.
 
