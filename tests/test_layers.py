@@ -10,6 +10,8 @@ SCIENCE = (
     "tree",
     "intervals",
     "groups",
+    "examples",
+    "door",
     "models",
     "passes",
     "vision",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from lazyscope import tree
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 
 
@@ -75,7 +76,7 @@ def lanczos_by_calls(
     return _pairs(basis, diagonals, offs, depth - 1)
 
 
-def slow_in_loops(apply: Apply, params: PyTree, x: Array) -> bool:
+def slow_in_loops(apply: Apply, params: PyTree, x: Batch) -> bool:
     """Whether compiled loops over derivatives of `apply` are slow: convolutions on a CPU (see `lanczos_by_calls`)."""
     if jax.default_backend() != "cpu":
         return False
@@ -98,7 +99,7 @@ _extend_in_place = jax.jit(_extend, donate_argnums=0)
 def _unit(v: Array, reference: Array) -> tuple[Array, Array]:
     noise = 1e-5 if jnp.finfo(v.dtype).bits < 64 else 1e-9
     length = tree.norm(v)
-    alive = length > noise * reference
+    alive = ~(length <= noise * reference)  # NaN is no breakdown: it shows in all values
     return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
 
 

@@ -5,29 +5,38 @@ Frozen activations: the current weights run through the activation pattern of w0
 calls "lazy" accuracy); multilinear in w, so not the Taylor model for more than one layer.
 """
 
-import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lazyscope import tree
+from lazyscope.door import as_type, entrance, pushed, unsealed
+from lazyscope.examples import Batch
 from lazyscope.models import Apply, Model
 
 
+@entrance
 def linearize(apply: Apply, params0: PyTree) -> Apply:
     """First-order Taylor model of `apply` at `params0`, same signature.
 
     h̄(params, x) = h(params0, x) + Dh(params0)[params − params0](x), by one forward-mode product. Leaves that are not
-    parameters are taken from `params0`.
+    parameters are taken from `params0`, of which a copy is kept.
     """
-    theta0, merge = tree.split(params0)
+    start = tree.copy(params0)
+    tree.split(start)
 
-    def apply_lin(params: PyTree, x: Array) -> Array:
+    @entrance
+    def apply_lin(params: PyTree, x: Batch) -> Array:
         theta, _ = tree.split(params)
-        outputs, change = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (tree.sub(theta, theta0),))
+        theta0, merge = tree.split(start)
+        widest = jnp.result_type(*theta, *theta0)
+        theta, theta0 = as_type(theta, widest), as_type(theta0, widest)
+        outputs, change = pushed(lambda th: apply(unsealed(merge(th)), x), theta0, tree.sub(theta, theta0))
         return outputs + change
 
     return apply_lin
 
 
+@entrance
 def freeze_activations(model: Model, params0: PyTree) -> Apply:
     """The model with the activation pattern of `params0` and the current weights, same signature as `model.apply`.
 
@@ -36,9 +45,10 @@ def freeze_activations(model: Model, params0: PyTree) -> Apply:
     """
     if model.gates is None:
         raise ValueError("freeze_activations needs a model with gates, got gates=None: only ReLU-like models have them")
-    gates = model.gates
+    gates, start = model.gates, tree.copy(params0)
 
-    def apply_frozen(params: PyTree, x: Array) -> Array:
-        return model.apply(params, x, gates=gates(params0, x))
+    @entrance
+    def apply_frozen(params: PyTree, x: Batch) -> Array:
+        return model.apply(unsealed(params), x, gates=gates(unsealed(start), x))
 
     return apply_frozen

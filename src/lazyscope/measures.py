@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import tree
+from lazyscope.door import entrance, outputs_of, pushed
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Problem
 from lazyscope.tangent import (
@@ -45,11 +47,13 @@ class Movement(NamedTuple):
     entrywise: Float[Array, ""]
 
 
+@entrance
 def distance(params0: PyTree, params: PyTree) -> Grouped:
     """‖w − w0‖, Euclidean, in all and per group."""
     return _grouped(params0, _differences(params0, params))
 
 
+@entrance
 def relative_change(params0: PyTree, params: PyTree) -> Movement:
     """‖w − w0‖/‖w0‖ in all and per group, absolute for groups that start at zero, and S_t (note §4.2)."""
     start, moved = distance(_zeros_like(params0), params0), distance(params0, params)
@@ -71,8 +75,9 @@ def relative_change(params0: PyTree, params: PyTree) -> Movement:
     )
 
 
+@entrance
 def kernel_change(
-    apply: Apply, params0: PyTree, params: PyTree, x: Array, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, *, memory_budget: float = MEMORY_BUDGET
 ) -> Grouped:
     """Relative change of the tangent kernel on `x` in Frobenius norm, in all and per parameter group g.
 
@@ -98,8 +103,9 @@ def change_of_kernels(before: dict[str, Array], after: dict[str, Array]) -> Grou
     return Grouped(_ratio(in_all, total), {name: change(name) for name in before})
 
 
+@entrance
 def kernel_distance(
-    apply: Apply, params0: PyTree, params: PyTree, x: Array, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, ""]:
     """1 − <K, K0>/(‖K‖‖K0‖), the cosine distance of the kernels at the two points (Fort et al. 2020).
 
@@ -113,6 +119,7 @@ def distance_of_kernels(before: Array, after: Array) -> Float[Array, ""]:
     return 0.5 * jnp.sum((_unit(after) - _unit(before)) ** 2)
 
 
+@entrance
 def target_alignment(
     apply: Apply, params: PyTree, problem: Problem, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, ""]:
@@ -122,7 +129,7 @@ def target_alignment(
     from the targets first where a constant is not part of the question. 0 for a zero kernel or zero targets.
     """
     kernel = _kernel(apply, params, problem.x, memory_budget)
-    return alignment_of_kernel(kernel, problem.y, jax.eval_shape(apply, params, problem.x).shape)
+    return alignment_of_kernel(kernel, problem.y, outputs_of(apply, params, problem.x).shape)
 
 
 def alignment_of_kernel(kernel: Array, y: Array, shape: tuple[int, ...]) -> Float[Array, ""]:
@@ -139,6 +146,7 @@ def alignment_of_kernel(kernel: Array, y: Array, shape: tuple[int, ...]) -> Floa
     return target @ _unit(matrix) @ target
 
 
+@entrance
 def cka(k: Array, l: Array) -> Float[Array, ""]:  # noqa: E741
     """Centred kernel alignment <HKH, HLH>/(‖HKH‖‖HLH‖), H = 1 − 11ᵀ/n (Cortes et al. 2012), in [0, 1].
 
@@ -153,6 +161,7 @@ def cka(k: Array, l: Array) -> Float[Array, ""]:  # noqa: E741
     return jnp.sum(_unit(_centered(k)) * _unit(_centered(l)))
 
 
+@entrance
 def stable_rank(matrix: Float[Array, "m d"]) -> Float[Array, ""]:
     """‖A‖_F²/‖A‖², the sum of the squared singular values over the largest: between 1 and the rank, NaN for A = 0.
 
@@ -162,7 +171,8 @@ def stable_rank(matrix: Float[Array, "m d"]) -> Float[Array, ""]:
     return jnp.sum((values / values[0]) ** 2)
 
 
-def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -> Float[Array, ""]:
+@entrance
+def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Batch) -> Float[Array, ""]:
     """‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖ on `x`, h̄ the linearisation at w0: the gap at the same weights, after the fact.
 
     One forward-mode product. The same at every output scale alpha. It bounds nothing about where the linearised model
@@ -170,13 +180,14 @@ def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Array) -
     """
     theta0, merge = tree.split(params0)
     change = _differences(params0, params)
-    outputs0, linear = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (change,))
+    outputs0, linear = pushed(lambda th: apply(merge(th), x), theta0, change)
     moved = apply(params, x) - outputs0
     gap = _ratio(tree.norm(moved - linear), tree.norm(moved))
     # At w0 the two programs may still differ in the last bit.
     return jnp.where(tree.norm(change) == 0, 0, gap)
 
 
+@entrance
 def trained_gap(
     f: Float[Array, "n *out"],
     f_linear: Float[Array, "n *out"],
@@ -196,7 +207,8 @@ def trained_gap(
     return _ratio(jnp.linalg.norm((f - f_linear).reshape(-1)), scale)
 
 
-def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTree, params: PyTree, x: Array) -> PyTree:
+@entrance
+def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTree, params: PyTree, x: Batch) -> PyTree:
     """Share of (example, unit) pairs whose gate is as it was at `params0`, per layer, in the structure of `gates`.
 
     The "stability of activations" of Chizat et al. 2019 (§3.2). 1 at `params0`.
@@ -206,7 +218,7 @@ def activation_stability(gates: Callable[[PyTree, Array], PyTree], params0: PyTr
     )
 
 
-def _kernel(apply: Apply, params: PyTree, x: Array, memory_budget: float) -> Array:
+def _kernel(apply: Apply, params: PyTree, x: Batch, memory_budget: float) -> Array:
     """The kernel up to its scale."""
     unit = derivative_unit(apply, params, x)
     return blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget, unit=unit)

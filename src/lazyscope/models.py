@@ -20,6 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from lazyscope import tree
+from lazyscope.door import as_key, entrance, sealed, unsealed
+from lazyscope.examples import Batch
+
 Apply = Callable[..., Array]
 
 
@@ -66,7 +70,7 @@ def two_layer(width: int, d: int, activation: Callable[[Array], Array] = jax.nn.
             raise ValueError(f"a doubled net pairs its units, so the width must be even, got {width}: use {width + 1}")
         _check_tau(tau)
         units = width // 2 if doubled else width
-        key_a, key_b = jax.random.split(key)
+        key_a, key_b = jax.random.split(as_key("key", key))
         net = {"a": tau * jax.random.normal(key_a, (units,)), "b": tau * jax.random.normal(key_b, (units, d))}
         return Doubled(net, net) if doubled else net
 
@@ -116,7 +120,7 @@ def two_layer_linear(width: int, d: int, outputs: int = 1) -> Model:
             raise ValueError(f"a doubled net pairs its units, so the width must be even, got {width}: use {width + 1}")
         _check_tau(tau)
         units = width // 2 if doubled else width
-        key_a, key_b = jax.random.split(key)
+        key_a, key_b = jax.random.split(as_key("key", key))
         net = {"a": tau * jax.random.normal(key_a, (outputs, units)), "b": tau * jax.random.normal(key_b, (units, d))}
         return Doubled(net, net) if doubled else net
 
@@ -155,7 +159,7 @@ def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array], bias: bo
         _check_tau(tau)
         scale = jnp.broadcast_to(jnp.asarray(tau, float), (depth,))
         layers = []
-        for i, layer_key in enumerate(jax.random.split(key, depth)):
+        for i, layer_key in enumerate(jax.random.split(as_key("key", key), depth)):
             layer = {"w": scale[i] * jax.random.normal(layer_key, (widths[i + 1], widths[i]))}
             layers.append(layer | {"b": jnp.zeros(widths[i + 1])} if bias else layer)
         net = {"layers": layers}
@@ -212,9 +216,10 @@ def double(model: Model) -> Model:
 
     def apply(params: PyTree, x: Array, gates: PyTree | None = None) -> Array:
         if gates is None:
-            halves = jax.lax.map(lambda net: model.apply(net, x), _stack(params))
+            halves = jax.lax.map(lambda net: model.apply(unsealed(net), x), _stack(sealed(params)))
         else:
-            halves = jax.lax.map(lambda pair: model.apply(pair[0], x, gates=pair[1]), (_stack(params), _stack(gates)))
+            pairs = (_stack(sealed(params)), _stack(gates))
+            halves = jax.lax.map(lambda pair: model.apply(unsealed(pair[0]), x, gates=pair[1]), pairs)
         return halves[0] - halves[1]
 
     inner = model.gates
@@ -223,14 +228,18 @@ def double(model: Model) -> Model:
     return Model(init, apply, lambda params, x: Doubled(inner(params.plus, x), inner(params.minus, x)))
 
 
+@entrance
 def center(apply: Apply, params0: PyTree) -> Apply:
     """H − h(params0): the same tangent kernel, output 0 at `params0` (Chizat et al. 2019, §3.2).
 
-    Not 0-homogeneous in anything: h(params0) is a constant function, so homogeneity in the parameters is lost.
+    Not 0-homogeneous in anything: h(params0) is a constant function, so homogeneity in the parameters is lost. What
+    becomes of `params0` afterwards (an update in place, a donation) does not matter.
     """
+    start = tree.copy(params0)
 
-    def centered(params: PyTree, x: Array, **options: Any) -> Array:
-        return apply(params, x, **options) - jax.lax.stop_gradient(apply(params0, x))
+    @entrance
+    def centered(params: PyTree, x: Batch, **options: Any) -> Array:
+        return apply(unsealed(params), x, **options) - jax.lax.stop_gradient(apply(unsealed(start), x))
 
     return centered
 

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from lazyscope import examples
+from lazyscope.door import entrance
+from lazyscope.examples import Batch
 from lazyscope.models import Apply, two_layer
 
 Loss = Callable[[Array, Array], Array]
@@ -103,42 +106,46 @@ def _check_range(name: str, y: Array, classes: int, ignored: int | None = None) 
 class Problem:
     """Training data, optional held-out data and the loss.
 
-    `x` is `(n, ...)`, `y` is whatever `loss` takes. Raises ValueError when the numbers of examples disagree, when only
-    one of `x_test`, `y_test` is given, when their examples have another shape than those of `x` and `y`, when there is
-    no example, or when a value is not finite.
+    `x` is `(n, ...)`, or a pytree of such arrays, `y` is whatever `loss` takes. Lists of numbers, NumPy arrays, data
+    frames and tensors become arrays of JAX here, copies of their own (`lazyscope.examples`).
+
+    Raises ValueError when the numbers of examples disagree, when only one of `x_test`, `y_test` is given, when their
+    examples have another shape than those of `x` and `y`, when there is no example, or when a value is not finite.
     """
 
-    x: Array
-    y: Array
-    x_test: Array | None = None
-    y_test: Array | None = None
+    x: Batch
+    y: Batch
+    x_test: Batch | None = None
+    y_test: Batch | None = None
     loss: Loss = square_loss
 
     def __post_init__(self) -> None:
         if (self.x_test is None) != (self.y_test is None):
             raise ValueError("held-out data needs both x_test and y_test, got one of them: pass both or neither")
-        pairs = [("x", self.x, "y", self.y), ("x_test", self.x_test, "y_test", self.y_test)]
-        for name_x, x, name_y, y in pairs:
-            if x is None or y is None:
-                continue
-            if x.ndim == 0 or y.ndim == 0 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
+        for name in ("x", "y", "x_test", "y_test"):
+            if (value := getattr(self, name)) is not None:
+                batch = examples.as_batch(name, value)
+                for leaf in jax.tree.leaves(batch):
+                    _check_finite(name, leaf)
+                object.__setattr__(self, name, batch)
+        for suffix in ("", "_test"):
+            x, y = getattr(self, f"x{suffix}"), getattr(self, f"y{suffix}")
+            if x is not None and (examples.count(x) != examples.count(y) or examples.count(x) == 0):
                 raise ValueError(
-                    f"{name_x} and {name_y} need the same number of examples, at least one, got shapes "
-                    f"{tuple(x.shape)} and {tuple(y.shape)}: the first axis counts examples"
+                    f"x{suffix} and y{suffix} need the same number of examples, at least one, got shapes "
+                    f"{_shapes(x)} and {_shapes(y)}: the first axis counts examples"
                 )
-            for name, value in ((name_x, x), (name_y, y)):
-                _check_finite(name, value)
         for name, value, test in (("x", self.x, self.x_test), ("y", self.y, self.y_test)):
-            if test is not None and test.shape[1:] != value.shape[1:]:
+            if test is not None and examples.shapes(test) != examples.shapes(value):
                 raise ValueError(
-                    f"{name}_test needs examples of {name}'s shape {tuple(value.shape[1:])}, "
-                    f"got {tuple(test.shape[1:])}: the first axis counts examples"
+                    f"{name}_test needs examples of {name}'s shape {_shapes(value, 1)}, "
+                    f"got {_shapes(test, 1)}: the first axis counts examples"
                 )
 
     @property
     def num_examples(self) -> int:
         """n, the number of training examples."""
-        return self.x.shape[0]
+        return examples.count(self.x)
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,7 @@ class Case:
     alpha: float = 1.0
 
 
+@entrance
 def teacher_student(
     key: Key[Array, ""], *, n: int, d: int, n_test: int, teacher_width: int = 3, target_scale: float = 1.0
 ) -> Problem:
@@ -176,6 +184,7 @@ def teacher_student(
     return Problem(x, target_scale * apply(teacher, x), x_test, target_scale * apply(teacher, x_test))
 
 
+@entrance
 def least_squares_test_loss(
     features: Float[Array, "n k"], features_test: Float[Array, "n_test k"], problem: Problem
 ) -> Float[Array, ""]:
@@ -188,6 +197,11 @@ def least_squares_test_loss(
         raise ValueError("least_squares_test_loss needs held-out data: build the Problem with x_test and y_test")
     coefficients = jnp.linalg.lstsq(features, problem.y)[0]
     return square_loss(features_test @ coefficients, problem.y_test)
+
+
+def _shapes(x: Batch, start: int = 0) -> str:
+    found = [str(tuple(leaf.shape[start:])) for leaf in jax.tree.leaves(x)]
+    return found[0] if len(found) == 1 else f"[{', '.join(found)}]"
 
 
 def _check_finite(name: str, value: Array) -> None:

@@ -18,12 +18,15 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion import Budget, check_outputs, check_precision, criterion
+from lazyscope.door import check_derivative, concrete, entrance
+from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
-from lazyscope.tangent import largest_eigenvalue_in_units, representable, start_vector
+from lazyscope.tangent import checked_outputs, largest_eigenvalue_in_units, representable, start_vector
 
 
+@entrance
 def stable_step_size(
     apply: Apply, params: PyTree, problem: Problem, *, alpha: float | Array = 1.0, key: Key[Array, ""] | None = None
 ) -> Float[Array, ""]:
@@ -33,13 +36,16 @@ def stable_step_size(
     holds at all outputs (Böhning 1992); for another loss the largest eigenvalue of n·∇²R at alpha·h(params), by
     Lanczos, from below. `alpha` matters for such losses only. With `key` the Lanczos starts are drawn, else fixed.
 
-    inf where nothing limits the step: a zero derivative, or a loss without positive curvature. Raises ValueError for a
-    step beyond the largest or below the smallest float (NaN inside a transformation, which sees no values).
+    inf where nothing limits the step: a zero derivative, or a loss without positive curvature. Raises ValueError where
+    a derivative of finite outputs is NaN, and for a step beyond the largest or below the smallest float (NaN inside a
+    transformation, which sees no values).
     """
     key_kernel, key_loss = (None, None) if key is None else jax.random.split(key)
-    outputs = jax.eval_shape(apply, params, problem.x)
+    outputs = checked_outputs(apply, params, problem.x)
     start = None if key_kernel is None else jax.random.normal(key_kernel, outputs.shape, outputs.dtype)
     sharpness, unit = largest_eigenvalue_in_units(apply, params, problem.x, start=start)
+    if concrete(sharpness) and not math.isfinite(float(sharpness)):
+        check_derivative(apply, params, problem.x)
     if problem.loss is square_loss:
         curvature = jnp.ones((), outputs.dtype)
     elif problem.loss is cross_entropy:
@@ -52,8 +58,9 @@ def stable_step_size(
     return representable(step_size, ~unlimited, "the stable step size")
 
 
+@entrance
 def kernel_time(
-    apply: Apply, params0: PyTree, x: Array, time: float | Float[Array, " R"]
+    apply: Apply, params0: PyTree, x: Batch, time: float | Float[Array, " R"]
 ) -> Float[Array, ""] | Float[Array, " R"]:
     """Kernel time s = time·λmax(K(w0))/n, with time = Σ η on F_alpha: what the scale law leaves alone.
 
@@ -118,6 +125,7 @@ def distinct_runs(tau: Any, alpha: Any, step_size: Any, *, degree: int, rtol: fl
     return DistinctRuns(first[order], rank[run_of.reshape(-1)])
 
 
+@entrance
 def alpha_for(
     apply: Apply,
     params: PyTree,

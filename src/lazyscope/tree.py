@@ -1,9 +1,11 @@
 """Pytree algebra: the parameter space R^p of the papers, whatever the container.
 
 Only floating-point leaves are parameters. Integer leaves, PRNG keys and `None` travel along unchanged, so a model
-with buffers or counters works as it is. Norms and products accumulate over all leaves at once.
+with buffers or counters works as it is (`lazyscope.door.leaves` holds what is no array fixed). Norms and products
+accumulate over all leaves at once.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -46,13 +48,19 @@ def split(params: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]
 
 
 def group_names(params: PyTree) -> list[str]:
-    """One name per parameter leaf, its path (`layers/0/w`), in the order of `split`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/") or "parameters"
-        for path, leaf in leaves
-        if is_parameter(leaf)
-    ]
+    """One name per parameter leaf, its path (`layers/0/w`), in the order of `split`, no two alike.
+
+    Paths that read alike (`{"a/b": ...}` and `{"a": {"b": ...}}`) are written out: `['a/b']` and `['a']['b']`.
+    """
+    paths = [path for path, leaf in jax.tree_util.tree_leaves_with_path(params) if is_parameter(leaf)]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") or "parameters" for path in paths]
+    seen = Counter(names)
+    return [jax.tree_util.keystr(path) if seen[name] > 1 else name for path, name in zip(paths, names, strict=True)]
+
+
+def copy(params: PyTree) -> PyTree:
+    """The pytree with containers and arrays of its own, out of reach of updates in place and of donation."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf) if isinstance(leaf, jax.Array | np.ndarray) else leaf, params)
 
 
 def copy(params: PyTree) -> PyTree:

@@ -16,6 +16,8 @@ from jaxtyping import Array, Int, PyTree
 from lazyscope import tree
 from lazyscope.criterion.budget import Counter
 from lazyscope.criterion.products import hessian_product, mixed, normalized_outputs, second_derivative, slice_product
+from lazyscope.door import pushed
+from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos, lanczos_by_calls
 from lazyscope.models import Apply
 
@@ -42,7 +44,7 @@ class Moves(NamedTuple):
 
     apply: Apply
     params: PyTree
-    x: Array
+    x: Batch
     random: np.random.Generator
     size: int
     dtype: np.dtype
@@ -90,11 +92,11 @@ def cost(steps: int) -> int:
 
 @partial(jax.jit, static_argnums=0, static_argnames="depth")
 def _slice(
-    apply: Apply, params: PyTree, x: Array, u: Array, v: Array, steps: Int[Array, ""], *, depth: int
+    apply: Apply, params: PyTree, x: Batch, u: Array, v: Array, steps: Int[Array, ""], *, depth: int
 ) -> tuple[Array, Array, Array]:
     """Top singular triple of A_u = B(u, ·) from `v`: A_u is the Jacobian of w ↦ Df(w)u, so two products a step."""
     f, vector = normalized_outputs(apply, params, x)
-    _, push = jax.linearize(lambda w: jax.jvp(f, (w,), (u,))[1], vector)
+    _, push = jax.linearize(lambda w: pushed(f, w, u)[1], vector)
     transpose = jax.linear_transpose(push, vector)
     pairs = lanczos(lambda w: transpose(push(w))[0], v, depth=depth, steps=steps)
     right = pairs.vectors[jnp.argmax(pairs.values)]
@@ -103,7 +105,7 @@ def _slice(
 
 
 def _slice_by_calls(
-    apply: Apply, params: PyTree, x: Array, u: np.ndarray, v: Array | np.ndarray, steps: np.ndarray, *, depth: int
+    apply: Apply, params: PyTree, x: Batch, u: np.ndarray, v: Array | np.ndarray, steps: np.ndarray, *, depth: int
 ) -> tuple[Array, Array, Array]:
     def product(w: Array) -> Array:
         return slice_product(apply, params, x, u, w)
@@ -116,7 +118,7 @@ def _slice_by_calls(
 
 @partial(jax.jit, static_argnums=0, static_argnames="depth")
 def _climb(
-    apply: Apply, params: PyTree, x: Array, z: Array, u: Array, wobble: Array, *, depth: int
+    apply: Apply, params: PyTree, x: Batch, z: Array, u: Array, wobble: Array, *, depth: int
 ) -> tuple[Array, Array, Array]:
     f, vector = normalized_outputs(apply, params, x)
     _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
@@ -130,7 +132,7 @@ def _climb(
 def _climb_by_calls(
     apply: Apply,
     params: PyTree,
-    x: Array,
+    x: Batch,
     z: Array | np.ndarray,
     u: Array | np.ndarray,
     wobble: np.ndarray,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion.products import normalized_outputs
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 
 
@@ -36,7 +37,7 @@ class UpperBound(NamedTuple):
 NO_BOUND = UpperBound(math.inf, 0.0, "no upper bound was computed", 0)
 
 
-def dense_bound(apply: Apply, params: PyTree, x: Array) -> UpperBound:
+def dense_bound(apply: Apply, params: PyTree, x: Batch) -> UpperBound:
     """The least of the two matricisations of the whole tensor and the leaf-block bound. Needs nk·p² numbers.
 
     Costs nk·p products, in one compiled program.
@@ -76,7 +77,7 @@ def frobenius_bound(probes: Float[np.ndarray, " probes"]) -> UpperBound:
 
 
 @partial(jax.jit, static_argnums=0)
-def dense_second_derivative(apply: Apply, params: PyTree, x: Array) -> Float[Array, "nk p p"]:
+def dense_second_derivative(apply: Apply, params: PyTree, x: Batch) -> Float[Array, "nk p p"]:
     """T[k, i, j] in the order of `tree.split`, row by row."""
     f, vector = normalized_outputs(apply, params, x)
     count = jax.eval_shape(f, vector).size

@@ -16,6 +16,7 @@ from lazyscope.criterion.ascent import CONTINUE, SCREEN, Ascent, Moves, cost
 from lazyscope.criterion.budget import Budget, Counter
 from lazyscope.criterion.estimate import Search
 from lazyscope.criterion.products import host_generator, in_units, num_parameters, parameter_dtype
+from lazyscope.examples import Batch
 from lazyscope.krylov import slow_in_loops
 from lazyscope.models import Apply
 
@@ -27,7 +28,7 @@ _SCREENED, _CONTINUED = 0.46, 0.25
 def hessian_norm(
     apply: Apply,
     params: PyTree,
-    x: Array,
+    x: Batch,
     *,
     key: Key[Array, ""],
     budget: Budget,

@@ -14,12 +14,14 @@ from lazyscope.criterion import products
 from lazyscope.criterion.budget import Budget
 from lazyscope.criterion.estimate import Estimate
 from lazyscope.criterion.products import host_generator, normalized_outputs, num_parameters, parameter_dtype
+from lazyscope.door import linearized, outputs_of
+from lazyscope.examples import Batch
 from lazyscope.krylov import RitzPairs, lanczos, lanczos_by_calls, slow_in_loops
 from lazyscope.models import Apply
 
 
 def jacobian_norm(
-    apply: Apply, params: PyTree, x: Array, *, key: Key[Array, ""], budget: Budget
+    apply: Apply, params: PyTree, x: Batch, *, key: Key[Array, ""], budget: Budget
 ) -> tuple[Estimate, Float[Array, "starts nk"], Float[Array, " p"]]:
     """‖Dh‖ by Lanczos on DhDhᵀ/n or DhᵀDh/n, whichever is smaller, with an error from the residual.
 
@@ -30,7 +32,7 @@ def jacobian_norm(
     most = max(budget.kernel_starts, 1)
     singular = _singular_by_calls if slow_in_loops(apply, params, x) else _singular
     spent, directions = 0, None
-    outputs = int(np.prod(jax.eval_shape(apply, params, x).shape))
+    outputs = int(np.prod(outputs_of(apply, params, x).shape))
     start = host_generator(key).standard_normal(min(outputs, num_parameters(params)))
     start = jnp.asarray(start, parameter_dtype(params))
     while True:
@@ -58,19 +60,14 @@ class _Singular(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("depth", "most"))
-def _singular(apply: Apply, params: PyTree, x: Array, start: Array, *, depth: int, most: int) -> _Singular:
+def _singular(apply: Apply, params: PyTree, x: Batch, start: Array, *, depth: int, most: int) -> _Singular:
     f, vector = normalized_outputs(apply, params, x)
-    value, push = jax.linearize(f, vector)
-    transpose = jax.linear_transpose(push, vector)
-
-    def pull(z: Array) -> Array:
-        return transpose(z)[0]
-
+    value, push, pull = linearized(f, vector)
     return _search(push, pull, start, depth, most, value.size <= vector.size, lanczos, jax.lax.map)
 
 
-def _singular_by_calls(apply: Apply, params: PyTree, x: Array, start: Array, *, depth: int, most: int) -> _Singular:
-    on_outputs = int(np.prod(jax.eval_shape(apply, params, x).shape)) <= num_parameters(params)
+def _singular_by_calls(apply: Apply, params: PyTree, x: Batch, start: Array, *, depth: int, most: int) -> _Singular:
+    on_outputs = int(np.prod(outputs_of(apply, params, x).shape)) <= num_parameters(params)
 
     def push(v: Array) -> Array:
         return products.push(apply, params, x, v)

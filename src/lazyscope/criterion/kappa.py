@@ -14,7 +14,7 @@ becomes kappa once ‖Dhᵀ∇R‖ is replaced by its largest possible value ‖
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
 from lazyscope.criterion.products import coarse_unit, in_units, normalized_outputs, second_derivative
+from lazyscope.door import check_derivative, check_examples, entrance, linearized, outputs_of, pushed
+from lazyscope.examples import Batch, count, take
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, square_loss
@@ -124,6 +126,7 @@ class Criterion:
         return "\n".join([*lines, f"products      {self.products}", KINKS])
 
 
+@entrance
 def criterion(
     apply: Apply,
     params: PyTree,
@@ -149,18 +152,23 @@ def criterion(
     for name, value in (("alpha", alpha), ("step_size", 1.0 if step_size is None else step_size)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value:g}: the trained model is alpha·h")
-    _check_parameters(params)
     budget = _default_budget(params) if budget is None else budget
     key_subset, key_jacobian, key_hessian = jax.random.split(key, 3)
     x, y, held_out = _subset(problem, examples, key_subset)
+    if held_out is not None:
+        check_examples(apply, params, problem.x)
     check_outputs(apply, params, x)
 
     start = _start(apply, problem.loss, params, x, y, alpha)
+    if not math.isfinite(float(start.along)):
+        check_derivative(apply, params, x)
     square = problem.loss is square_loss
     residual = _distance(start.outputs, y, alpha) if square else _ratio(2 * float(start.loss), float(start.slope))
     if square:
         check_precision(start.outputs, y, alpha)
     jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget)
+    if not math.isfinite(jacobian.value):
+        check_derivative(apply, params, x)
     unit = coarse_unit(jacobian.value)
     hessian, top, probes = hessian_norm(
         apply,
@@ -173,6 +181,11 @@ def criterion(
         spent=jacobian.products,
         unit=unit,
     )
+    if not math.isfinite(hessian.value):
+        raise ValueError(
+            "a second derivative of the outputs is NaN or infinite, though outputs and first derivatives are finite: a "
+            "norm or root at 0 has none, so add an eps inside it or move the weights"
+        )
     bound = _upper_bound(apply, params, x, budget, start.outputs.size, probes)
     curvature = _curvature(hessian.value, jacobian.value)
     kappa = _product(residual / alpha, curvature)
@@ -208,15 +221,16 @@ def criterion(
     )
 
 
-def check_outputs(apply: Apply, params: PyTree, x: Array) -> Array:
+def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
     """The outputs, or a ValueError where they are not finite real floats with one row per example."""
-    shape = jax.eval_shape(apply, params, x)
+    shape: Any = outputs_of(apply, params, x)
+    n = count(x)
     if not hasattr(shape, "dtype") or not jnp.issubdtype(shape.dtype, jnp.floating):
         got = getattr(shape, "dtype", type(shape).__name__)
         raise ValueError(f"apply(params, x) must return one real floating-point array, got {got}: return the outputs")
-    if shape.ndim == 0 or shape.shape[0] != x.shape[0]:
+    if shape.ndim == 0 or shape.shape[0] != n:
         raise ValueError(
-            f"apply(params, x) must return one row for each of the {x.shape[0]} examples, got shape "
+            f"apply(params, x) must return one row for each of the {n} examples, got shape "
             f"{tuple(shape.shape)}: keep the batch axis first"
         )
     outputs = _evaluate(apply, params, x)
@@ -250,18 +264,18 @@ class _Start(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(apply: Apply, params: PyTree, x: Array) -> Array:
+def _evaluate(apply: Apply, params: PyTree, x: Batch) -> Array:
     return apply(params, x)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _start(apply: Apply, loss: Loss, params: PyTree, x: Array, y: Array, alpha: float | Array) -> _Start:
+def _start(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> _Start:
     theta, merge = tree.split(params)
     outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
     scale = jnp.asarray(alpha, outputs.dtype)
     value, slope = jax.value_and_grad(loss)(scale * outputs, y)
     # ∂R/∂f_i is 1/n of the function-space gradient, whose norm is again a mean over examples.
-    unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(x.shape[0], slope.dtype))
+    unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(count(x), slope.dtype))
     size = root * tree.norm(slope / unit)
     along = tree.norm(pull(slope / unit)[0]) / jnp.where(size > 0, size, 1)
     return _Start(outputs, value, unit * size, along)
@@ -312,7 +326,7 @@ def _step(
     apply: Apply,
     loss: Loss,
     params: PyTree,
-    x: Array,
+    x: Batch,
     y: Array,
     alpha: float | Array,
     step: float | Array,
@@ -334,12 +348,11 @@ def _step(
     h, pull = jax.vjp(outputs, w0)
     slope = jax.grad(lambda f: loss(f, y))(jnp.asarray(alpha, h.dtype) * h) / jnp.asarray(unit_slope, h.dtype)
     w1 = w0 - jnp.asarray(step, w0.dtype) * (pull(slope)[0] / unit)
-    value, push0 = jax.linearize(f, w0)
-    _, push1 = jax.linearize(f, w1)
-    pull0, pull1 = jax.linear_transpose(push0, w0), jax.linear_transpose(push1, w0)
+    value, push0, pull0 = linearized(f, w0)
+    _, push1, pull1 = linearized(f, w1)
 
     def product(z: Array) -> Array:
-        v = (pull1(z)[0] - pull0(z)[0]) / unit
+        v = (pull1(z) - pull0(z)) / unit
         return (push1(v) - push0(v)) / unit
 
     index = jnp.arange(value.size, dtype=value.dtype)
@@ -368,7 +381,7 @@ def _over_alpha(outputs: Array, y: Array, curvature: float) -> tuple[float, floa
 
 
 def _upper_bound(
-    apply: Apply, params: PyTree, x: Array, budget: Budget, num_outputs: int, probes: Float[np.ndarray, " probes"]
+    apply: Apply, params: PyTree, x: Batch, budget: Budget, num_outputs: int, probes: Float[np.ndarray, " probes"]
 ) -> UpperBound:
     if budget.dense and num_outputs * tree.size(tree.split(params)[0]) ** 2 <= budget.dense:
         return dense_bound(apply, params, x)
@@ -376,17 +389,17 @@ def _upper_bound(
 
 
 def _subset(
-    problem: Problem, examples: int | None, key: Key[Array, ""]
-) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    problem: Problem, number: int | None, key: Key[Array, ""]
+) -> tuple[Batch, Batch, tuple[Batch, Batch] | None]:
     """All the data, or a random subset and, apart from it, up to as many held-out examples."""
     n = problem.num_examples
-    if examples is None or examples == n:
+    if number is None or number == n:
         return problem.x, problem.y, None
-    if not 2 <= examples < n:
-        raise ValueError(f"examples must lie between 2 and the {n} of the problem, got {examples}: pass fewer or None")
+    if not 2 <= number < n:
+        raise ValueError(f"examples must lie between 2 and the {n} of the problem, got {number}: pass fewer or None")
     order = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(n)
-    chosen, rest = order[:examples], order[examples : 2 * examples]
-    return problem.x[chosen], problem.y[chosen], (problem.x[rest], problem.y[rest])
+    chosen, rest = order[:number], order[number : 2 * number]
+    return take(problem.x, chosen), take(problem.y, chosen), (take(problem.x, rest), take(problem.y, rest))
 
 
 def _subsampling(
@@ -408,7 +421,7 @@ def _subsampling(
     stand in for those of the residual.
     """
     x, y = data
-    m = x.shape[0]
+    m = count(x)
     within = in_units(apply, unit)
     jacobian, hessian = (np.asarray(v, float) for v in _shares(within, params, x, right, top))
     held = [
@@ -425,14 +438,15 @@ def _subsampling(
 
 
 @partial(jax.jit, static_argnums=0)
-def _shares(apply: Apply, params: PyTree, x: Array, right: Array, top: Array) -> tuple[Array, Array]:
+def _shares(apply: Apply, params: PyTree, x: Batch, right: Array, top: Array) -> tuple[Array, Array]:
     """n·(its share) of each example in ‖Dh·right‖² and ‖B(top, top)‖², so that the norms² are means."""
     f, vector = normalized_outputs(apply, params, x)
+    n = count(x)
 
     def by_example(v: Array) -> Array:
-        return jnp.sum(v.reshape(x.shape[0], -1) ** 2, axis=1) * x.shape[0]
+        return jnp.sum(v.reshape(n, -1) ** 2, axis=1) * n
 
-    return by_example(jax.jvp(f, (vector,), (right,))[1]), by_example(second_derivative(f, vector, top))
+    return by_example(pushed(f, vector, right)[1]), by_example(second_derivative(f, vector, top))
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:
@@ -448,18 +462,6 @@ def _relative(shares: np.ndarray) -> np.ndarray:
 
 def _default_budget(params: PyTree) -> Budget:
     return DEFAULT if tree.size(tree.split(params)[0]) <= _LARGE else QUICK
-
-
-def _check_parameters(params: PyTree) -> None:
-    for leaf in jax.tree.leaves(params):
-        if not (isinstance(leaf, int | float | complex) or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))):
-            raise ValueError(
-                f"parameters must be a pytree of arrays, got a leaf of type {type(leaf).__name__}: "
-                "close over it in apply"
-            )
-    dtype = jnp.result_type(*tree.split(params)[0])
-    if dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"the criterion needs float32 or float64 parameters, got {dtype}: cast them")
 
 
 def _ratio(a: float, b: float) -> float:

@@ -16,20 +16,23 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.door import pushed
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 
 
 def normalized_outputs(
-    apply: Apply, params: PyTree, x: Array
+    apply: Apply, params: PyTree, x: Batch
 ) -> tuple[Callable[[Float[Array, " p"]], Float[Array, " nk"]], Float[Array, " p"]]:
-    """f: parameters as one vector ↦ outputs/√n as one vector, and the vector at `params`."""
+    """f: parameters as one vector ↦ outputs/√n as one vector, and the vector at `params`, no narrower than outputs."""
     theta, merge = tree.split(params)
     vector, unravel = ravel_pytree(theta)
+    length = math.sqrt(examples.count(x))
 
     def f(v: Array) -> Array:
         outputs = apply(merge(unravel(v)), x)
-        return (outputs.reshape(-1) / math.sqrt(x.shape[0])).astype(vector.dtype)
+        return (outputs.reshape(-1) / length).astype(vector.dtype)
 
     return f, vector
 
@@ -56,38 +59,38 @@ def coarse_unit(size: float) -> float:
 
 
 @partial(jax.jit, static_argnums=0)
-def hessian_product(apply: Apply, params: PyTree, x: Array, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
+def hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
     """H_z v."""
     f, vector = normalized_outputs(apply, params, x)
     return jax.jvp(jax.grad(lambda w: jnp.vdot(z, f(w))), (vector,), (v,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def push(apply: Apply, params: PyTree, x: Array, v: Array) -> Array:
+def push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:
     """Df·v."""
     f, vector = normalized_outputs(apply, params, x)
-    return jax.jvp(f, (vector,), (v,))[1]
+    return pushed(f, vector, v)[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def pull(apply: Apply, params: PyTree, x: Array, z: Array) -> Array:
+def pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Array:
     """Dfᵀz."""
     f, vector = normalized_outputs(apply, params, x)
     return jax.vjp(f, vector)[1](z)[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def mixed(apply: Apply, params: PyTree, x: Array, u: Array | np.ndarray, v: Array) -> Array:
+def mixed(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
     """B(u, v)."""
     f, vector = normalized_outputs(apply, params, x)
-    return jax.jvp(lambda w: jax.jvp(f, (w,), (u,))[1], (vector,), (v,))[1]
+    return jax.jvp(lambda w: pushed(f, w, u)[1], (vector,), (v,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def slice_product(apply: Apply, params: PyTree, x: Array, u: Array | np.ndarray, v: Array) -> Array:
+def slice_product(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
     """A_uᵀA_u v for A_u = B(u, ·)."""
     f, vector = normalized_outputs(apply, params, x)
-    _, pull = jax.vjp(lambda w: jax.jvp(f, (w,), (u,))[1], vector)
+    _, pull = jax.vjp(lambda w: pushed(f, w, u)[1], vector)
     return pull(mixed(apply, params, x, u, v))[0]
 
 
@@ -95,7 +98,7 @@ def second_derivative(
     f: Callable[[Float[Array, " p"]], Float[Array, " nk"]], vector: Float[Array, " p"], u: Float[Array, " p"]
 ) -> Float[Array, " nk"]:
     """B(u, u) = D²f[u, u]."""
-    return jax.jvp(lambda w: jax.jvp(f, (w,), (u,))[1], (vector,), (u,))[1]
+    return jax.jvp(lambda w: pushed(f, w, u)[1], (vector,), (u,))[1]
 
 
 def host_generator(key: Key[Array, ""]) -> np.random.Generator:

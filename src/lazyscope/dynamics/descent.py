@@ -14,8 +14,10 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
+from lazyscope.door import entrance
 from lazyscope.dynamics.loop import ending, kept_rows, through, visited
 from lazyscope.dynamics.run import Run, check_positive, check_record
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem
 from lazyscope.tangent import largest_eigenvalue, real_outputs
@@ -44,6 +46,7 @@ class _State(NamedTuple):
     running: Array
 
 
+@entrance
 def gradient_descent(
     apply: Apply,
     params0: PyTree,
@@ -105,7 +108,7 @@ def _descend(
     stop: EarlyStop | None,
     test_every: int | None,
     params0: PyTree,
-    data: tuple[Array, Array, Array | None, Array | None],
+    data: tuple[Batch, Batch, Batch | None, Batch | None],
     alpha: Float[Array, ""],
     step_size: Float[Array, ""],
 ) -> Run:

@@ -19,6 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from lazyscope import examples
+from lazyscope.door import entrance
 from lazyscope.dynamics.centred import Centred, CentredTraining, Difference, centred_training
 from lazyscope.dynamics.run import check_positive, check_record
 from lazyscope.problems import Loss, Problem
@@ -55,6 +57,7 @@ class _Programs(NamedTuple):
     measure: Callable[..., tuple[Array, list[Array], Array]]
 
 
+@entrance
 def train_in_epochs(
     difference: Difference,
     params0: PyTree,
@@ -119,10 +122,10 @@ def train_in_epochs(
         order = jax.random.permutation(key_order, n)
         centred, losses = _with_rate(centred, rate(now)), []
         for i, chosen in enumerate(order[first : first + batch] for first in range(0, n, batch)):
-            x = problem.x[chosen]
+            x = examples.take(problem.x, chosen)
             if augment is not None:
                 x = augment(jax.random.fold_in(key_augment, i), x)
-            centred, loss = programs.training.advance(centred, params0, x, problem.y[chosen], e)
+            centred, loss = programs.training.advance(centred, params0, x, examples.take(problem.y, chosen), e)
             losses.append(loss)
         history.batch_loss[now] = np.mean(jax.device_get(losses), dtype=float)
         look(now + 1)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.door import entrance
 from lazyscope.dynamics.run import (
     BUDGET,
     DIVERGED,
@@ -28,6 +29,7 @@ from lazyscope.dynamics.run import (
     check_times,
     residual_norm,
 )
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem
 from lazyscope.tangent import largest_eigenvalue
@@ -35,6 +37,7 @@ from lazyscope.tangent import largest_eigenvalue
 EXPLICIT = diffrax.Tsit5()
 
 
+@entrance
 def gradient_flow(
     apply: Apply,
     params0: PyTree,
@@ -95,7 +98,7 @@ def _flow(
     max_steps: int,
     observe: Callable[[PyTree], PyTree] | None,
     params0: PyTree,
-    data: tuple[Array, Array, Array | None, Array | None],
+    data: tuple[Batch, Batch, Batch | None, Batch | None],
     alpha: Float[Array, ""],
     times: Float[Array, " R"],
     tolerances: tuple[Float[Array, ""], Float[Array, ""]],
@@ -143,7 +146,7 @@ def _flow(
     train, test, seen = jax.tree.map(lambda leaf: leaf[kept], (train, test, seen))
     params = merge(at(jax.tree.map(lambda leaf: leaf[0], end)))
     outputs = alpha * apply(params, x)
-    start_norm = jnp.linalg.norm(alpha * apply(params0, x).reshape(-1)) / np.sqrt(x.shape[0])
+    start_norm = jnp.linalg.norm(alpha * apply(params0, x).reshape(-1)) / np.sqrt(examples.count(x))
     finite = jnp.all(jnp.isfinite(outputs)) & (solution.result != diffrax.RESULTS.nonfinite)
     done = solution.result == diffrax.RESULTS.successful
     status = Status(

@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.door import check_examples, entrance
 from lazyscope.dynamics.run import BUDGET, Resolution, Run, Status, check_positive, check_times
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
 from lazyscope.tangent import jacobian
@@ -36,6 +38,7 @@ class _Modes(NamedTuple):
 _Law = Callable[[_Modes, Array, Array], tuple[Array, Array]]
 
 
+@entrance
 def linearized_descent(
     apply: Apply,
     params0: PyTree,
@@ -57,6 +60,7 @@ def linearized_descent(
         raise ValueError("linearized_descent is exact for the square loss only: descend on linearize(apply, params0)")
     for name, value in (("step_size", step_size), ("alpha", alpha)):
         check_positive(name, value)
+    check_examples(apply, params0, problem.x)
     counts = np.asarray(steps, float)
     if counts.ndim != 1 or counts.size == 0 or np.any(np.diff(counts) <= 0) or np.isnan(counts).any() or counts[0] < 0:
         raise ValueError(f"steps must be an increasing list of numbers >= 0, got {steps}")
@@ -65,6 +69,7 @@ def linearized_descent(
     return _solve(apply, _descent, params0, *data, jnp.asarray(alpha, float), step, jnp.asarray(counts), None)
 
 
+@entrance
 def kernel_flow(
     apply: Apply,
     params0: PyTree,
@@ -94,13 +99,14 @@ def kernel_flow(
     if rcond is not None:
         check_positive("rcond", rcond)
         rcond = jnp.asarray(rcond, float)
+    check_examples(apply, params0, problem.x)
     at, no_step = check_times(times, infinite=True), jnp.ones(())
     data = problem.x, problem.y, _held_out(problem)
     run = _solve(apply, _flow, params0, *data, jnp.asarray(alpha, float), no_step, at, rcond)
     return run._replace(step=jnp.arange(run.time.size))
 
 
-def _held_out(problem: Problem) -> tuple[Array, Array] | None:
+def _held_out(problem: Problem) -> tuple[Batch, Array] | None:
     return None if problem.x_test is None or problem.y_test is None else (problem.x_test, problem.y_test)
 
 
@@ -109,15 +115,15 @@ def _solve(
     apply: Apply,
     law: _Law,
     params0: PyTree,
-    x: Array,
+    x: Batch,
     y: Array,
-    held_out: tuple[Array, Array] | None,
+    held_out: tuple[Batch, Array] | None,
     alpha: Float[Array, ""],
     step_size: Float[Array, ""],
     steps: Float[Array, " R"],
     rcond: Float[Array, ""] | None,
 ) -> Run:
-    n = x.shape[0]
+    n = examples.count(x)
     dh = jacobian(apply, params0, x)
     rows = dh.reshape(-1, dh.shape[-1])
     alpha, step_size, at = (v.astype(rows.dtype) for v in (alpha, step_size, steps))

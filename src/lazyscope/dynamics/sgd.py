@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.door import entrance
 from lazyscope.dynamics.loop import ending, kept_rows, through, visited
 from lazyscope.dynamics.run import Run, check_positive, check_record
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem
 from lazyscope.tangent import largest_eigenvalue
 
-Batches = Callable[[Key[Array, ""]], tuple[Array, Array]]
+Batches = Callable[[Key[Array, ""]], tuple[Batch, Batch]]
 
 
 class _State(NamedTuple):
@@ -33,6 +35,7 @@ class _State(NamedTuple):
     running: Array
 
 
+@entrance
 def minibatches(problem: Problem, size: int) -> Batches:
     """`batches(key) -> (x, y)`: `size` training examples drawn without replacement, each batch anew.
 
@@ -45,15 +48,16 @@ def minibatches(problem: Problem, size: int) -> Batches:
     if not 1 <= size <= n:
         raise ValueError(f"a minibatch holds 1 to {n} of the training examples, got size={size}: choose one in between")
 
-    def batches(key: Key[Array, ""]) -> tuple[Array, Array]:
+    def batches(key: Key[Array, ""]) -> tuple[Batch, Batch]:
         if size == n:
             return problem.x, problem.y
         chosen = jax.random.choice(key, n, (size,), replace=False)
-        return problem.x[chosen], problem.y[chosen]
+        return examples.take(problem.x, chosen), examples.take(problem.y, chosen)
 
     return batches
 
 
+@entrance
 def sgd(
     apply: Apply,
     params0: PyTree,
@@ -110,10 +114,10 @@ def _train(
         leaves = iter(theta)
         return jax.tree.map(lambda leaf: next(leaves) if tree.is_parameter(leaf) else None, params0)
 
-    def batch(step: Array | int) -> tuple[Array, Array]:
+    def batch(step: Array | int) -> tuple[Batch, Batch]:
         return batches(jax.random.fold_in(key, step))
 
-    def loss_on(theta: list[Array], data: tuple[Array, Array]) -> Array:
+    def loss_on(theta: list[Array], data: tuple[Batch, Batch]) -> Array:
         return loss(alpha * apply(merge(theta), data[0]), data[1])
 
     def advance(state: _State) -> _State:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from scipy.optimize import linear_sum_assignment
 
 from lazyscope import tree
+from lazyscope.door import entrance
 from lazyscope.landscape.vectors import vector_like
 
 Axes = Mapping[str, tuple[str | None, ...]]
@@ -40,6 +41,7 @@ def mlp_axes(depth: int, *, bias: bool = False) -> dict[str, tuple[str | None, .
     return axes | {f"layers/{i}/b": (names[i + 1],) for i in range(depth)} if bias else axes
 
 
+@entrance
 def align(params: PyTree, reference: PyTree, axes: Axes, *, sweeps: int = 50) -> Aligned:
     """`params` with its hidden units reordered to lie as near to `reference` as possible, in the same function.
 

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from lazyscope import examples
+from lazyscope.door import entrance
+from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.landscape.vectors import flatten
 from lazyscope.models import Apply
-from lazyscope.tangent import kernel_product, start_vector
+from lazyscope.tangent import checked_outputs, kernel_product, start_vector
 
 
 class Curvature(NamedTuple):
@@ -22,6 +25,7 @@ class Curvature(NamedTuple):
     residuals: Float[Array, " k"]
 
 
+@entrance
 def hessian_directions(
     function: Callable[[PyTree], Array],
     params: PyTree,
@@ -41,14 +45,15 @@ def hessian_directions(
     return _largest(values, vectors, residuals, count, unflatten)
 
 
+@entrance
 def kernel_directions(
-    apply: Apply, params: PyTree, x: Array, *, count: int = 2, num_products: int = 60, key: Key[Array, ""] | None = None
+    apply: Apply, params: PyTree, x: Batch, *, count: int = 2, num_products: int = 60, key: Key[Array, ""] | None = None
 ) -> Curvature:
     """The `count` top eigenvectors of Dhᵀ Dh/n: the weight changes that move the outputs on `x` most.
 
     They are Dhᵀ z for the top eigenvectors z of the tangent kernel K, with the eigenvalues of K/n.
     """
-    outputs = jax.eval_shape(apply, params, x)
+    outputs = checked_outputs(apply, params, x)
     first = (
         start_vector(outputs.size, outputs.dtype)
         if key is None
@@ -69,11 +74,11 @@ def _hessian(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _kernel(apply: Apply, num_products: int, params: PyTree, x: Array, first: Array) -> tuple[Array, Array, Array]:
+def _kernel(apply: Apply, num_products: int, params: PyTree, x: Batch, first: Array) -> tuple[Array, Array, Array]:
     at, unflatten = flatten(params)
     outputs, pull = jax.vjp(lambda v: apply(unflatten(v), x), at)
-    product = kernel_product(apply, params, x)
-    ritz = lanczos(lambda v: product(v.reshape(outputs.shape)).reshape(-1) / x.shape[0], first, depth=num_products)
+    product, n = kernel_product(apply, params, x), examples.count(x)
+    ritz = lanczos(lambda v: product(v.reshape(outputs.shape)).reshape(-1) / n, first, depth=num_products)
     vectors = jax.vmap(lambda z: pull(z.reshape(outputs.shape))[0])(ritz.vectors)
     sizes = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     return ritz.values, vectors / jnp.where(sizes > 0, sizes, 1), ritz.residuals

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
+from lazyscope.door import entrance
 from lazyscope.landscape.vectors import direction_matrix, flatten, stack, vector_like
 
 
@@ -32,6 +33,7 @@ class Principal(NamedTuple):
     explained: Float[Array, " k"]
 
 
+@entrance
 def between(first: PyTree, second: PyTree) -> Frame:
     """The line of two points: the first at 0, the second at 1. Raises ValueError when they are equal."""
     origin, unflatten = flatten(first)
@@ -40,6 +42,7 @@ def between(first: PyTree, second: PyTree) -> Frame:
     return Frame(first, (direction,))
 
 
+@entrance
 def through(first: PyTree, second: PyTree, third: PyTree) -> Frame:
     """The plane of three points, with orthonormal directions: the first at the origin, the second on the first axis.
 
@@ -53,6 +56,7 @@ def through(first: PyTree, second: PyTree, third: PyTree) -> Frame:
     return Frame(first, tuple(unflatten(jnp.asarray(row)) for row in rows))
 
 
+@entrance
 def filter_normalised(
     key: Key[Array, ""], params: PyTree, *, axes: Mapping[str, int | None] | None = None, count: int = 2
 ) -> tuple[PyTree, ...]:
@@ -96,12 +100,14 @@ def filter_normalised(
     return tuple(directions)
 
 
+@entrance
 def mean(points: Sequence[PyTree]) -> PyTree:
     """The mean of points, leaf by leaf."""
     _, unflatten = flatten(points[0])
     return unflatten(jnp.mean(stack(points), axis=0))
 
 
+@entrance
 def principal(points: Sequence[PyTree], *, count: int = 2, center: PyTree | None = None) -> Principal:
     """The first principal components of a trajectory or a set of solutions, about their mean.
 

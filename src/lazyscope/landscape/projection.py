@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lazyscope.door import entrance
 from lazyscope.landscape.vectors import direction_matrix, flatten, vector_like
 
 
@@ -32,6 +33,7 @@ class Projection(NamedTuple):
     shadows: Float[Array, " r"]
 
 
+@entrance
 def project(
     points: Sequence[PyTree],
     center: PyTree,

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
+from lazyscope.door import Program, entrance, outputs_of
 from lazyscope.landscape.vectors import direction_matrix, flatten
 
 MEMORY_BUDGET = 2 * 2**30
@@ -52,6 +53,7 @@ class Plane(NamedTuple):
         return _dataset({"x": self.x, "y": self.y}, self.values, self.gaps)
 
 
+@entrance
 def line(
     function: Function,
     center: PyTree,
@@ -71,6 +73,7 @@ def line(
     return Line(x, values, gaps)
 
 
+@entrance
 def plane(
     function: Function,
     center: PyTree,
@@ -138,8 +141,9 @@ def _grid(
     shape = tuple(axis.size for axis in axes)
     mesh = np.meshgrid(*axes, indexing="ij")
     coordinates = jnp.asarray(np.stack([m.reshape(-1) for m in mesh], axis=1))
-    batch = _batch(function, center, coordinates, memory_budget)
-    values = np.asarray(_evaluate(function, batch, center, matrix, coordinates))
+    devices = _devices(function, center)
+    batch = _batch(function, center, coordinates, memory_budget, devices)
+    values = np.asarray(_evaluate(function, batch, devices, center, matrix, coordinates))
     finite = np.isfinite(values)
     return axes, jnp.asarray(np.where(finite, values, np.nan).reshape(shape)), int(np.sum(~finite))
 
@@ -153,9 +157,18 @@ def _axis(extent: Any, count: int, dtype: Any) -> Array:
     return jnp.asarray(np.linspace(low, high, count), dtype)  # NumPy's: 0 in the middle is exactly 0
 
 
-def _batch(function: Function, center: PyTree, coordinates: Array, memory_budget: float) -> int:
+def _devices(function: Function, center: PyTree) -> tuple[jax.Device, ...]:
+    """All local devices, or those to which the center or data of the function are bound."""
+    kept = function.constants if isinstance(function, Program) else ()
+    bound = [leaf for leaf in (*jax.tree.leaves(center), *kept) if getattr(leaf, "committed", False)]
+    return tuple(bound[0].sharding.device_set) if bound else tuple(jax.local_devices())
+
+
+def _batch(
+    function: Function, center: PyTree, coordinates: Array, memory_budget: float, devices: tuple[jax.Device, ...]
+) -> int:
     """Points evaluated at once, from the working memory that one takes by XLA's own account."""
-    point = jax.eval_shape(function, center)
+    point = outputs_of(function, center)
     if point.shape != () or not jnp.issubdtype(point.dtype, jnp.floating):
         raise ValueError(
             f"a landscape needs a function with one real value, got {point.dtype} of shape {tuple(point.shape)}: "
@@ -164,18 +177,18 @@ def _batch(function: Function, center: PyTree, coordinates: Array, memory_budget
     leaves, structure = jax.tree.flatten(center)
     work = _working_bytes(function, structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
     parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in tree.split(center)[0])
-    each, devices = work + 2 * parameters, len(jax.local_devices())
+    each = work + 2 * parameters
     kept = 4 * coordinates.size * coordinates.dtype.itemsize + 4 * parameters
-    room = (memory_budget - kept) / devices
+    room = (memory_budget - kept) / len(devices)
     if room < each:
         raise ValueError(
             f"a grid of {len(coordinates)} points must fit memory_budget={memory_budget:.3g} bytes, needs "
-            f"{kept + devices * each:.3g}: lower the resolution, use fewer examples or raise memory_budget"
+            f"{kept + len(devices) * each:.3g}: lower the resolution, use fewer examples or raise memory_budget"
         )
-    if jax.local_devices()[0].platform == "cpu":
+    if devices[0].platform == "cpu":
         room = min(room, max(CPU_BATCH_BYTES, each))
     fitting = int(room // each)
-    return min(fitting, BATCH_POINTS, -(-len(coordinates) // devices))
+    return min(fitting, BATCH_POINTS, -(-len(coordinates) // len(devices)))
 
 
 @lru_cache(maxsize=8)  # compiles: a second grid of the same function must not pay for it again
@@ -185,11 +198,15 @@ def _working_bytes(function: Function, structure: Any, leaves: tuple[tuple[Any, 
     return 0 if analysis is None else analysis.temp_size_in_bytes
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _evaluate(
-    function: Function, batch: int, center: PyTree, matrix: Float[Array, "k p"], coordinates: Float[Array, "g k"]
+    function: Function,
+    batch: int,
+    devices: tuple[jax.Device, ...],
+    center: PyTree,
+    matrix: Float[Array, "k p"],
+    coordinates: Float[Array, "g k"],
 ) -> Float[Array, " g"]:
-    devices = jax.local_devices()
     count = coordinates.shape[0]
     rounds = -(-count // (batch * len(devices)))
     # Repeats of the last point fill the grid up to equal shares.

@@ -29,7 +29,7 @@ def flatten(params: PyTree) -> tuple[Float[Array, " p"], Callable[[Float[Array, 
 
 
 def vector_like(center: PyTree, point: PyTree, what: str) -> Float[Array, " p"]:
-    """`point` as a vector; ValueError in one line unless it has the tree and the shapes of `center`."""
+    """`point` as a vector of the center's type; ValueError in one line unless it has the center's tree and shapes."""
     expected, got = _shapes(center), _shapes(point)
     if expected != got:
         differing = next((name for name in expected if expected[name] != got.get(name)), None)
@@ -40,7 +40,7 @@ def vector_like(center: PyTree, point: PyTree, what: str) -> Float[Array, " p"]:
             else f"a leaf {extra!r} that the center lacks"
         )
         raise ValueError(f"{what} must have the tree and shapes of the center, got {where}: build it from the center")
-    return flatten(point)[0]
+    return flatten(point)[0].astype(jnp.result_type(*tree.split(center)[0]))
 
 
 def direction_matrix(center: PyTree, directions: Sequence[PyTree], count: int | None = None) -> Float[Array, "k p"]:

@@ -18,7 +18,7 @@ from lazyscope.tangent.kernels import (
     tangent_kernel,
     traced_kernel,
 )
-from lazyscope.tangent.outputs import real_outputs, scalar_outputs
+from lazyscope.tangent.outputs import checked_outputs, real_outputs, scalar_outputs
 from lazyscope.tangent.products import (
     derivative_unit,
     kernel_product,
@@ -34,6 +34,7 @@ __all__ = [
     "Spectrum",
     "as_matrix",
     "blocked_tangent_kernel",
+    "checked_outputs",
     "derivative_unit",
     "diagonal_kernel",
     "group_kernel_examples",

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from lazyscope import examples
+from lazyscope.door import concrete
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives, in_units
 from lazyscope.tangent.outputs import checked_outputs
@@ -24,13 +26,13 @@ class Form(NamedTuple):
     by_leaf: bool = False
 
 
-def dense(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> PyTree:
+def dense(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> PyTree:
     """The kernel from the derivatives of all examples at once."""
     left = _derive(apply, form, None, params, x)
     return _block(form, left, left if x2 is None else _derive(apply, form, None, params, x2))
 
 
-def dense_bytes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> int:
+def dense_bytes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> int:
     """Bytes that `dense` holds: derivatives, what they are made from, and twice the kernel."""
     size = _sizes(apply, params, x, x2, form)
     examples = size.n if x2 is None else size.n + size.n2
@@ -41,8 +43,8 @@ def dense_bytes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: 
 def blocked(
     apply: Apply,
     params: PyTree,
-    x: Array,
-    x2: Array | None,
+    x: Batch,
+    x2: Batch | None,
     form: Form,
     memory_budget: float,
     unit: Float[Array, ""] | None = None,
@@ -67,12 +69,12 @@ def blocked(
     # Blocks of equal size, so that the last is not mostly padding.
     block = -(-longest // -(-longest // max(largest, 1)))
     # A compiled loop would slow the convolutions down that are in it (`krylov.lanczos_by_calls` says why).
-    loop = _python_loop if _concrete(params, x, x2) else jax.lax.fori_loop
+    loop = _python_loop if concrete(params, x, x2) else jax.lax.fori_loop
     found = _assemble(apply, form, block, loop, params, x, x2, unit)
     return jax.tree.map(lambda kernel: kernel[: size.n, : size.n2], found)
 
 
-def affordable(apply: Apply, params: PyTree, x: Array, form: Form, numbers: float) -> int:
+def affordable(apply: Apply, params: PyTree, x: Batch, form: Form, numbers: float) -> int:
     """How many examples have derivatives, and a kernel, of at most so many numbers each; fewer than one is 0."""
     size = _sizes(apply, params, x, None, form)
     return int(min(numbers / size.derivative, sqrt(numbers / size.pair)))
@@ -87,11 +89,14 @@ class _Sizes(NamedTuple):
     pair: int  # entries of the kernel a pair of examples
 
 
-def _sizes(apply: Apply, params: PyTree, x: Array, x2: Array | None, form: Form) -> _Sizes:
+def _sizes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> _Sizes:
     outputs = checked_outputs(apply, params, x)
-    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda *given: given, params, x[:1]))
-    n, n2 = x.shape[0], (x if x2 is None else x2).shape[0]
-    return _Sizes(n, n2, outputs.dtype.itemsize, *_entries(apply, form, structure, tuple(leaves)))
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+    leaves, structure = jax.tree.flatten((params, one))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    n = examples.count(x)
+    n2 = n if x2 is None else examples.count(x2)
+    return _Sizes(n, n2, outputs.dtype.itemsize, *_entries(apply, form, structure, shapes))
 
 
 # Looking through a large model takes longer than a small kernel of it.
@@ -108,16 +113,6 @@ def _count(shapes: PyTree) -> int:
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-def _concrete(*arrays: PyTree) -> bool:
-    """Whether no transformation of JAX is at work on any of the arrays."""
-    try:
-        for leaf in jax.tree.leaves(arrays):
-            np.asarray(jnp.ravel(leaf)[:1])
-    except jax.errors.TracerArrayConversionError:
-        return False
-    return True
-
-
 def _python_loop(start: Any, stop: int, body: Callable[[Any, PyTree], PyTree], state: PyTree) -> PyTree:
     for i in range(start, stop):
         state = body(jnp.asarray(i), state)
@@ -130,38 +125,39 @@ def _assemble(
     block: int,
     loop: _Loop,
     params: PyTree,
-    x: Array,
-    x2: Array | None,
+    x: Batch,
+    x2: Batch | None,
     unit: Float[Array, ""] | None,
 ) -> PyTree:
     symmetric = x2 is None
-    rows = _pad(x, block)
-    columns = rows if x2 is None else _pad(x2, block)
+    rows, height = examples.blocks(x, block)
+    columns, width = (rows, height) if x2 is None else examples.blocks(x2, block)
 
     def fill_row(i: Array, kernels: PyTree) -> PyTree:
-        left = _derive(apply, form, unit, params, rows[i])
+        left = _derive(apply, form, unit, params, examples.take(rows, i))
 
         def fill(j: Array, kernels: PyTree) -> PyTree:
-            right = _derive(apply, form, unit, params, columns[j])
+            right = _derive(apply, form, unit, params, examples.take(columns, j))
             return _put(form, symmetric, block, kernels, left, right, i, j)
 
         if not symmetric:
-            return loop(0, len(columns), fill, kernels)
-        return loop(i + 1, len(columns), fill, _put(form, False, block, kernels, left, left, i, i))
+            return loop(0, width, fill, kernels)
+        return loop(i + 1, width, fill, _put(form, False, block, kernels, left, left, i, i))
 
-    pair = jax.eval_shape(lambda th, one: _block(form, *2 * [_derive(apply, form, None, th, one)]), params, x[:1])
-    height, width = len(rows) * block, len(columns) * block
-    empty = jax.tree.map(lambda s: jnp.zeros((height, width, *s.shape[2:]), s.dtype), pair)
-    return loop(0, len(rows), fill_row, empty)
+    pair = jax.eval_shape(
+        lambda th, one: _block(form, *2 * [_derive(apply, form, None, th, one)]), params, examples.first(x, 1)
+    )
+    empty = jax.tree.map(lambda s: jnp.zeros((height * block, width * block, *s.shape[2:]), s.dtype), pair)
+    return loop(0, height, fill_row, empty)
 
 
-def _derive(apply: Apply, form: Form, unit: Float[Array, ""] | None, params: PyTree, x: Array) -> list[Derivative]:
+def _derive(apply: Apply, form: Form, unit: Float[Array, ""] | None, params: PyTree, x: Batch) -> list[Derivative]:
     # Two programs: in one, XLA fuses the backward pass into what it transposes for the products, which is slow on CPUs.
     return _cheaper(form, _derivatives(apply, params, x), unit)
 
 
 @partial(jax.jit, static_argnums=0)
-def _derivatives(apply: Apply, params: PyTree, x: Array) -> list[Derivative]:
+def _derivatives(apply: Apply, params: PyTree, x: Batch) -> list[Derivative]:
     return derivatives(apply, params, x)
 
 
@@ -200,9 +196,3 @@ def _put(
 def _mirrored(piece: Array) -> Array:
     # K[j, i, d, c] = K[i, j, c, d]; a trace or diagonal over outputs has no pair of output axes to swap.
     return piece.transpose((1, 0, 3, 2) if piece.ndim == 4 else (1, 0, *range(2, piece.ndim)))
-
-
-def _pad(x: Array, block: int) -> Float[Array, "blocks block *rest"]:
-    # Repeats the last example: any value would do, but this one is sure to be a valid input.
-    count = -(-x.shape[0] // block)
-    return x[jnp.minimum(jnp.arange(count * block), x.shape[0] - 1)].reshape(count, block, *x.shape[1:])

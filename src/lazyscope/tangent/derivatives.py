@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.weights import Place, places, tapped
 
@@ -36,25 +37,25 @@ class Factors(NamedTuple):
 Derivative = Float[Array, "... k _"] | Factors
 
 
-def jacobians(apply: Apply, params: PyTree, x: Array) -> list[Float[Array, "n k _"]]:
+def jacobians(apply: Apply, params: PyTree, x: Batch) -> list[Float[Array, "n k _"]]:
     """One Jacobian per leaf, its entries in the order of the leaf."""
     single, theta = _single(apply, params)
 
-    def one(example: Array) -> list[Array]:
+    def one(example: PyTree) -> list[Array]:
         rows = jax.jacrev(single)(theta, example)
         return [row.reshape(row.shape[0], -1) for row in rows]
 
     return jax.vmap(one)(x)
 
 
-def derivatives(apply: Apply, params: PyTree, x: Array) -> list[Derivative]:
+def derivatives(apply: Apply, params: PyTree, x: Batch) -> list[Derivative]:
     """One derivative per leaf, by factors where there are any, in one backward pass an example and output."""
     single, theta = _single(apply, params)
-    found = places(single, theta, x[0])
+    found = places(single, theta, examples.take(x, 0))
     shifts = {leaf: jnp.zeros(p.output.shape, p.output.dtype) for leaf, p in enumerate(found) if p}
     others = {leaf: value for leaf, value in enumerate(theta) if leaf not in shifts}
 
-    def one(example: Array) -> list[Derivative]:
+    def one(example: PyTree) -> list[Derivative]:
         def value(others: dict[int, Array], shifts: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
             return tapped(single, [others.get(leaf, w) for leaf, w in enumerate(theta)], example, shifts)
 
@@ -108,9 +109,9 @@ def contract(left: list[Derivative], right: list[Derivative], outputs: Outputs) 
     return [_contract(u, v, outputs) for u, v in zip(left, right, strict=True)]
 
 
-def _single(apply: Apply, params: PyTree) -> tuple[Callable[[list[Array], Array], Array], list[Array]]:
+def _single(apply: Apply, params: PyTree) -> tuple[Callable[[list[Array], PyTree], Array], list[Array]]:
     theta, merge = tree.split(params)
-    return lambda th, example: apply(merge(th), example[None])[0].reshape(-1), theta
+    return lambda th, example: apply(merge(th), examples.alone(example))[0].reshape(-1), theta
 
 
 def _by_position(slopes: Array, place: Place) -> Float[Array, "k positions units"]:

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyscope import tree
+from lazyscope.door import entrance
 
 
+@entrance
 def infinite_width_kernel(
     x: Float[Array, "n d"], x2: Float[Array, "n2 d"] | None = None, *, tau: float | Array = 1.0
 ) -> Float[Array, "n n2"]:

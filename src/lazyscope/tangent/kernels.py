@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
+from lazyscope.door import check_examples, entrance
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent import blocks
 from lazyscope.tangent.blocks import Form
@@ -18,8 +20,9 @@ MEMORY_BUDGET = 2 * 2**30
 """Bytes that the derivatives and kernels of one call may take: 2 GiB."""
 
 
+@entrance
 def tangent_kernel(
-    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params: PyTree, x: Batch, x2: Batch | None = None, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, "n n2 *kk"]:
     """Dense tangent kernel: `(n, n2)` for outputs `(n,)`, else `(n, n2, k, k)` with k the flattened trailing axes.
 
@@ -27,6 +30,7 @@ def tangent_kernel(
     examples (at most n·k·p numbers each, fewer by the structure of `lazyscope.tangent.weights`) and twice the kernel;
     raises ValueError when these bytes are over `memory_budget` (`blocked_tangent_kernel` then gives the same numbers).
     """
+    check_examples(apply, params, x)
     form = Form("all")
     needed = blocks.dense_bytes(apply, params, x, x2, form)
     if needed > memory_budget:
@@ -39,11 +43,12 @@ def tangent_kernel(
     return _without_axes(apply, params, x, kernel)
 
 
+@entrance
 def blocked_tangent_kernel(
     apply: Apply,
     params: PyTree,
-    x: Array,
-    x2: Array | None = None,
+    x: Batch,
+    x2: Batch | None = None,
     *,
     memory_budget: float = MEMORY_BUDGET,
     unit: Float[Array, ""] | None = None,
@@ -54,34 +59,40 @@ def blocked_tangent_kernel(
     ValueError when not even the kernel with the derivatives of one pair of examples fits. With `unit`
     (`tangent.derivative_unit`) the kernel over unit², for scales at which no float holds the kernel itself.
     """
+    check_examples(apply, params, x)
     kernel = blocks.blocked(apply, params, x, x2, Form("all"), memory_budget, unit)
     _check_scale(apply, params, x, kernel)
     return _without_axes(apply, params, x, kernel)
 
 
+@entrance
 def traced_kernel(
-    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params: PyTree, x: Batch, x2: Batch | None = None, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, "n n2"]:
     """Σ_c K[i, j, c, c], the kernel traced over outputs, in blocks; K itself for outputs `(n,)`."""
+    check_examples(apply, params, x)
     kernel = blocks.blocked(apply, params, x, x2, Form("trace"), memory_budget)
     _check_scale(apply, params, x, kernel)
     return kernel
 
 
+@entrance
 def diagonal_kernel(
-    apply: Apply, params: PyTree, x: Array, x2: Array | None = None, *, memory_budget: float = MEMORY_BUDGET
+    apply: Apply, params: PyTree, x: Batch, x2: Batch | None = None, *, memory_budget: float = MEMORY_BUDGET
 ) -> Float[Array, "n n2 k"]:
     """K[i, j, c, c], one kernel per output c, in blocks; k = 1 for outputs `(n,)`."""
+    check_examples(apply, params, x)
     kernel = blocks.blocked(apply, params, x, x2, Form("diagonal"), memory_budget)
     _check_scale(apply, params, x, kernel)
     return kernel
 
 
+@entrance
 def group_kernels(
     apply: Apply,
     params: PyTree,
-    x: Array,
-    x2: Array | None = None,
+    x: Batch,
+    x2: Batch | None = None,
     *,
     memory_budget: float = MEMORY_BUDGET,
     unit: Float[Array, ""] | None = None,
@@ -90,23 +101,27 @@ def group_kernels(
 
     In blocks, since there are as many kernels as groups. `unit`, and the ValueError, as in `blocked_tangent_kernel`.
     """
+    check_examples(apply, params, x)
     kernels = blocks.blocked(apply, params, x, x2, Form("all", by_leaf=True), memory_budget, unit)
     _check_scale(apply, params, x, kernels)
     named = zip(tree.group_names(params), kernels, strict=True)
     return {name: _without_axes(apply, params, x, kernel) for name, kernel in named}
 
 
-def group_kernel_examples(apply: Apply, params: PyTree, x: Array, numbers: float) -> int:
+@entrance
+def group_kernel_examples(apply: Apply, params: PyTree, x: Batch, numbers: float) -> int:
     """How many examples of a batch have derivatives, and `group_kernels`, of at most so many numbers each."""
     return blocks.affordable(apply, params, x, Form("all", by_leaf=True), numbers)
 
 
-def jacobian(apply: Apply, params: PyTree, x: Array) -> Float[Array, "n k p"]:
+@entrance
+def jacobian(apply: Apply, params: PyTree, x: Batch) -> Float[Array, "n k p"]:
     """Dh as a dense array: n examples, k flattened outputs, p parameters in the order of `tree.split`."""
+    check_examples(apply, params, x)
     return jnp.concatenate(jacobians(apply, params, x), axis=2)
 
 
-def _check_scale(apply: Apply, params: PyTree, x: Array, kernel: PyTree) -> None:
+def _check_scale(apply: Apply, params: PyTree, x: Batch, kernel: PyTree) -> None:
     """Refuse a kernel so small that its entries lose digits, or all are 0, where the derivative is not."""
     try:
         largest = float(reduce(jnp.maximum, (jnp.max(jnp.abs(k), initial=0) for k in jax.tree.leaves(kernel))))
@@ -124,5 +139,5 @@ def _check_scale(apply: Apply, params: PyTree, x: Array, kernel: PyTree) -> None
         )
 
 
-def _without_axes(apply: Apply, params: PyTree, x: Array, kernel: Array) -> Array:
+def _without_axes(apply: Apply, params: PyTree, x: Batch, kernel: Array) -> Array:
     return kernel[:, :, 0, 0] if scalar_outputs(apply, params, x) else kernel

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lazyscope import tree
+from lazyscope import examples, tree
+from lazyscope.door import entrance, linearized, outputs_of
+from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.tangent.outputs import checked_outputs
 
 
+@entrance
 def kernel_product(
-    apply: Apply, params: PyTree, x: Array, x2: Array | None = None
+    apply: Apply, params: PyTree, x: Batch, x2: Batch | None = None
 ) -> Callable[[Float[Array, "n2 *out"]], Float[Array, "n *out"]]:
     """The function v ↦ K v without K: v of the outputs' shape on `x2` (default `x`), K v of that on `x`.
 
@@ -23,25 +26,26 @@ def kernel_product(
     """
     theta, merge = tree.split(params)
     checked_outputs(apply, params, x)
-    outputs, push = jax.linearize(lambda th: apply(merge(th), x), theta)
-    if x2 is None:
-        sources, pull = outputs, jax.linear_transpose(push, theta)
-    else:
+    sources, push, pull = linearized(lambda th: apply(merge(th), x), theta)
+    if x2 is not None:
         sources, pull = jax.vjp(lambda th: apply(merge(th), x2), theta)
 
+    @entrance
     def product(v: Array) -> Array:
-        if v.shape != sources.shape:
+        if jnp.shape(v) != sources.shape:
             raise ValueError(
                 f"a kernel product takes a vector of the outputs' shape {tuple(sources.shape)}, "
-                f"got {tuple(v.shape)}: reshape it"
+                f"got {jnp.shape(v)}: reshape it"
             )
-        return push(pull(v)[0])
+        back = pull(jnp.asarray(v, sources.dtype))
+        return push(back if x2 is None else back[0])
 
     return product
 
 
+@entrance
 def largest_eigenvalue(
-    apply: Apply, params: PyTree, x: Array, *, num_products: int = 24, start: Array | None = None
+    apply: Apply, params: PyTree, x: Batch, *, num_products: int = 24, start: Array | None = None
 ) -> Float[Array, ""]:
     """λmax(K)/n, the squared operator norm of Dh on the batch, by Lanczos with full re-orthogonalisation.
 
@@ -63,22 +67,21 @@ def largest_eigenvalue_in_units(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _largest(
-    apply: Apply, num_products: int, params: PyTree, x: Array, start: Array | None
+    apply: Apply, num_products: int, params: PyTree, x: Batch, start: Array | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     theta, merge = tree.split(params)
-    outputs, push = jax.linearize(lambda th: apply(merge(th), x), theta)
-    pull = jax.linear_transpose(push, theta)
+    outputs, push, pull = linearized(lambda th: apply(merge(th), x), theta)
     first = start_vector(outputs.size, outputs.dtype) if start is None else start.reshape(-1)
-    unit = tree.unit(pull((first / tree.unit(first)).reshape(outputs.shape))[0])
+    unit = tree.unit(pull((first / tree.unit(first)).reshape(outputs.shape)))
 
     def product(v: Array) -> Array:
-        pulled = jax.tree.map(lambda leaf: leaf / unit, pull(v.reshape(outputs.shape))[0])
-        return (push(pulled) / unit).reshape(-1) / x.shape[0]
+        pulled = jax.tree.map(lambda leaf: leaf / unit, pull(v.reshape(outputs.shape)))
+        return (push(pulled) / unit).reshape(-1) / examples.count(x)
 
     return jnp.max(lanczos(product, first, depth=num_products).values), unit
 
 
-def derivative_unit(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
+def derivative_unit(apply: Apply, params: PyTree, x: Batch) -> Float[Array, ""]:
     """A power of two of the scale of Dh on the batch (1 for Dh = 0), by one vector-Jacobian product.
 
     Kernels over its square are near 1, whatever the scale of the outputs.
@@ -86,14 +89,14 @@ def derivative_unit(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
     return tree.unit(derivative_size(apply, params, x))
 
 
-def derivative_size(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
+def derivative_size(apply: Apply, params: PyTree, x: Batch) -> Float[Array, ""]:
     """The length of one product Dhᵀz on the batch, for a z that hides nothing: the scale of Dh, 0 for Dh = 0."""
     checked_outputs(apply, params, x)
     return _derivative_size(apply, params, x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _derivative_size(apply: Apply, params: PyTree, x: Array) -> Float[Array, ""]:
+def _derivative_size(apply: Apply, params: PyTree, x: Batch) -> Float[Array, ""]:
     theta, merge = tree.split(params)
     outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
     return tree.norm(pull(start_vector(outputs.size, outputs.dtype).reshape(outputs.shape))[0])

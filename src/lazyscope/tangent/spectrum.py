@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lazyscope import tree
+from lazyscope.door import entrance
 
 
 class Spectrum(NamedTuple):
@@ -26,6 +27,7 @@ class Spectrum(NamedTuple):
     effective_rank: Float[Array, ""]
 
 
+@entrance
 def spectrum(kernel: Array, *, rcond: float | None = None) -> Spectrum:
     """Spectrum of a symmetric kernel `(n, n)` or `(n, n, k, k)`, the latter as an (n·k, n·k) matrix.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 _CALLS = ("jit", "pjit")  # the name depends on the version of JAX
 _SAME_ENTRIES = ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy")
@@ -41,7 +41,7 @@ _Inputs = Callable[[], Float[Array, "positions fan_in"]]
 _Meet = Callable[[list[_Origin], Place | None, _Inputs | None, list[Any]], list[Any]]
 
 
-def places(function: Callable[[list[Array], Array], Array], theta: list[Array], example: Array) -> list[Place | None]:
+def places(function: Callable[[list[Array], PyTree], Array], theta: list[Array], example: PyTree) -> list[Place | None]:
     """For each leaf the product through which alone it enters function(theta, example), None where there is none."""
     met: list[list[Place | None]] = [[] for _ in theta]
 
@@ -55,7 +55,7 @@ def places(function: Callable[[list[Array], Array], Array], theta: list[Array], 
 
 
 def tapped(
-    function: Callable[[list[Array], Array], Array], theta: list[Array], example: Array, shifts: dict[int, Array]
+    function: Callable[[list[Array], PyTree], Array], theta: list[Array], example: PyTree, shifts: dict[int, Array]
 ) -> tuple[Array, dict[int, Float[Array, "positions fan_in"]]]:
     """function(theta, example) with a shift added to the products of some leaves, and the inputs of those products."""
     inputs: dict[int, Array] = {}
@@ -70,10 +70,10 @@ def tapped(
     return _through(function, theta, example, shift), inputs
 
 
-def _through(function: Callable, theta: list[Array], example: Array, meet: _Meet) -> Array:
-    closed = jax.make_jaxpr(function)(theta, example)
-    origins = [*(_Origin(leaf, 1) for leaf in range(len(theta))), None]
-    (output,), (origin,) = _run(closed, [*theta, example], origins, meet)
+def _through(function: Callable, theta: list[Array], example: PyTree, meet: _Meet) -> Array:
+    closed, inputs = jax.make_jaxpr(function)(theta, example), jax.tree.leaves(example)
+    origins = [*(_Origin(leaf, 1) for leaf in range(len(theta))), *[None] * len(inputs)]
+    (output,), (origin,) = _run(closed, [*theta, *inputs], origins, meet)
     if origin is not None:
         meet([origin], None, None, [output])
     return output

@@ -1,0 +1,80 @@
+"""What a function relies on in a model, looked at once for each model where it is met first."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from lazyscope import examples, tree
+from lazyscope.door.leaves import concrete
+from lazyscope.door.program import Program
+from lazyscope.examples import Batch
+
+_FEW = 3  # examples that are evaluated together and each alone
+
+
+def check_examples(apply: Any, params: PyTree, x: Batch) -> None:
+    """ValueError where the outputs on one example depend on the others in the batch, or on its place among them.
+
+    A few examples are evaluated together and each alone, at weights beside `params` (at which a centred model is 0
+    whatever it does), once for each model. Inside a transformation of JAX there are no values to look at.
+    """
+    n = examples.count(x)
+    if not isinstance(apply, Program) or n < 2 or not concrete(params, x) or "examples" in _looked_at(apply):
+        return
+    few = examples.take(x, np.unique(np.linspace(0, n - 1, _FEW).round().astype(int)))
+    together, alone = (np.asarray(v, float) for v in _both(apply, params, few))
+    scale = float(np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone)))
+    apart = np.abs(together - alone)
+    if np.any(apart[np.isfinite(apart)] > 10 * float(jnp.finfo(apply.outputs.dtype).eps) ** 0.5 * scale):
+        raise ValueError(
+            "each example must be treated on its own here, got other outputs for a few examples together than for "
+            "each alone: use batch norm with its running averages (evaluation mode), turn dropout off"
+        )
+    _looked_at(apply).add("examples")
+
+
+def check_derivative(apply: Any, params: PyTree, x: Batch) -> None:
+    """ValueError naming the leaves where a derivative of finite outputs is not finite."""
+    finite, gradients = _derivative(apply, params, x)
+    bad = [
+        name
+        for name, gradient in zip(tree.group_names(params), gradients, strict=True)
+        if not np.all(np.isfinite(np.asarray(gradient)))
+    ]
+    if bad and bool(finite):
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"a derivative of the outputs is NaN or infinite at {', '.join(bad[:3])}{more}, though the outputs are "
+            "finite: a norm, root or quotient at 0 has none, so add an eps inside it or move the weights"
+        )
+
+
+@lru_cache(maxsize=512)
+def _looked_at(_apply: Program) -> set[str]:
+    """What a model is known to keep to."""
+    return set()
+
+
+@partial(jax.jit, static_argnums=0)
+def _both(apply: Program, params: PyTree, few: Batch) -> tuple[Array, Array]:
+    theta, merge = tree.split(params)
+
+    def moved(leaf: Array) -> Array:
+        wave = jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
+        return leaf * (1 + wave / 16) + wave / 64
+
+    beside = merge([moved(leaf) for leaf in theta])
+    each = jax.vmap(lambda example: apply(beside, examples.alone(example))[0])(few)
+    return apply(beside, few), each
+
+
+@partial(jax.jit, static_argnums=0)
+def _derivative(apply: Any, params: PyTree, x: Batch) -> tuple[Array, list[Array]]:
+    theta, merge = tree.split(params)
+    outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
+    index = jnp.arange(outputs.size, dtype=outputs.dtype).reshape(outputs.shape)
+    return jnp.all(jnp.isfinite(outputs)), pull(jnp.cos(index * index))[0]

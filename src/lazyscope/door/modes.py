@@ -1,0 +1,70 @@
+"""Derivatives of models that have only one mode, and in one line what is missing where they have not enough."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jaxtyping import Array, PyTree
+
+_NO_REVERSE = (
+    "a derivative of the model needs reverse mode, which a while loop with a number of steps that is not known does "
+    "not have: use jax.lax.scan, or fori_loop with fixed bounds"
+)
+_NO_FORWARD = (
+    "a derivative of the model needs forward mode, which a function with a jax.custom_vjp rule does not have here: "
+    "use jax.custom_jvp, or in diffrax adjoint=diffrax.DirectAdjoint()"
+)
+_SIGNS = (
+    ("Reverse-mode differentiation does not work for lax.while_loop", _NO_REVERSE),
+    ("can't apply forward-mode differentiation (jvp) to a custom_vjp", _NO_FORWARD),
+    ("forward-mode autodiff", _NO_FORWARD),
+    ("jvp not implemented", _NO_FORWARD),
+)
+
+
+def linearized(
+    function: Callable[[PyTree], Array], at: PyTree
+) -> tuple[Array, Callable[[PyTree], Array], Callable[[Array], PyTree]]:
+    """Outputs at `at`, the product v ↦ Df·v and its transpose z ↦ Dfᵀz.
+
+    Where there is no forward mode (`jax.custom_vjp`) the first is the transpose of the second.
+    """
+    try:
+        outputs, push = jax.linearize(function, at)
+    except (TypeError, NotImplementedError) as error:
+        if _sign(error) is not _NO_FORWARD:
+            raise
+        outputs, pull = jax.vjp(function, at)
+        transposed = jax.linear_transpose(lambda z: pull(z)[0], outputs)
+        return outputs, lambda v: transposed(v)[0], lambda z: pull(z)[0]
+    transpose = jax.linear_transpose(push, at)
+    return outputs, push, lambda z: transpose(z)[0]
+
+
+def pushed(function: Callable[[PyTree], Array], at: PyTree, change: PyTree) -> tuple[Array, Array]:
+    """Outputs at `at` and Df·change."""
+    try:
+        return jax.jvp(function, (at,), (change,))
+    except (TypeError, NotImplementedError) as error:
+        if _sign(error) is not _NO_FORWARD:
+            raise
+    outputs, push, _ = linearized(function, at)
+    return outputs, push(change)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """JAX's own words about a missing mode, in one line with what to do."""
+    try:
+        yield
+    except Exception as error:
+        line = _sign(error)
+        if line is None:
+            raise
+        raise ValueError(line) from error
+
+
+def _sign(error: Exception) -> Any:
+    text = str(error)
+    return next((line for sign, line in _SIGNS if sign in text), None)
