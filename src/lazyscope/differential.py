@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import passes, tree
+from lazyscope.door import check_examples, concrete, entrance
+from lazyscope.examples import Batch, count, take
 from lazyscope.groups import Groups, grouped
 from lazyscope.intervals import Interval, root_of_ratio
 from lazyscope.models import Apply
@@ -64,11 +66,12 @@ class DifferentialChange(NamedTuple):
         return root_of_ratio(change, start)
 
 
+@entrance
 def differential_change(
     apply: Apply,
     params0: PyTree,
     params: PyTree,
-    x: PyTree,
+    x: Batch,
     *,
     groups: Groups = None,
     key: Key[Array, ""] | None = None,
@@ -87,9 +90,10 @@ def differential_change(
     """
     members = grouped(params0, groups)
     outputs = checked_outputs(apply, params0, x)
+    check_examples(apply, params0, x)
     theta0, theta = tree.split(params0)[0], tree.split(params)[0]
     check_shapes(theta0, theta)
-    n, k, size = passes.count(x), int(np.prod(outputs.shape[1:])), tree.size(theta0)
+    n, k, size = count(x), int(np.prod(outputs.shape[1:])), tree.size(theta0)
     wanted = probes or max(PROBES, -(-LEAST // n))
     exact = probes is None and (k <= wanted or n * k * size <= EXACT)
     if exact:
@@ -109,8 +113,9 @@ def differential_change(
     return _summed(starts, jnp.where(moved, changes, 0), members, 0 if exact else directions.shape[1])
 
 
+@entrance
 def partial_gap(
-    apply: Apply, params0: PyTree, params: PyTree, x: PyTree, *, groups: Groups = None
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, *, groups: Groups = None
 ) -> dict[str, Float[Array, ""]]:
     """How far the model is from itself with one group of parameters at first order, relative to its own movement.
 
@@ -125,7 +130,7 @@ def partial_gap(
 
 
 def partial_gaps(
-    apply: Apply, params0: PyTree, params: PyTree, x: PyTree, members: dict[str, list[int]]
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, members: dict[str, list[int]]
 ) -> dict[str, Float[Array, ""]]:
     """`partial_gap` of the groups whose leaves `members` lists."""
     (theta0, merge), theta = tree.split(params0), tree.split(params)[0]
@@ -173,13 +178,13 @@ def _summed(starts: Array, changes: Array, members: dict[str, list[int]], probes
     )
 
 
-def _squares(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, directions: Array) -> tuple[Array, Array]:
+def _squares(apply: Apply, params0: PyTree, params: PyTree, x: Batch, directions: Array) -> tuple[Array, Array]:
     """‖z_rᵀD_l h_i(w0)‖² and ‖z_rᵀΔD_l h_i‖² for example i, direction r and leaf l, in one unit for all."""
     n, probes, _ = directions.shape
     size = max(1, min(n, BLOCK // max(probes * tree.size(tree.split(params0)[0]), 1)))
-    if passes.concrete(params0, params, x, directions):
+    if concrete(params0, params, x, directions):
         pieces = [
-            _block(apply, params0, params, passes.take(x, slice(at, at + size)), directions[at : at + size])
+            _block(apply, params0, params, take(x, slice(at, at + size)), directions[at : at + size])
             for at in range(0, n, size)
         ]
         scales = jnp.stack([scale for scale, _, _ in pieces])
@@ -190,16 +195,14 @@ def _squares(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, direction
         )
     number = -(-n // size)
     rows = jnp.minimum(jnp.arange(number * size), n - 1).reshape(number, size)
-    scales, starts, changes = jax.lax.map(
-        lambda at: _block(apply, params0, params, passes.take(x, at), directions[at]), rows
-    )
+    scales, starts, changes = jax.lax.map(lambda at: _block(apply, params0, params, take(x, at), directions[at]), rows)
     factor = ((scales / _or_one(jnp.max(scales))) ** 2)[:, None, None, None]
     starts, changes = ((factor * part).reshape(number * size, *part.shape[2:])[:n] for part in (starts, changes))
     return starts, changes
 
 
 @partial(jax.jit, static_argnums=0)
-def _block(apply: Apply, params0: PyTree, params: PyTree, x: PyTree, directions: Array) -> tuple[Array, Array, Array]:
+def _block(apply: Apply, params0: PyTree, params: PyTree, x: Batch, directions: Array) -> tuple[Array, Array, Array]:
     theta0, merge = tree.split(params0)
     theta, merge_trained = tree.split(params)
 

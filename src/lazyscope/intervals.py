@@ -3,10 +3,10 @@
 Examples are the sampling unit: held-out examples are a sample of all inputs there might be, and what is measured on
 them is the root of a ratio of sums, q = √(Σ_i a_i/Σ_i b_i), with a_i ≥ 0 and b_i ≥ 0 of example i. On the scale of
 log q an example has the influence u_i = (a_i/mean a − b_i/mean b)/2, whose standard deviation over √n is the standard
-error of log q (delta method). The interval is q·exp(± t·error) with Student's t; the degrees of freedom,
-2n/(kurtosis of u − 1) and at most n − 1 (Satterthwaite 1946), are few where few examples carry most of the sum. Whatever
-noise the a_i have of their own, that of random probes say, is in their scatter. What none of the examples met, a gate
-that flips for one input in a thousand, is in no interval.
+error of log q (delta method). The interval is q·exp(± t·error) with Student's t; the degrees of freedom, 2n/(κ − 1) for
+the kurtosis κ of the u_i and at most n − 1 (Satterthwaite 1946), are few where few examples carry most of the sum.
+Whatever noise the a_i have of their own, that of random probes say, is in their scatter. What none of the examples met,
+a gate that flips for one input in a thousand, is in no interval.
 """
 
 import math

@@ -14,53 +14,44 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
+from lazyscope.door import pushed
+from lazyscope.examples import Batch, count, take
 from lazyscope.models import Apply
 
 BUDGET = 2**30
 """Bytes that what one pass keeps of its examples may take: 1 GiB."""
 
 
-def count(x: PyTree) -> int:
-    """n, the number of examples of a batch: the first axis of each of its arrays."""
-    return jax.tree.leaves(x)[0].shape[0]
-
-
-def take(x: PyTree, which: Any) -> PyTree:
-    """Some examples of a batch, by a slice or by their numbers."""
-    return jax.tree.map(lambda leaf: leaf[which], x)
-
-
-def blocks(apply: Apply, params: PyTree, x: PyTree, budget: float = BUDGET) -> Iterator[slice]:
+def blocks(apply: Apply, params: PyTree, x: Batch, budget: float = BUDGET) -> Iterator[slice]:
     """Slices of examples, of equal length but for the last, each of which a pass can keep."""
     n, size = count(x), block_size(apply, params, x, budget)
     yield from (slice(at, min(at + size, n)) for at in range(0, n, size))
 
 
-def block_size(apply: Apply, params: PyTree, x: PyTree, budget: float = BUDGET) -> int:
+def block_size(apply: Apply, params: PyTree, x: Batch, budget: float = BUDGET) -> int:
     """How many examples a pass may keep: all of them, or blocks of equal size."""
     n = count(x)
     most = max(int(budget / max(_example_bytes(apply, params, x), 1)), 1)
     return n if n <= most else -(-n // -(-n // most))
 
 
-def outputs(apply: Apply, params: PyTree, x: PyTree, budget: float = BUDGET) -> Float[Array, "n *out"]:
+def outputs(apply: Apply, params: PyTree, x: Batch, budget: float = BUDGET) -> Float[Array, "n *out"]:
     """apply(params, x), block by block."""
     found = [_outputs(apply, params, take(x, block)) for block in blocks(apply, params, x, budget)]
     return found[0] if len(found) == 1 else jnp.concatenate(found)
 
 
-def push(apply: Apply, params: PyTree, x: PyTree, v: list[Array], budget: float = BUDGET) -> Float[Array, "n *out"]:
+def push(apply: Apply, params: PyTree, x: Batch, v: list[Array], budget: float = BUDGET) -> Float[Array, "n *out"]:
     """Dh·v on the batch, for v like the leaves of `tree.split`."""
     found = [_push(apply, params, take(x, block), v) for block in blocks(apply, params, x, budget)]
     return found[0] if len(found) == 1 else jnp.concatenate(found)
 
 
-def pull(apply: Apply, params: PyTree, x: PyTree, z: Float[Array, "n *out"], budget: float = BUDGET) -> list[Array]:
+def pull(apply: Apply, params: PyTree, x: Batch, z: Float[Array, "n *out"], budget: float = BUDGET) -> list[Array]:
     """Dhᵀz, a list like the leaves of `tree.split`."""
     parts = (_pull(apply, params, take(x, block), z[block]) for block in blocks(apply, params, x, budget))
     return total(parts)
@@ -81,7 +72,7 @@ class InBlocks:
     apply: Apply
     size: int
 
-    def __call__(self, params: PyTree, x: PyTree) -> Array:
+    def __call__(self, params: PyTree, x: Batch) -> Array:
         """h(params, x)."""
         n = count(x)
         if n <= self.size:
@@ -94,41 +85,30 @@ class InBlocks:
         return found.reshape(number * self.size, *found.shape[2:])[:n]
 
 
-def in_blocks(apply: Apply, params: PyTree, x: PyTree, budget: float = BUDGET) -> Apply:
+def in_blocks(apply: Apply, params: PyTree, x: Batch, budget: float = BUDGET) -> Apply:
     """`apply` itself where a pass over `x` fits the budget, else the same function by blocks of examples."""
     size = block_size(apply, params, x, budget)
     return apply if size == count(x) else InBlocks(apply, size)
 
 
-def concrete(*arrays: PyTree) -> bool:
-    """Whether no transformation of JAX is at work on any of the arrays."""
-    try:
-        for leaf in jax.tree.leaves(arrays):
-            if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                np.asarray(jnp.ravel(leaf)[:1])
-    except jax.errors.TracerArrayConversionError:
-        return False
-    return True
-
-
 @partial(jax.jit, static_argnums=0)
-def _outputs(apply: Apply, params: PyTree, x: PyTree) -> Array:
+def _outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
     return apply(params, x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _push(apply: Apply, params: PyTree, x: PyTree, v: list[Array]) -> Array:
+def _push(apply: Apply, params: PyTree, x: Batch, v: list[Array]) -> Array:
     theta, merge = tree.split(params)
-    return jax.jvp(lambda th: apply(merge(th), x), (theta,), (v,))[1]
+    return pushed(lambda th: apply(merge(th), x), theta, v)[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def _pull(apply: Apply, params: PyTree, x: PyTree, z: Array) -> list[Array]:
+def _pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> list[Array]:
     theta, merge = tree.split(params)
     return jax.vjp(lambda th: apply(merge(th), x), theta)[1](z)[0]
 
 
-def _example_bytes(apply: Apply, params: PyTree, x: PyTree) -> int:
+def _example_bytes(apply: Apply, params: PyTree, x: Batch) -> int:
     weights, structure = jax.tree.flatten(jax.eval_shape(lambda given: given, params))
     data, batch = jax.tree.flatten(jax.eval_shape(lambda given: given, x))
     examples = tuple((leaf.shape[1:], leaf.dtype) for leaf in data)

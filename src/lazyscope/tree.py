@@ -63,11 +63,6 @@ def copy(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.array(leaf) if isinstance(leaf, jax.Array | np.ndarray) else leaf, params)
 
 
-def copy(params: PyTree) -> PyTree:
-    """The same parameters in containers and buffers of their own: what becomes of the originals does not matter."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf) if is_parameter(leaf) else leaf, params)
-
-
 def add(a: PyTree, b: PyTree) -> PyTree:
     """A + b, leaf by leaf."""
     return jax.tree.map(jnp.add, a, b)

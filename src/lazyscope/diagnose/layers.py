@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lazyscope import passes, tree
+from lazyscope import tree
 from lazyscope.differential import DifferentialChange, partial_gaps
+from lazyscope.examples import Batch, take
 from lazyscope.models import Apply
 
 MATTER, MOST = 0.9, 6  # rows are printed up to this share of the change, and at most so many
@@ -46,14 +47,14 @@ def group_rows(
     apply: Apply,
     params0: PyTree,
     params: PyTree,
-    x: PyTree,
+    x: Batch,
     found: DifferentialChange,
     members: dict[str, list[int]],
 ) -> tuple[GroupRow, ...]:
     """A row for each group, those with most of the change first."""
     theta0, theta = tree.split(params0)[0], tree.split(params)[0]
     order = sorted(members, key=lambda name: -float(found.groups[name].change_share))
-    few = passes.take(x, slice(0, GAP_EXAMPLES))
+    few = take(x, slice(0, GAP_EXAMPLES))
     gaps = partial_gaps(apply, params0, params, few, {name: members[name] for name in order[:GAPS]})
     rows = []
     for name in order:

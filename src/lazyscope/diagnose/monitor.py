@@ -2,19 +2,23 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.differential import differential_change
+from lazyscope.door import as_type, entrance
+from lazyscope.examples import Batch
 from lazyscope.groups import Groups
 from lazyscope.measures import distance, kernel_change, linearization_gap, relative_change
 from lazyscope.models import Apply
 
 
+@entrance
 def monitor(
     apply: Apply,
     params0: PyTree,
-    x: PyTree,
+    x: Batch,
     *,
     kernel: bool = True,
     groups: Groups = None,
@@ -28,9 +32,12 @@ def monitor(
     the relative changes of the tangent kernel. A few dozen inputs are enough; the kernel costs one Jacobian on them.
     All are 0 at `params0`, which is copied.
     """
-    params0 = tree.copy(params0)
+    start = tree.copy(params0)
 
+    @entrance
     def measure(params: PyTree) -> dict[str, Array]:
+        widest = jnp.result_type(*tree.split(params)[0], *tree.split(start)[0])
+        params0, params = as_type(start, widest), as_type(params, widest)
         change = differential_change(apply, params0, params, x, groups=groups, key=key)
         found = {
             "distance": distance(params0, params).all,

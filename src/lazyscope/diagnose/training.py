@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import passes, tree
+from lazyscope.door import as_came, as_type, sealed, types
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.dynamics.by_calls import descent_by_calls
 from lazyscope.krylov import slow_in_loops
@@ -98,20 +99,29 @@ def takes_scale(train: Trainer) -> bool:
     )
 
 
-def by_trainer(train: Trainer, apply: Apply, params0: PyTree, alpha: float) -> Trained:
-    """`train` on alpha·h and on its linearisation. Raises ValueError where it returns something else or diverges.
+class OfCaller:
+    """A trainer of the caller's, given parameters as the caller knows them, in containers and buffers of their own."""
 
-    Each training gets a copy of `params0` that it may change or donate.
-    """
-    model, told = scaled(apply, alpha), takes_scale(train)
-    more = (Scale(alpha),) if told else ()
+    def __init__(self, train: Trainer, params0: PyTree) -> None:
+        self.train, self.dtypes = train, types(sealed(params0))
+        self.told = takes_scale(train)
+
+    def __call__(self, apply: Apply, params0: PyTree, alpha: float) -> PyTree:
+        """What the trainer makes of `params0`; it may change them in place, and donate them."""
+        more = (Scale(alpha),) if self.told else ()
+        return self.train(apply, as_came(tree.copy(params0), self.dtypes), *more)
+
+
+def by_trainer(train: OfCaller, apply: Apply, params0: PyTree, alpha: float) -> Trained:
+    """`train` on alpha·h and on its linearisation. Raises ValueError where it returns something else or diverges."""
+    model = scaled(apply, alpha)
     ends = []
     for name, trained_model in (("the model", model), ("its linearisation", linearize(model, params0))):
-        params = train(trained_model, tree.copy(params0), *more)
+        params = sealed(train(trained_model, params0, alpha))
         _check_alone(params0, params)
         check_params(params0, params, f"train must return finite parameters like params0 for {name}")
-        ends.append(tree.copy(params))
-    step = "told" if told else "untold"
+        ends.append(tree.copy(as_type(params, jnp.result_type(*tree.split(params0)[0]))))
+    step = "told" if train.told else "untold"
     return Trained(ends[0], ends[1], "your trainer, on the model and on its linearisation", step)
 
 

@@ -19,8 +19,10 @@ from lazyscope.diagnose.gap import gap, losses
 from lazyscope.diagnose.layers import group_rows, sentences
 from lazyscope.diagnose.references import placed
 from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
-from lazyscope.diagnose.training import DEFAULT_STEPS, Trained, Trainer, by_checkpoint, by_descent, by_trainer
+from lazyscope.diagnose.training import DEFAULT_STEPS, OfCaller, Trained, Trainer, by_checkpoint, by_descent, by_trainer
 from lazyscope.differential import differential_change
+from lazyscope.door import entrance
+from lazyscope.examples import Batch, count, take
 from lazyscope.groups import Groups, grouped
 from lazyscope.measures import (
     activation_stability,
@@ -80,6 +82,43 @@ def diagnose(
         return _over_seeds(apply, params0, problem, params, seeds, key, options)
     if train is not None and params is not None:
         raise ValueError("diagnose takes train or params, got both: drop params to have your trainer called")
+    theirs = None if train is None else OfCaller(train, params0)
+    return _judged(
+        apply,
+        params0,
+        problem,
+        params=params,
+        train=theirs,
+        alpha=alpha,
+        gates=gates,
+        key=key,
+        thresholds=thresholds,
+        num_steps=num_steps,
+        examples=examples,
+        groups=groups,
+        budget=budget,
+        with_kappa=with_kappa,
+    )
+
+
+@entrance
+def _judged(
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    *,
+    params: PyTree | None,
+    train: OfCaller | None,
+    alpha: float,
+    gates: Callable[[PyTree, Array], PyTree] | None,
+    key: Key[Array, ""],
+    thresholds: Thresholds,
+    num_steps: int,
+    examples: int | None,
+    groups: Groups,
+    budget: Budget | None,
+    with_kappa: bool,
+) -> Diagnosis:
     params0 = tree.copy(params0)
     members = grouped(params0, groups)
     key_train, key_kappa, key_probes = jax.random.split(key, 3)
@@ -103,8 +142,8 @@ def diagnose(
             "the step size"
         )
     g = gap(problem.loss, f, f_linear, f0, y)
-    n = passes.count(x)
-    few = passes.take(x, slice(0, examples or DIFFERENTIAL_EXAMPLES))
+    n = count(x)
+    few = take(x, slice(0, examples or DIFFERENTIAL_EXAMPLES))
     change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes)
     j = change.interval
     _check_derivatives(change.examples)
@@ -130,7 +169,7 @@ def diagnose(
         how=trained.how,
         inputs=f"{n} held-out inputs" if held_out else f"the {n} training inputs (there are no held-out ones)",
         num_inputs=n,
-        differential_examples=passes.count(few),
+        differential_examples=count(few),
         alpha=alpha,
         groups=rows,
         kernel_change=kernel.change,
@@ -174,7 +213,7 @@ def _train(
     params0: PyTree,
     problem: Problem,
     params: PyTree | None,
-    train: Trainer | None,
+    train: OfCaller | None,
     alpha: float,
     num_steps: int,
     key: Key[Array, ""],
@@ -203,11 +242,11 @@ class _Kernel(NamedTuple):
 
 
 def _indicators(
-    apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: PyTree, y: Array, examples: int | None
+    apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: Batch, y: Array, examples: int | None
 ) -> tuple[dict[str, float], _Kernel]:
     found = {"movement in all": float(relative_change(params0, params).all)}
-    few = passes.take(x, slice(0, _kernel_examples(apply, params0, x, examples)))
-    n = passes.count(few)
+    few = take(x, slice(0, _kernel_examples(apply, params0, x, examples)))
+    n = count(few)
     if n == 0:
         return found, _Kernel(None, {}, 0)
     before, after = group_kernels(apply, params0, few), group_kernels(apply, params, few)
@@ -221,9 +260,9 @@ def _indicators(
     return found, _Kernel(float(change.all), {name: float(value) for name, value in change.groups.items()}, n)
 
 
-def _kernel_examples(apply: Apply, params0: PyTree, x: PyTree, examples: int | None) -> int:
+def _kernel_examples(apply: Apply, params0: PyTree, x: Batch, examples: int | None) -> int:
     """How many inputs the kernel is measured on; 0 where not even two have derivatives that fit."""
-    most = min(passes.count(x), examples or KERNEL_EXAMPLES)
+    most = min(count(x), examples or KERNEL_EXAMPLES)
     affordable = group_kernel_examples(apply, params0, x, KERNEL_NUMBERS)
     if affordable < 2 and group_kernel_examples(apply, params0, x, MEMORY_BUDGET / 32) < 2:
         return 0

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lazyscope import passes, tree
+from lazyscope.door import pushed
+from lazyscope.examples import Batch, take
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
 
@@ -66,14 +68,14 @@ def loss_and_gradient(
         shares = (
             _weighted(
                 (s.stop - s.start) / n,
-                _share(apply, problem.loss, linear, params0, theta, passes.take(x, s), y[s], alpha),
+                _share(apply, problem.loss, linear, params0, theta, take(x, s), y[s], alpha),
             )
             for s in slices
         )
         return _total(shares)
-    outputs = jnp.concatenate([_outputs(apply, linear, params0, theta, passes.take(x, s)) for s in slices])
+    outputs = jnp.concatenate([_outputs(apply, linear, params0, theta, take(x, s)) for s in slices])
     value, slope = _slope(problem.loss, outputs, y, alpha)
-    pulled = ((0.0, _pull(apply, linear, params0, theta, passes.take(x, s), slope[s])) for s in slices)
+    pulled = ((0.0, _pull(apply, linear, params0, theta, take(x, s), slope[s])) for s in slices)
     return value, _total(pulled)[1]
 
 
@@ -84,11 +86,11 @@ def _total(shares: Iterator[tuple[Array | float, Theta]]) -> tuple[Array, Theta]
     return found  # type: ignore[return-value]
 
 
-def _model(apply: Apply, linear: bool, params0: PyTree, theta: Theta, x: PyTree) -> Array:
+def _model(apply: Apply, linear: bool, params0: PyTree, theta: Theta, x: Batch) -> Array:
     theta0, merge = tree.split(params0)
     if not linear:
         return apply(merge(theta), x)
-    outputs, change = jax.jvp(lambda th: apply(merge(th), x), (theta0,), (tree.sub(theta, theta0),))
+    outputs, change = pushed(lambda th: apply(merge(th), x), theta0, tree.sub(theta, theta0))
     return outputs + change
 
 
@@ -97,7 +99,7 @@ _outputs = jax.jit(_model, static_argnums=(0, 1))
 
 @partial(jax.jit, static_argnums=range(3))
 def _share(
-    apply: Apply, loss: Loss, linear: bool, params0: PyTree, theta: Theta, x: PyTree, y: Array, alpha: float | Array
+    apply: Apply, loss: Loss, linear: bool, params0: PyTree, theta: Theta, x: Batch, y: Array, alpha: float | Array
 ) -> tuple[Array, Theta]:
     def value(th: Theta) -> Array:
         outputs = _model(apply, linear, params0, th, x)
@@ -107,7 +109,7 @@ def _share(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _pull(apply: Apply, linear: bool, params0: PyTree, theta: Theta, x: PyTree, z: Array) -> Theta:
+def _pull(apply: Apply, linear: bool, params0: PyTree, theta: Theta, x: Batch, z: Array) -> Theta:
     return jax.vjp(lambda th: _model(apply, linear, params0, th, x), theta)[1](z)[0]
 
 

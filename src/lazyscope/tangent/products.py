@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import examples, tree
-from lazyscope.door import entrance, linearized, outputs_of
+from lazyscope.door import entrance, linearized
 from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
