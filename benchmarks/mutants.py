@@ -5,9 +5,9 @@
 A mutant is one change of one place: a comparison or an arithmetic operator swapped, an integer off by one, a `not`, an
 `abs` or a `sqrt` dropped, a condition negated, `min` for `max`. `--count` of them are drawn from all places of the
 modules in `TESTS`. Each is written into a copy of the tree and the fast tests of its module run there until one fails:
-then it is killed; so is one that takes longer than `--timeout` or does not import (make sure that the tests of the
-tree as it is pass first). Some survivors are equivalent (a bound that is never
-met, an order that does not matter): look at each. Finished ones are read from `--out` and not run again.
+then it is killed; so is one that does not import or takes longer than `--timeout` (make sure first that the tests of
+the tree as it is pass well within that). Some survivors are equivalent (a bound that is never met, an order that does
+not matter): look at each. Finished ones are read from `--out` and not run again.
 """
 
 import argparse

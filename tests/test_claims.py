@@ -32,6 +32,14 @@ def test_outcome_follows_from_interval_and_threshold(values, accepted, outcome):
     assert judged(values, accepted).outcome is outcome
 
 
+def test_an_interval_that_touches_the_range_fails_no_more_than_it_holds_and_one_that_fills_it_holds():
+    values = np.array([1.0, 1.25, 0.75])
+    low, high = interval(values)
+    assert judged(values, (high, np.inf)).outcome is Outcome.INCONCLUSIVE
+    assert judged(values, (-np.inf, low)).outcome is Outcome.INCONCLUSIVE
+    assert judged(values, (low, high)).outcome is Outcome.HOLDS
+
+
 def test_a_value_that_is_not_finite_is_said():
     assert judged([1.0, np.nan, 2.0], (0, 1)).reason == "1 seeds gave no finite value"
 
