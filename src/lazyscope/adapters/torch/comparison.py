@@ -33,10 +33,21 @@ def probe(module: Any, name: str, trained: dict[str, Any], rows: Any) -> tuple[n
             "compute it outside torch.no_grad and without .detach()"
         )
     values = outputs.detach().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the outputs of {name} must be finite on the example, got {_bad(values)}: "
+            "convert it on other rows, or mend the module (an attention row without a key, say)"
+        )
     cotangent = np.random.default_rng(0).standard_normal(values.shape).astype(values.dtype)
     direction = torch.tensor(cotangent, device=outputs.device)
     found = torch.autograd.grad(outputs, list(trained.values()), direction, allow_unused=True)
     gradients = [None if g is None else g.cpu().numpy() for g in found]
+    for key, gradient in zip(trained, gradients, strict=True):
+        if gradient is not None and not np.isfinite(gradient).all():
+            raise ValueError(
+                f"the derivatives of {name} must be finite on the example, got {_bad(gradient)} by {key} from PyTorch: "
+                "convert it on other rows or weights, or mend the module"
+            )
     return values, cotangent, dict(zip(trained, gradients, strict=True))
 
 
@@ -54,7 +65,8 @@ def verify(
     The transposed product rather than a forward one: it shows each parameter by itself, so that a derivative lost in a
     small layer does not hide behind a large one.
     """
-    loose = 1e-4 if outputs.dtype == np.float32 else 1e-9
+    # In float64, some constants of PyTorch's derivatives are of float32 (nn.Hardsigmoid).
+    loose, looser = (1e-4, 1e-3) if outputs.dtype == np.float32 else (1e-9, 1e-7)
 
     @jax.jit
     def both(params: dict[str, Array], x: Array, c: Array) -> tuple[Array, dict[str, Array]]:
@@ -75,10 +87,11 @@ def verify(
     whole = np.sqrt(sum(np.sum(g.astype(float) ** 2) for g in gradients.values() if g is not None))
     for key, found in pulled.items():
         expected = np.zeros_like(found) if gradients[key] is None else gradients[key]
-        if not _close(found, expected, 10 * loose, 1e-3 * float(whole)):
+        if not _close(found, expected, looser, 1e-3 * float(whole)):
             raise ValueError(
                 f"JAX and PyTorch must agree on {name}, got derivatives by {key} that differ by "
-                f"{_largest(found - expected):.1e}: torch.no_grad in forward is not seen, write .detach()"
+                f"{_largest(found - expected):.1e} where the largest is {_largest(expected):.1e}: convert it at other "
+                "weights if these are at a kink, write custom derivatives as .detach() and operations of PyTorch"
             )
 
 
@@ -86,6 +99,10 @@ def _close(found: np.ndarray, expected: np.ndarray, tolerance: float, floor: flo
     # Norms, not elements: near 0 an element is rounding noise. `not >` would pass NaN.
     error, size = (float(np.linalg.norm(v.astype(float).ravel())) for v in (found - expected, expected))
     return error <= tolerance * max(size, floor)
+
+
+def _bad(v: np.ndarray) -> str:
+    return f"{np.count_nonzero(~np.isfinite(v))} of {v.size} entries NaN or infinite"
 
 
 def _largest(v: np.ndarray) -> float:

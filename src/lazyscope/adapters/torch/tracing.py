@@ -1,14 +1,41 @@
 """The graph of a module, by `torch.export`."""
 
 import warnings
+from operator import getitem
 from typing import Any
 
 import numpy as np
 
 from lazyscope.adapters.torch.graph import Program, Reference, Step, rule
+from lazyscope.adapters.torch.squares import smooth_squares
 
-# Kept whole. Decomposed, the derivative of the activations overflows, and a detached value would be differentiated.
-_WHOLE = ("aten.celu.default", "aten.detach.default", "aten.mish.default", "aten.softplus.default")
+# Kept whole. Decomposed, derivatives overflow or are lost at 0, and a detached value would be differentiated.
+_WHOLE = {
+    "_safe_softmax.default",
+    "binary_cross_entropy.default",
+    "binary_cross_entropy_with_logits.default",
+    "celu.default",
+    "detach.default",
+    "hardsigmoid.default",
+    "hardswish.default",
+    "huber_loss.default",
+    "log_sigmoid.default",
+    "logsumexp.default",
+    "mish.default",
+    "sinc.default",
+    "smooth_l1_loss.default",
+    "soft_margin_loss.default",
+    "softplus.default",
+    "special_xlog1py.default",
+    "special_xlog1py.other_scalar",
+    "special_xlog1py.self_scalar",
+    "std.correction",
+    "std_mean.correction",
+    "xlogy.Scalar_Other",
+    "xlogy.Scalar_Self",
+    "xlogy.Tensor",
+}
+_EMPTY = {"_assert_tensor_metadata.default"}  # they do nothing
 # Types are cast to what the graph states; where and how an array lies in memory is JAX's business.
 _STORAGE = {"device", "dtype", "layout", "memory_format", "non_blocking", "pin_memory"}
 
@@ -21,13 +48,17 @@ def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
         warnings.simplefilter("ignore")  # PyTorch's own, about its internals
         try:
             exported = torch.export.export(module, (one,))
-            table = {key: how for key, how in torch.export.default_decompositions().items() if str(key) not in _WHOLE}
-            exported = exported.run_decompositions(table)
+            _detach_without_gradient(exported)
+            table = torch.export.default_decompositions()
+            exported = exported.run_decompositions(
+                {key: how for key, how in table.items() if _named(key) not in _WHOLE}
+            )
         except Exception as error:
             raise ValueError(
                 f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}"
             ) from error
-    steps = [_step(node) for node in exported.graph.nodes if node.op == "call_function"]
+    nodes = [node for node in exported.graph.nodes if node.op == "call_function" and _named(node.target) not in _EMPTY]
+    steps = smooth_squares([_step(node) for node in nodes])
     unknown = sorted({s.operation for s in steps if s.operation != "getitem" and rule(s.operation) is None})
     if unknown:
         raise ValueError(
@@ -35,6 +66,23 @@ def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
             "replace it by other operations, or write that part in JAX"
         )
     return Program(steps, *_inputs(exported, module, trained))
+
+
+def _detach_without_gradient(exported: Any) -> None:
+    """What a module computes under `torch.no_grad` is a constant: say so in the graph, which forgets the switch."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    for part in exported.graph_module.modules():
+        for node in [n for n in part.graph.nodes if _named(n.target) == "wrap_with_set_grad_enabled" and not n.args[0]]:
+            graph = getattr(part, node.args[1].target).graph
+            result = graph.output_node()
+            with graph.inserting_before(result):
+                detached = [graph.call_function(torch.ops.aten.detach.default, (value,)) for value in result.args[0]]
+            result.args = (tuple(detached),)
+
+
+def _named(target: Any) -> str:
+    return str(target).removeprefix("aten.")
 
 
 def _inputs(exported: Any, module: Any, trained: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], str, str]:
@@ -59,8 +107,7 @@ def _step(node: Any) -> Step:
     kwargs = {key: _referred(value) for key, value in node.kwargs.items() if key not in _STORAGE}
     value = node.meta.get("val")
     dtype = np.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
-    operation = str(getattr(node.target, "__name__", node.target))
-    operation = operation if operation == "getitem" else str(node.target).removeprefix("aten.")
+    operation = "getitem" if node.target is getitem else _named(node.target)
     return Step(node.name, operation, _referred(node.args), kwargs, dtype)
 
 

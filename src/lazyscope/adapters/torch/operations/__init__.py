@@ -12,6 +12,7 @@ from typing import Any
 from lazyscope.adapters.torch.operations import (
     activations,
     elementwise,
+    losses,
     normalization,
     pooling,
     products,
@@ -23,6 +24,7 @@ from lazyscope.adapters.torch.operations import (
 OPERATIONS: dict[str, Callable[..., Any]] = (
     activations.OPERATIONS
     | elementwise.OPERATIONS
+    | losses.OPERATIONS
     | normalization.OPERATIONS
     | pooling.OPERATIONS
     | products.OPERATIONS

@@ -13,6 +13,11 @@ def spread(value: Any, n: int) -> list[int]:
     return values * n if len(values) == 1 else values
 
 
+def norm_of_square(square: Array) -> Array:
+    """The square root with derivative 0 at 0, PyTorch's for norms and standard deviations."""
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
 def along(x: Array, axis: int, matrix: np.ndarray) -> Array:
     """The product of `x` with a constant matrix along one axis."""
     return jnp.moveaxis(jnp.moveaxis(x, axis, -1) @ jnp.asarray(matrix, x.dtype), -1, axis)

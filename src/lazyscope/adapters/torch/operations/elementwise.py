@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyscope.adapters.torch.operations.axes import norm_of_square
+
 
 def _add(a: Any, b: Any, alpha: Any = 1) -> Array:
     return a + b if alpha == 1 else a + alpha * b
@@ -32,8 +34,48 @@ def _clamp(x: Array, low: Any = None, high: Any = None) -> Array:
     return x if high is None else jnp.where(x > high, high, x)
 
 
+def _abs(x: Array) -> Array:
+    return x * jnp.sign(x)  # derivative 0 at 0
+
+
+def _hypot(a: Array, b: Array) -> Array:
+    return norm_of_square(a * a + b * b)
+
+
+def _sinc(x: Array) -> Array:
+    y = jnp.pi * x
+    near = jnp.abs(y) < 1
+    square = jnp.where(near, y * y, 0)
+    series = jnp.ones_like(x)
+    for k in range(11, 0, -1):  # sin(y)/y by its Taylor series: the quotient loses its derivatives near 0
+        series = 1 - square / (2 * k * (2 * k + 1)) * series
+    away = jnp.where(near, 1, y)
+    return jnp.where(near, series, jnp.sin(away) / away)
+
+
+def _times_log(log: Callable[[Any], Array], lowest: float) -> Callable[[Any, Any], Array]:
+    """x·log(y), 0 where x is, with derivative log(y) by x there too: 0 where log(y) is none."""
+
+    @jax.custom_jvp
+    def function(x: Array, y: Array) -> Array:
+        return jnp.where((x == 0) & ~jnp.isnan(y), 0, x * log(y))
+
+    @function.defjvp
+    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+        (x, y), (dx, dy) = primals, tangents
+        defined = jnp.where((x == 0) & (y <= lowest), 1 + lowest, y)
+        return function(x, y), dx * log(defined) + dy * (x / (y - lowest))
+
+    def promoted(x: Any, y: Any) -> Array:
+        dtype = jnp.result_type(x, y, float if jnp.result_type(x, y).kind in "ib" else x)
+        return function(jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+
+    return promoted
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "abs": jnp.abs,
+    "abs": _abs,
+    "abs.squared": lambda x: x * x,
     "acos": jnp.arccos,
     "acosh": jnp.arccosh,
     "add": _add,
@@ -63,6 +105,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "fmod": jnp.fmod,
     "ge": jnp.greater_equal,
     "gt": jnp.greater,
+    "hypot": _hypot,
+    "hypot.squared": lambda a, b: a * a + b * b,
     "isinf": jnp.isinf,
     "isnan": jnp.isnan,
     "le": jnp.less_equal,
@@ -89,11 +133,15 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "rsub": lambda a, b, alpha=1: _sub(b, a, alpha),
     "sign": jnp.sign,
     "sin": jnp.sin,
+    "sinc": _sinc,
     "sinh": jnp.sinh,
+    "special_xlog1py": _times_log(jnp.log1p, -1.0),
     "sqrt": jnp.sqrt,
+    "sqrt.squared": lambda x: jnp.where(x < 0, jnp.nan, x),
     "sub": _sub,
     "tan": jnp.tan,
     "tanh": jnp.tanh,
     "trunc": jnp.trunc,
     "where": jnp.where,
+    "xlogy": _times_log(jnp.log, 0.0),
 }

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyscope.adapters.torch.operations.axes import along
+from lazyscope.adapters.torch.operations.axes import along, norm_of_square
 
 
 def _axes(dim: Any) -> Any:
@@ -40,12 +41,19 @@ def _cumsum(x: Array, dim: int) -> Array:
 
 
 def _vector_norm(x: Array, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Array:  # noqa: A002
+    if ord == 2:
+        return norm_of_square(_square_norm(x, dim, keepdim))
     if ord == 1:
-        return jnp.sum(jnp.abs(x), axis=_axes(dim), keepdims=keepdim)
-    if ord != 2:
-        raise ValueError(f"from_torch knows vector norms of order 1 and 2, got {ord}: write it out")
-    square = jnp.sum(x * x, axis=_axes(dim), keepdims=keepdim)
-    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))  # derivative 0 at 0
+        return jnp.sum(x * jnp.sign(x), axis=_axes(dim), keepdims=keepdim)  # derivative 0 at 0
+    raise ValueError(f"from_torch knows vector norms of order 1 and 2, got {ord}: write it out")
+
+
+def _square_norm(x: Array, dim: Any, keepdim: bool) -> Array:
+    return jnp.sum(x * x, axis=_axes(dim), keepdims=keepdim)
+
+
+def _std(x: Array, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Array:
+    return norm_of_square(_var(x, dim, correction, keepdim))
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -57,10 +65,18 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "argmin": _reduction(jnp.argmin),
     "cumsum": _cumsum,
     "linalg_vector_norm": _vector_norm,
+    "linalg_vector_norm.squared": lambda x, _=2, dim=None, keepdim=False: _square_norm(x, dim, keepdim),
+    "logsumexp": _reduction(jax.nn.logsumexp),
     "max": _extremum(jnp.max, jnp.argmax),
     "mean": _reduction(jnp.mean),
     "min": _extremum(jnp.min, jnp.argmin),
     "prod": _reduction(jnp.prod),
+    "std": _std,
+    "std.squared": _var,
+    "std_mean": lambda x, dim=None, correction=None, keepdim=False: (
+        _std(x, dim, correction, keepdim),
+        jnp.mean(x, _axes(dim), keepdims=keepdim),
+    ),
     "sum": _reduction(jnp.sum),
     "var": _var,
     "var_mean": lambda x, dim=None, correction=None, keepdim=False: (

@@ -13,6 +13,11 @@ def _at(x: Array, dim: int, index: Any) -> tuple[Any, ...]:
     return (slice(None),) * (dim % x.ndim) + (index,)
 
 
+def _cat(parts: Sequence[Array], dim: int = 0) -> Array:
+    # PyTorch passes over an empty vector among arrays of any rank: a cache that is not filled yet.
+    return jnp.concatenate([part for part in parts if part.shape != (0,)] or parts, axis=dim)
+
+
 def _expand(x: Array, sizes: Sequence[int], implicit: bool = False) -> Array:  # noqa: ARG001
     own = (1,) * (len(sizes) - x.ndim) + x.shape
     return jnp.broadcast_to(x, [old if new == -1 else new for old, new in zip(own, sizes, strict=True)])
@@ -61,7 +66,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "_unsafe_index": _index,
     "_unsafe_view": jnp.reshape,
     "alias": _same,
-    "cat": lambda parts, dim=0: jnp.concatenate(parts, axis=dim),
+    "cat": _cat,
     "clone": _same,
     "constant_pad_nd": _pad,
     "copy": lambda old, new: jnp.broadcast_to(new, old.shape),
