@@ -323,6 +323,41 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change, message):
         ls.adapters.load_checkpoint(path, NESTED)
 
 
+def test_names_of_a_tie_are_filled_in_and_left_out(tmp_path):
+    table = np.arange(6.0).reshape(3, 2)
+    save_file({"c": table}, tmp_path / "noted.safetensors", metadata={"a": "c", "b": "c", "format": "pt"})
+    for path in (tmp_path / "noted.safetensors", write(tmp_path / "both.npz", {"a": table, "b": table, "c": table})):
+        np.testing.assert_array_equal(ls.adapters.load_checkpoint(path, {"a": jnp.zeros((3, 2))})["a"], table)
+    save_file({"c": 0 * table}, tmp_path / "zeros.safetensors", metadata={"a": "c"})
+    assert not ls.adapters.load_checkpoint(tmp_path / "zeros.safetensors", {"a": jnp.ones((3, 2))})["a"].any()
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.0])
+def test_values_that_differ_and_equal_zeros_are_no_tie(tmp_path, factor):
+    table = np.arange(6.0) * (factor != 0)
+    path = write(tmp_path / "w.npz", {"a": table, "b": factor * table})
+    with pytest.raises(ValueError, match=r"equal values under the names of a tie, .* also has b: name those in ignore"):
+        ls.adapters.load_checkpoint(path, {"a": jnp.zeros(6)})
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_short_floats_are_read_as_they_were_written(tmp_path, dtype):
+    params = {"w": jnp.asarray([0.5, 1.0, -0.3], dtype), "v": jnp.asarray([[3.0]], dtype)}
+    contents = dict(zip(tree.group_names(params), tree.split(params)[0], strict=True))
+    for path in (tmp_path / "w.npz", tmp_path / "w.safetensors"):
+        found = ls.adapters.load_checkpoint(write(path, jax.tree.map(np.asarray, contents)), params)
+        jax.tree.map(np.testing.assert_array_equal, found, params)
+        assert found["w"].dtype == dtype
+
+
+def test_names_that_agree_with_dots_for_slashes_are_refused(tmp_path):
+    path = write(tmp_path / "w.npz", {"a.b": np.ones(3), "a/b": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"the model has several a\.b: rename"):
+        ls.adapters.load_checkpoint(path, {"a.b": jnp.ones(3), "a": {"b": jnp.zeros(3)}})
+    with pytest.raises(ValueError, match=r"w\.npz has several a\.b: rename"):
+        ls.adapters.load_checkpoint(path, {"a": {"b": jnp.zeros(3)}})
+
+
 def test_a_missing_or_foreign_file_is_refused_in_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be an existing file, got .*none\.npz"):
         ls.adapters.load_checkpoint(tmp_path / "none.npz", NESTED)

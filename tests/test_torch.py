@@ -169,6 +169,7 @@ MODULES = {
     ),
     "recurrent": lambda: (Of(lambda s, x: s.parts[0](x)[0][:, -1], nn.LSTM(3, 2, batch_first=True)), (3, 3, 3)),
     "detached": lambda: (Of(lambda s, x: s.p.detach() * x + s.p), (3, 3)),
+    "empty_cache": lambda: (Of(lambda s, x: torch.cat([x.new_empty(0), (x * s.p).to(x.dtype)], 1)), (3, 2, 3)),
     "reductions": lambda: (Of(lambda s, x: reductions(x * s.p)), (3, 3)),
     "one_output": lambda: (Of(lambda s, x: s.parts[0](x).squeeze(), nn.Linear(3, 1)), (3, 3)),
 }
@@ -215,11 +216,84 @@ def test_derivatives_of_every_order_are_those_of_pytorch(name):
     np.testing.assert_allclose(apply(params0, inputs)[:1], apply(params0, inputs[:1]), atol=1e-12)
 
 
+def test_what_is_computed_without_gradient_is_a_constant():
+    def forward(module, x):
+        with torch.no_grad():
+            fixed = module.p * x
+            fixed, other = fixed**2, torch.exp(fixed)
+        return fixed * module.p + other
+
+    module, x = Of(forward).double(), torch.randn(3, 3, dtype=torch.float64)
+    apply, params0 = ls.adapters.from_torch(module, x)
+    inputs, p = jnp.asarray(x.numpy()), params0["p"][None]
+    np.testing.assert_allclose(apply(params0, inputs), (p * inputs) ** 2 * p + jnp.exp(p * inputs), atol=1e-12)
+    gradient = jax.grad(lambda q: jnp.sum(apply(q, inputs)))(params0)["p"]
+    np.testing.assert_allclose(gradient, jnp.sum((p * inputs) ** 2, 0), atol=1e-12)
+
+
 def test_derivatives_stay_finite_where_an_exponential_overflows():
     activations = nn.Sequential(nn.Linear(3, 3), nn.Softplus(), nn.CELU(), nn.ELU(), nn.Mish()).double()
     apply, params0 = ls.adapters.from_torch(activations, 1e4 * jnp.eye(3))
     gradients = jax.grad(lambda p: jnp.sum(apply(p, 1e4 * jnp.eye(3))))(params0)
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradients.values())
+
+
+class Careless(nn.Module):
+    """Counts, caches and draws in forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.drop = nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)
+        self.scale, self.table, self.calls, self.seen = None, {}, 0, []
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self.register_buffer("gap", torch.full((2,), torch.nan))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(len(x))
+        if self.scale is None:
+            self.scale = torch.arange(3.0, dtype=x.dtype)
+        if "shift" not in self.table:
+            self.table["shift"] = torch.ones(3, dtype=x.dtype)
+        if not torch.compiler.is_exporting():
+            self.count.add_(1)
+            self.gap.data[:1] = torch.rand(())
+        return self.drop(self.norm(self.layer(x))) * self.scale + self.table["shift"]
+
+
+def test_a_module_is_left_exactly_as_it_was_found():
+    module = Careless().double().train()
+    module.layer.bias.requires_grad_(False)
+    module(torch.tensor(np.asarray(X))).sum().backward()
+    module.norm.eval()
+    module.scale, module.calls = None, 0
+    module.table.clear()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    found, flags = dict(vars(module)), [part.training for part in module.modules()]
+    gradient = module.layer.weight.grad
+    expected, numbers = gradient.clone(), torch.get_rng_state()
+    apply, params0 = ls.adapters.from_torch(module, X)
+    assert vars(module) == found
+    assert (module.scale, module.table, module.calls, module.seen) == (None, {}, 0, [5])
+    assert [part.training for part in module.modules()] == flags
+    assert [p.requires_grad for p in module.parameters()] == [True, False, True, True]
+    assert module.layer.weight.grad is gradient
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=0)
+    torch.testing.assert_close(dict(module.state_dict()), state, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    outputs = module.eval()(torch.tensor(np.asarray(X))).detach()
+    np.testing.assert_allclose(apply(params0, X), outputs, atol=1e-12)
+
+
+def test_tensors_and_lists_are_inputs_like_arrays():
+    apply, params0 = ls.adapters.from_torch(torch_mlp(), X)
+    tensor = torch.tensor(np.asarray(X))
+    for x in (tensor, tensor.requires_grad_(), np.asarray(X), X.tolist()):
+        np.testing.assert_allclose(apply(params0, x), mlp(arrays(MLP), X), atol=1e-12)
+    with pytest.raises(ValueError, match=r"got a torch\.bfloat16 tensor: use x\.float\(\)"):
+        apply(params0, tensor.bfloat16())
+    with pytest.raises(ValueError, match="must keep the names and types"):
+        apply([1.0], X)
 
 
 def test_frozen_parameters_are_set_aside():
@@ -230,6 +304,22 @@ def test_frozen_parameters_are_set_aside():
     np.testing.assert_allclose(apply(params0, X), mlp(arrays(MLP), X), atol=1e-12)
     with pytest.raises(ValueError, match="a parameter with requires_grad, got none in Sequential"):
         ls.adapters.from_torch(module.requires_grad_(False), X)
+
+
+def test_a_tied_model_is_loaded_under_any_of_its_names(tmp_path):
+    from safetensors.torch import save_file, save_model
+
+    module = Tied()
+    _, params0 = ls.adapters.from_torch(module, torch.tensor(np.asarray(TOKENS)))
+    with torch.no_grad():
+        module.embed.weight += 1
+    save_model(module, str(tmp_path / "model.safetensors"))
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    save_file(state, tmp_path / "both.safetensors")
+    np.savez(tmp_path / "both.npz", **state)
+    for name in ("model.safetensors", "both.safetensors", "both.npz"):
+        params = ls.adapters.load_checkpoint(tmp_path / name, params0)
+        np.testing.assert_array_equal(params["embed.weight"], TABLE + 1)
 
 
 def test_a_state_dict_in_safetensors_is_a_checkpoint(tmp_path):
@@ -245,10 +335,16 @@ def test_a_state_dict_in_safetensors_is_a_checkpoint(tmp_path):
     assert tree.group_names(params) == ["0.bias", "0.weight", "1.bias", "1.weight"]
 
 
-def no_grad(module, x):
-    with torch.no_grad():
-        fixed = module.p * x
-    return fixed + module.p * x
+class Straight(torch.autograd.Function):
+    """Rounding, with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
 
 
 @pytest.mark.parametrize(
@@ -264,7 +360,9 @@ def no_grad(module, x):
         (lambda: Of(lambda s, x: x), "must depend on its trained parameters"),
         (lambda: Of(lambda s, x: x * s.p if x.sum() > 0 else s.p - x), "that torch.export can trace, got from Of"),
         (lambda: Of(lambda s, x: (x - x.mean(0)) * s.p), "examples of a batch must not see each other"),
-        (lambda: Of(no_grad), r"derivatives by p that differ by .*: torch\.no_grad in forward is not seen"),
+        (lambda: Of(lambda s, x: Straight.apply(x * s.p)), r"derivatives by p that differ by .* custom derivatives"),
+        (lambda: Of(lambda s, x: torch.log(0 * x * s.p)), r"outputs of Of must be finite on the example, got 9 of 9"),
+        (lambda: Of(lambda s, x: torch.sqrt(0 * x * s.p)), r"derivatives of Of must be finite .* got 3 of 3 .* by p"),
     ],
 )
 def test_a_module_that_cannot_be_converted_is_refused_in_one_line(build, message):

@@ -1,6 +1,7 @@
 """Weights from a file into the parameters of a model. Nothing that is read is executed."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
@@ -17,16 +18,21 @@ def load_checkpoint(path: str | PathLike[str], params0: PyTree, *, ignore: Seque
     """Parameters like `params0` with the values of a `.safetensors` or `.npz` file.
 
     Arrays go by the names of `tree.group_names` (`layers/0/w`; dots do as well), which for `from_torch` are PyTorch's
-    own. `ignore` lists names in the file that are no parameters (`"*.running_mean"`). A file for any model:
+    own. `ignore` lists names in the file that are no parameters (`"*.running_mean"`). Tied weights may be there under
+    one of their names, which `safetensors.torch.save_model` notes, or under all with equal values. A file for any
+    model:
 
         np.savez(path, **dict(zip(tree.group_names(params), tree.split(params)[0])))
 
-    Raises FileNotFoundError for a missing file and ValueError for one of another format, for names that are missing
-    or left over, and for another shape or type: nothing is widened, narrowed or reshaped silently.
+    Raises FileNotFoundError for a missing file and ValueError for one of another format, for names that are missing,
+    left over or the same with dots for slashes, and for another shape or type: nothing is widened, narrowed or
+    reshaped silently.
     """
     theta0, merge = tree.split(params0)
-    names = [_plain(name) for name in tree.group_names(params0)]
-    arrays = {_plain(name): array for name, array in _read(Path(path)).items()}
+    names = _distinct(tree.group_names(params0), "the model")
+    stored, ties = _read(Path(path))
+    arrays = dict(zip(_distinct(stored, str(path)), stored.values(), strict=True))
+    arrays = _untied(arrays, {_plain(name): _plain(kept) for name, kept in ties.items()}, names)
     arrays = {name: v for name, v in arrays.items() if not any(fnmatchcase(name, _plain(p)) for p in ignore)}
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(
@@ -35,9 +41,14 @@ def load_checkpoint(path: str | PathLike[str], params0: PyTree, *, ignore: Seque
         )
     if extra := sorted(arrays.keys() - set(names)):
         raise ValueError(
-            f"a checkpoint must have nothing but parameters, {path} also has {_some(extra)}: name those in ignore=[...]"
+            "a checkpoint must have nothing but parameters, once or as equal values under the names of a tie, "
+            f"{path} also has {_some(extra)}: name those in ignore=[...]"
         )
     for name, leaf in zip(names, theta0, strict=True):
+        if leaf.dtype == jnp.bfloat16 and arrays[name].dtype == np.dtype("V2"):
+            arrays[name] = arrays[name].view(
+                leaf.dtype
+            )  # npz keeps the bits of a type that NumPy has not, not its name
         found = arrays[name]
         if found.shape == leaf.shape and found.dtype != leaf.dtype:
             raise ValueError(
@@ -52,13 +63,39 @@ def load_checkpoint(path: str | PathLike[str], params0: PyTree, *, ignore: Seque
     return merge([jnp.array(arrays[name]) for name in names])
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _distinct(names: Iterable[str], where: str) -> list[str]:
+    plain = [_plain(name) for name in names]
+    if repeated := sorted(name for name, count in Counter(plain).items() if count > 1):
+        raise ValueError(
+            f"names in a checkpoint must differ when a / is read as a dot, {where} has several {_some(repeated)}: "
+            "rename them"
+        )
+    return plain
+
+
+def _untied(arrays: dict[str, np.ndarray], ties: dict[str, str], names: list[str]) -> dict[str, np.ndarray]:
+    """The arrays under the names of the model, without the other names of its tied weights."""
+    noted = {name: ties[name] for name in names if name not in arrays and ties.get(name) in arrays}
+    named = {name: arrays[noted.get(name, name)] for name in names if name in arrays or name in noted}
+    extra = {name: v for name, v in arrays.items() if name not in named and name not in noted.values()}
+    return named | {name: v for name, v in extra.items() if not _is_copy(v, named.values())}
+
+
+def _is_copy(array: np.ndarray, others: Iterable[np.ndarray]) -> bool:
+    bits = array.tobytes()
+    if bits == bits[: array.itemsize] * array.size:
+        return False  # one value says nothing: zeros may as well be a bias that this model does not have
+    return any(v.dtype == array.dtype and v.shape == array.shape and v.tobytes() == bits for v in others)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name, and the name under which another one's array is stored."""
     if not path.is_file():
         raise FileNotFoundError(f"a checkpoint must be an existing file, got {path}: check the path")
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+                return dict(file), {}
         except (ValueError, EOFError, BadZipFile) as error:
             # NumPy takes any other file for a pickle and advises to trust it.
             raise ValueError(
@@ -70,14 +107,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     raise ValueError(f"a checkpoint must be .safetensors or .npz, got {path.name}: save the state dict in one of them")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ValueError(f"reading {path} needs safetensors: pip install 'lazyscope[torch]'") from None
     try:
-        return load_file(path)
+        with safe_open(path, framework="np") as file:
+            return dict(zip(file.keys(), map(file.get_tensor, file.keys()), strict=True)), file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} must be a safetensors file, got: {error}") from error
 

@@ -1,0 +1,68 @@
+"""A traced module without any of PyTorch, and how it is run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lazyscope.adapters.torch.operations import OPERATIONS
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An argument that is the result of an earlier step."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation; its result is cast to `dtype` where it is one array."""
+
+    name: str
+    operation: str
+    args: Any
+    kwargs: Any
+    dtype: np.dtype | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced module without any of PyTorch: `leaves` maps graph inputs to parameter names."""
+
+    steps: list[Step]
+    leaves: dict[str, str]
+    constants: dict[str, np.ndarray]
+    source: str
+    result: str
+
+
+def run(program: Program, values: dict[str, Any]) -> Array:
+    """The result of the program on `values`: its parameters and its input, by the names of the graph."""
+    values = {key: jnp.asarray(value) for key, value in program.constants.items()} | values
+    for step in program.steps:
+        args, kwargs = _filled(step.args, values), _filled(step.kwargs, values)
+        value = args[0][args[1]] if step.operation == "getitem" else rule(step.operation)(*args, **kwargs)
+        values[step.name] = value if step.dtype is None else jnp.asarray(value, canonical(step.dtype))
+    return values[program.result]
+
+
+def _filled(argument: Any, values: dict[str, Any]) -> Any:
+    if isinstance(argument, Reference):
+        return values[argument.name]
+    if isinstance(argument, list | tuple):
+        return type(argument)(_filled(part, values) for part in argument)
+    return {key: _filled(part, values) for key, part in argument.items()} if isinstance(argument, dict) else argument
+
+
+def rule(operation: str) -> Any:
+    """The function of `"max.dim"`: the overload's own where there is one, else the operation's; None for neither."""
+    return OPERATIONS.get(operation, OPERATIONS.get(operation.split(".")[0]))
+
+
+def canonical(dtype: np.dtype) -> np.dtype:
+    """The type that JAX gives to arrays of `dtype`: without 64 bits, a 32-bit one."""
+    return jax.dtypes.canonicalize_dtype(dtype)

@@ -1,0 +1,34 @@
+"""What each ATen operation of an exported PyTorch graph means, in jax.numpy.
+
+One table a file, operation name -> function of arrays and Python values, for the core operations that
+`torch.export` leaves after its decompositions. Only what the derivative of a model in evaluation mode needs: the value
+in PyTorch's convention, and PyTorch's choice of derivative at kinks and ties, because a zero-initialised layer sits
+exactly on one. No function here looks at types: the interpreter casts to the type that the graph states.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from lazyscope.adapters.torch.operations import (
+    activations,
+    elementwise,
+    losses,
+    normalization,
+    pooling,
+    products,
+    reductions,
+    resizing,
+    shapes,
+)
+
+OPERATIONS: dict[str, Callable[..., Any]] = (
+    activations.OPERATIONS
+    | elementwise.OPERATIONS
+    | losses.OPERATIONS
+    | normalization.OPERATIONS
+    | pooling.OPERATIONS
+    | products.OPERATIONS
+    | reductions.OPERATIONS
+    | resizing.OPERATIONS
+    | shapes.OPERATIONS
+)

@@ -1,0 +1,147 @@
+"""Arithmetic, comparisons and functions of one entry."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lazyscope.adapters.torch.operations.axes import norm_of_square
+
+
+def _add(a: Any, b: Any, alpha: Any = 1) -> Array:
+    return a + b if alpha == 1 else a + alpha * b
+
+
+def _sub(a: Any, b: Any, alpha: Any = 1) -> Array:
+    return a - b if alpha == 1 else a - alpha * b
+
+
+def _div(a: Any, b: Any, rounding_mode: str | None = None) -> Array:
+    if rounding_mode is None:
+        return a / b
+    return jnp.floor_divide(a, b) if rounding_mode == "floor" else jnp.trunc(a / b)
+
+
+def _pow(a: Any, b: Any) -> Array:
+    return a ** (int(b) if isinstance(b, float) and b.is_integer() else b)
+
+
+def _clamp(x: Array, low: Any = None, high: Any = None) -> Array:
+    if low is not None:
+        x = jnp.where(x < low, low, x)  # derivative 1 at the bounds
+    return x if high is None else jnp.where(x > high, high, x)
+
+
+def _abs(x: Array) -> Array:
+    return x * jnp.sign(x)  # derivative 0 at 0
+
+
+def _hypot(a: Array, b: Array) -> Array:
+    return norm_of_square(a * a + b * b)
+
+
+def _sinc(x: Array) -> Array:
+    y = jnp.pi * x
+    near = jnp.abs(y) < 1
+    square = jnp.where(near, y * y, 0)
+    series = jnp.ones_like(x)
+    for k in range(11, 0, -1):  # sin(y)/y by its Taylor series: the quotient loses its derivatives near 0
+        series = 1 - square / (2 * k * (2 * k + 1)) * series
+    away = jnp.where(near, 1, y)
+    return jnp.where(near, series, jnp.sin(away) / away)
+
+
+def _times_log(log: Callable[[Any], Array], lowest: float) -> Callable[[Any, Any], Array]:
+    """x·log(y), 0 where x is, with derivative log(y) by x there too: 0 where log(y) is none."""
+
+    @jax.custom_jvp
+    def function(x: Array, y: Array) -> Array:
+        return jnp.where((x == 0) & ~jnp.isnan(y), 0, x * log(y))
+
+    @function.defjvp
+    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+        (x, y), (dx, dy) = primals, tangents
+        defined = jnp.where((x == 0) & (y <= lowest), 1 + lowest, y)
+        return function(x, y), dx * log(defined) + dy * (x / (y - lowest))
+
+    def promoted(x: Any, y: Any) -> Array:
+        dtype = jnp.result_type(x, y, float if jnp.result_type(x, y).kind in "ib" else x)
+        return function(jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+
+    return promoted
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "abs": _abs,
+    "abs.squared": lambda x: x * x,
+    "acos": jnp.arccos,
+    "acosh": jnp.arccosh,
+    "add": _add,
+    "asin": jnp.arcsin,
+    "asinh": jnp.arcsinh,
+    "atan": jnp.arctan,
+    "atan2": jnp.arctan2,
+    "atanh": jnp.arctanh,
+    "bitwise_and": jnp.bitwise_and,
+    "bitwise_not": jnp.bitwise_not,
+    "bitwise_or": jnp.bitwise_or,
+    "bitwise_xor": jnp.bitwise_xor,
+    "ceil": jnp.ceil,
+    "clamp": _clamp,
+    "clamp_max": lambda x, high: _clamp(x, None, high),
+    "clamp_min": _clamp,
+    "cos": jnp.cos,
+    "cosh": jnp.cosh,
+    "div": _div,
+    "eq": jnp.equal,
+    "erf": jax.lax.erf,
+    "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "expm1": jnp.expm1,
+    "floor": jnp.floor,
+    "floor_divide": jnp.floor_divide,
+    "fmod": jnp.fmod,
+    "ge": jnp.greater_equal,
+    "gt": jnp.greater,
+    "hypot": _hypot,
+    "hypot.squared": lambda a, b: a * a + b * b,
+    "isinf": jnp.isinf,
+    "isnan": jnp.isnan,
+    "le": jnp.less_equal,
+    "log": jnp.log,
+    "log10": jnp.log10,
+    "log1p": jnp.log1p,
+    "log2": jnp.log2,
+    "logical_and": jnp.logical_and,
+    "logical_not": jnp.logical_not,
+    "logical_or": jnp.logical_or,
+    "logical_xor": jnp.logical_xor,
+    "lt": jnp.less,
+    "masked_fill": lambda x, mask, value: jnp.where(mask, value, x),
+    "maximum": jnp.maximum,
+    "minimum": jnp.minimum,
+    "mul": jnp.multiply,
+    "ne": jnp.not_equal,
+    "neg": jnp.negative,
+    "pow": _pow,
+    "reciprocal": lambda x: 1 / x,
+    "remainder": jnp.remainder,
+    "round": jnp.round,
+    "rsqrt": jax.lax.rsqrt,
+    "rsub": lambda a, b, alpha=1: _sub(b, a, alpha),
+    "sign": jnp.sign,
+    "sin": jnp.sin,
+    "sinc": _sinc,
+    "sinh": jnp.sinh,
+    "special_xlog1py": _times_log(jnp.log1p, -1.0),
+    "sqrt": jnp.sqrt,
+    "sqrt.squared": lambda x: jnp.where(x < 0, jnp.nan, x),
+    "sub": _sub,
+    "tan": jnp.tan,
+    "tanh": jnp.tanh,
+    "trunc": jnp.trunc,
+    "where": jnp.where,
+    "xlogy": _times_log(jnp.log, 0.0),
+}

@@ -1,0 +1,57 @@
+"""Matrix products and convolutions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lazyscope.adapters.torch.operations.axes import channels, spread
+
+
+def _addmm(bias: Array, a: Array, b: Array, beta: Any = 1, alpha: Any = 1) -> Array:
+    product = a @ b
+    return (bias if beta == 1 else beta * bias) + (product if alpha == 1 else alpha * product)
+
+
+def _convolution(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Array:
+    n = x.ndim - 2
+    stride, padding, dilation, extra = (spread(v, n) for v in (stride, padding, dilation, output_padding))
+    spatial = "DHW"[-n:]
+    options: dict[str, Any] = {
+        "rhs_dilation": dilation,
+        "feature_group_count": groups,
+        "dimension_numbers": ("NC" + spatial, "OI" + spatial, "NC" + spatial),
+    }
+    if not transposed:
+        y = jax.lax.conv_general_dilated(x, weight, stride, [(p, p) for p in padding], **options)
+    else:  # the transpose of a strided convolution: the input spread out, the kernel reversed
+        inputs, outputs, *kernel = weight.shape
+        flipped = jnp.flip(weight, range(2, 2 + n)).reshape(groups, inputs // groups, outputs, *kernel)
+        flipped = jnp.swapaxes(flipped, 1, 2).reshape(groups * outputs, inputs // groups, *kernel)
+        reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+        widths = [(r, r + e) for r, e in zip(reach, extra, strict=True)]
+        y = jax.lax.conv_general_dilated(x, flipped, [1] * n, widths, lhs_dilation=stride, **options)
+    return y if bias is None else y + channels(bias, x.ndim)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "bmm": jnp.matmul,
+    "dot": jnp.matmul,
+    "mm": jnp.matmul,
+    "mv": jnp.matmul,
+    "convolution": _convolution,
+}

@@ -1,0 +1,126 @@
+"""The graph of a module, by `torch.export`."""
+
+import warnings
+from operator import getitem
+from typing import Any
+
+import numpy as np
+
+from lazyscope.adapters.torch.graph import Program, Reference, Step, rule
+from lazyscope.adapters.torch.squares import smooth_squares
+
+# Kept whole. Decomposed, derivatives overflow or are lost at 0, and a detached value would be differentiated.
+_WHOLE = {
+    "_safe_softmax.default",
+    "binary_cross_entropy.default",
+    "binary_cross_entropy_with_logits.default",
+    "celu.default",
+    "detach.default",
+    "hardsigmoid.default",
+    "hardswish.default",
+    "huber_loss.default",
+    "log_sigmoid.default",
+    "logsumexp.default",
+    "mish.default",
+    "sinc.default",
+    "smooth_l1_loss.default",
+    "soft_margin_loss.default",
+    "softplus.default",
+    "special_xlog1py.default",
+    "special_xlog1py.other_scalar",
+    "special_xlog1py.self_scalar",
+    "std.correction",
+    "std_mean.correction",
+    "xlogy.Scalar_Other",
+    "xlogy.Scalar_Self",
+    "xlogy.Tensor",
+}
+_EMPTY = {"_assert_tensor_metadata.default"}  # they do nothing
+# Types are cast to what the graph states; where and how an array lies in memory is JAX's business.
+_STORAGE = {"device", "dtype", "layout", "memory_format", "non_blocking", "pin_memory"}
+
+
+def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
+    """The graph of the module on one example, checked to consist of known operations."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its internals
+        try:
+            exported = torch.export.export(module, (one,))
+            _detach_without_gradient(exported)
+            table = torch.export.default_decompositions()
+            exported = exported.run_decompositions(
+                {key: how for key, how in table.items() if _named(key) not in _WHOLE}
+            )
+        except Exception as error:
+            raise ValueError(
+                f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}"
+            ) from error
+    nodes = [node for node in exported.graph.nodes if node.op == "call_function" and _named(node.target) not in _EMPTY]
+    steps = smooth_squares([_step(node) for node in nodes])
+    unknown = sorted({s.operation for s in steps if s.operation != "getitem" and rule(s.operation) is None})
+    if unknown:
+        raise ValueError(
+            f"from_torch has no JAX rule for {', '.join(unknown)} in {name}: "
+            "replace it by other operations, or write that part in JAX"
+        )
+    return Program(steps, *_inputs(exported, module, trained))
+
+
+def _detach_without_gradient(exported: Any) -> None:
+    """What a module computes under `torch.no_grad` is a constant: say so in the graph, which forgets the switch."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    for part in exported.graph_module.modules():
+        for node in [n for n in part.graph.nodes if _named(n.target) == "wrap_with_set_grad_enabled" and not n.args[0]]:
+            graph = getattr(part, node.args[1].target).graph
+            result = graph.output_node()
+            with graph.inserting_before(result):
+                detached = [graph.call_function(torch.ops.aten.detach.default, (value,)) for value in result.args[0]]
+            result.args = (tuple(detached),)
+
+
+def _named(target: Any) -> str:
+    return str(target).removeprefix("aten.")
+
+
+def _inputs(exported: Any, module: Any, trained: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], str, str]:
+    from torch.export.graph_signature import InputKind, OutputKind  # pyright: ignore[reportMissingImports]
+
+    first = {id(parameter): key for key, parameter in trained.items()}
+    everything = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+    everything |= dict(exported.constants)
+    leaves, constants, source = {}, {}, ""
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            source = spec.arg.name
+        elif id(tensor := everything[spec.target]) in first:
+            leaves[spec.arg.name] = first[id(tensor)]
+        else:
+            constants[spec.arg.name] = np.array(tensor.detach().cpu().numpy())
+    results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+    return leaves, constants, source, results[0].arg.name
+
+
+def _step(node: Any) -> Step:
+    kwargs = {key: _referred(value) for key, value in node.kwargs.items() if key not in _STORAGE}
+    value = node.meta.get("val")
+    dtype = np.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
+    operation = "getitem" if node.target is getitem else _named(node.target)
+    return Step(node.name, operation, _referred(node.args), kwargs, dtype)
+
+
+def _referred(argument: Any) -> Any:
+    from torch.fx import Node  # pyright: ignore[reportMissingImports]
+
+    if isinstance(argument, Node):
+        return Reference(argument.name)
+    if isinstance(argument, list | tuple):
+        return [_referred(part) for part in argument]
+    return argument
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what PyTorch or JAX says, or the name of the error."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
