@@ -490,11 +490,99 @@ def test_a_real_full_disk(tmp_path):
         subprocess.run(["umount", str(small_disk)], check=True)
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path):
+def test_what_a_killed_writer_left_is_swept_away_and_nothing_else(tmp_path):
     Store(tmp_path / "s").close()
-    (tmp_path / "s" / "chunks" / ".abc.npz.tmp").write_bytes(b"half")
+    folder = tmp_path / "s" / "chunks"
+    (folder / f".{'0' * 64}.npz.ab_c123x").write_bytes(b"half")
+    foreign = [
+        ".gitkeep",
+        "._x.npz",
+        ".DS_Store",
+        ".nfs000a1",
+        "Thumbs.db",
+        "desktop.ini",
+        f"._{'0' * 64}.npz",
+        "x.npz",
+    ]
+    for name in foreign:
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / f"{'1' * 64}.npz").mkdir()
     Store(tmp_path / "s").close()
-    assert list((tmp_path / "s" / "chunks").iterdir()) == []
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == sorted([*foreign, ".ipynb_checkpoints", f"{'1' * 64}.npz"])
+    assert stores.check(tmp_path / "s") == (0, [])
+    assert stores.status(tmp_path / "s") == ([], [], [])
+
+
+def test_a_folder_that_only_a_system_has_been_in_becomes_a_store(tmp_path):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"):
+        (tmp_path / name).write_text("")
+    Store(tmp_path).close()
+    assert (tmp_path / "Thumbs.db").exists()
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_sync_or_modes_has_a_store(tmp_path, monkeypatch, code):
+    def refuse(*_arguments, **_options):
+        raise OSError(getattr(errno, code), "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr("pathlib.Path.chmod", refuse)
+    with Store(tmp_path / "s") as store:
+        xr.testing.assert_identical(run(store), run())
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        stores.write_atomic(tmp_path / "x", b"x")
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_arguments):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(StoreError, match=rf"a file system with locks, got .* for {tmp_path}/s/lock: name a folder"):
+            Store(tmp_path / "s")
+    Store(tmp_path / "s").close()
+
+
+def test_a_lock_of_another_user_is_said(tmp_path, monkeypatch):
+    opened = os.open
+
+    def denied(path, *arguments, **options):
+        if str(path).endswith("/lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    Store(tmp_path / "s").close()
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(StoreError, match=r"a lock that this user may write, got Permission denied for .*/s/lock"):
+        Store(tmp_path / "s")
+
+
+def test_a_store_is_closed_by_any_thread(tmp_path):
+    store = Store(tmp_path / "s")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.close).result()
+    Store(tmp_path / "s").close()
+
+
+def test_workers_threads_are_compared_with_those_of_workers(filled, monkeypatch):
+    monkeypatch.setenv("NPROC", "3")
+    lines = []
+    with Store(filled, notify=lines.append) as store:
+        view = store.view(cell, version=1, key=KEY)
+        cells = [Cell((("t", 0.5),), 0)]
+        assert view.done(cells, origin={"xla_threads": "1"}) == [True]
+        assert lines == []
+        view.done(cells)
+    assert len(lines) == 1
+    assert "computed with xla_threads 1, this is 3" in lines[0]
 
 
 def test_results_of_another_version_are_announced(filled, monkeypatch):
