@@ -44,7 +44,7 @@ def traced(function: Function, fixed: Mapping[str, Any], example: Cell, key: Key
         needed = _needed(function, fixed, dict(example.coords), key, values)
         if not needed:
             raise
-        use = "sets a shape" if "shape" in str(error).lower() else "is used as a Python value"
+        use = "sets a shape" if "Shapes must be" in str(error) else "is used as a Python value"
         names = ", ".join(map(repr, needed))
         axis = f"axis {names} {use}, so it" if len(needed) == 1 else f"each of axes {names} {use}, so they"
         raise CellError(f"{axis} must be static: sweep(..., static={(*fixed, *needed)!r})") from error
@@ -88,7 +88,7 @@ def _uncommitted(value: Any) -> Any:
 def arrays(function: Function, results: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
     """What a cell returned, converted to arrays. Raises CellError unless it is a dict of arrays of numbers."""
     if not isinstance(results, Mapping) or not results:
-        got = "an empty one" if isinstance(results, Mapping) else type(results).__name__
+        got = "an empty one" if isinstance(results, Mapping) else _kind(results)
         raise CellError(
             f'a cell must return a dict of named arrays, got {got} from {name_of(function)}: return {{"value": ...}}'
         )
@@ -100,12 +100,22 @@ def arrays(function: Function, results: Any, convert: Callable[[Any], Any]) -> d
             found[name] = convert(value)
         except (TypeError, ValueError):
             found[name] = None
-        if found[name] is None or not jnp.issubdtype(found[name].dtype, np.generic) or found[name].dtype.kind in "OUSM":
+        if found[name] is None or not _numbers(found[name].dtype):
             raise CellError(
-                f"results must be arrays of numbers, got {type(value).__name__} for {name!r} from {name_of(function)}: "
+                f"results must be arrays of numbers, got {_kind(value)} for {name!r} from {name_of(function)}: "
                 "give every array a name of its own"
             )
     return found
+
+
+def _numbers(dtype: Any) -> bool:
+    return not jnp.issubdtype(dtype, jax.dtypes.extended) and dtype.kind not in "OUSM"
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, jax.Array):
+        return type(value).__name__
+    return "a random key" if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else "an array"
 
 
 def shapes_of(rows: Mapping[str, np.ndarray]) -> Shapes:
