@@ -152,9 +152,10 @@ def jitted(key, t):
 
 def test_a_function_that_is_no_name_for_itself_goes_by_value():
     with executors.local(1) as pool:  # a process is started by the first call
-        sent = pickle.loads(pickle.dumps(sendable(jitted, [], pool)))
+        sent = sendable(jitted, [], pool)
     assert isinstance(sent, ByValue)
-    assert sent(KEY, t=2.0)["value"] == jitted(KEY, t=2.0)["value"]
+    for function in (sent, pickle.loads(pickle.dumps(sent))):
+        assert function(KEY, t=2.0)["value"] == jitted(KEY, t=2.0)["value"]
     assert sendable(jitted, [], Answering()) is jitted, "Dask and submitit send by value themselves"
 
 
@@ -475,7 +476,7 @@ def test_the_page_on_dask_runs(place, monkeypatch):
 
     for name in fresh.SET_HERE:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTHONPATH", fresh.environment(place)["PYTHONPATH"])
+    monkeypatch.syspath_prepend(place)  # workers take it over
     (block,) = blocks("dask")
     options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
     with LocalCluster(**options) as cluster:

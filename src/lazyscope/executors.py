@@ -364,4 +364,5 @@ def in_words(error: BaseException) -> str:
         told = [line for line in text.splitlines() if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
         if told:
             return told[-1]
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    first = " ".join(text.split("\n\n")[0].split())
+    return f"{type(error).__name__}: {first[:300]}" if text else type(error).__name__

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ HOW = "move it to the top level of a module and pass what it needs as settings (
 
 @dataclass(frozen=True)
 class ByValue:
-    """A function that goes to a worker with its code, since the worker cannot import it."""
+    """A function that goes to a worker with its code, and arrives as itself: the worker cannot import it."""
 
     code: bytes
 
-    @cached_property
-    def _function(self) -> Function:
-        return pickle.loads(self.code)
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it."""
-        return self._function(*args, **kwargs)
+        return pickle.loads(self.code)(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made when it arrives and not when it is called, which may be in a trace: arrays come with it.
+        return pickle.loads, (self.code,)
 
 
 def sendable(function: Function, values: Sequence[Any], executor: Executor) -> Function:
