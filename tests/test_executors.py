@@ -162,8 +162,7 @@ def test_a_function_that_is_no_name_for_itself_goes_by_value():
 @pytest.mark.parametrize("values", [[], [lambda: 1]])
 def test_what_can_be_sent_in_no_way_is_refused_before_a_worker_starts(values, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    function = descend if values else jitted
-    name = function.__qualname__
+    function, name = (descend, "descend") if values else (jitted, "jitted")
     with (
         executors.local(1) as pool,
         pytest.raises(
@@ -466,7 +465,7 @@ def ran(place, script, cells=20, store="results/store"):
 
 @pytest.mark.slow
 def test_the_example_of_the_module_runs(place):
-    (example,) = re.findall(r"\n\n(    import jax\n.*?\n)\n\w", executors.__doc__, re.DOTALL)
+    (example,) = re.findall(r"\n\n(    import jax\n.*?\n)\n\w", executors.__doc__ or "", re.DOTALL)
     assert "Dataset" in ran(place, textwrap.dedent(example), store="store").stdout
 
 
@@ -479,7 +478,8 @@ def test_the_page_on_dask_runs(place, monkeypatch):
     monkeypatch.syspath_prepend(place)  # workers take it over
     (block,) = blocks("dask")
     options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
-    with LocalCluster(**options) as cluster:
+    cluster: Any = LocalCluster(**options)
+    with cluster:
         ran(place, block.replace("tcp://10.0.0.1:8786", cluster.scheduler_address))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 Progress = Callable[[int, int, str], None]
-Function = Callable[..., Mapping[str, Array]]
+Function = Callable[..., Mapping[str, Any]]  # arrays, or what becomes one
 
 
 class Cell(NamedTuple):
