@@ -1,4 +1,7 @@
+import errno
+import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -8,7 +11,8 @@ import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 
-from lazyscope.cli import main
+from lazyscope.cli import main, streams
+from lazyscope.cli.loading import on_case
 from lazyscope.papers import FIGURES
 
 ENTRY = "from lazyscope.cli import entry; entry()"
@@ -320,3 +324,156 @@ def test_landscape_refuses_in_one_line(arguments, message, own_model, in_process
     assert message in captured.err
     assert len(lines(captured.err)) == 1
     assert not out.exists()
+
+
+# --- other people's files and streams ---------------------------------------------------------------------------------
+
+ANNOTATED = """
+from __future__ import annotations
+import os, pickle
+from dataclasses import dataclass
+import jax, jax.numpy as jnp, lazyscope as ls
+{model}
+print("loaded")
+os.system("echo a process of its own")
+problem = ls.teacher_student(jax.random.key(0), n=20, d=4, n_test=10)
+def apply(w, x):
+    print("traced")
+    jax.debug.print("ran {{}}", w.sum())
+    return x @ w
+case = ls.Case(apply, jnp.zeros(4), problem)
+"""
+MODELS = {
+    "dataclass": "@dataclass(frozen=True)\nclass Net:\n    width: int\npickle.loads(pickle.dumps(Net(3)))",
+    "flax": "import flax.linen as nn\nclass Net(nn.Module):\n    width: int\nNet(3)",
+    "equinox": "import equinox as eqx\nclass Net(eqx.Module):\n    w: jax.Array\nNet(jnp.zeros(4))",
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_file_with_annotations_as_strings_and_prints_of_its_own(kind, tmp_path, capsys):
+    file = tmp_path / f"my_{kind}.py"
+    file.write_text(ANNOTATED.format(model=MODELS[kind]))
+    assert on_case(f"{file}:case", lambda case: case.apply(case.params0, case.problem.x).shape) == (20,)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert {"loaded", "traced", "ran 0.0"} <= set(printed.err.splitlines())
+
+
+@pytest.mark.slow
+def test_what_the_processes_of_a_file_print_is_not_the_result(tmp_path):
+    file = tmp_path / "my_model.py"
+    file.write_text(ANNOTATED.format(model=""))
+    command = [sys.executable, "-c", ENTRY, "diagnose", f"{file}:case", "--json", "--steps", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["regime"] == "lazy"
+    assert "a process of its own" in done.stderr.splitlines()
+
+
+def test_a_file_that_fails_leaves_nothing_behind(in_process, tmp_path, capsys):
+    (tmp_path / "half.py").write_text("import numpy\nclass Net: pass\nraise RuntimeError('half')")
+    before, places = set(sys.modules), list(sys.path)
+    assert main(["diagnose", f"{tmp_path / 'half.py'}:case"]) == 2
+    assert "half.py:3 raised RuntimeError: half" in capsys.readouterr().err
+    assert sys.path == places
+    assert not [name for name in set(sys.modules) - before if "half" in name]
+
+
+def test_names_in_a_checkpoint_that_are_no_parameters(own_model, in_process, tmp_path, capsys):
+    np.savez(tmp_path / "w.npz", w=np.ones(4), running_mean=np.ones(4), running_var=np.ones(4))
+    after = ["--after", str(tmp_path / "w.npz")]
+    assert main(["diagnose", f"{own_model}:linear", *after]) == 2
+    assert "has running_mean, running_var: name those with --ignore NAME ..." in capsys.readouterr().err
+    assert main(["diagnose", f"{own_model}:linear", "--json", *after, "--ignore", "running_*"]) == 0
+    assert json.loads(capsys.readouterr().out)["regime"] == "lazy"
+    drawn = ["--resolution", "3", "--units", "w=0", "--out", str(tmp_path / "out")]
+    assert main(["landscape", f"{own_model}:linear", *after, *drawn]) == 2
+    assert main(["landscape", f"{own_model}:linear", *after, *drawn, "--ignore", "running_mean", "running_var"]) == 0
+
+
+def run_with(stream, encoding="utf-8"):
+    """What `kept` leaves on standard error and whether it says that output was refused."""
+    out, err = io.TextIOWrapper(stream, encoding), io.StringIO()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err
+    try:
+        with streams.kept() as refused:
+            print("‖Dh‖ é")
+            print("the end")
+    finally:
+        sys.stdout, sys.stderr = before
+    assert out.errors == "strict"
+    return out, err.getvalue(), refused
+
+
+class Broken(io.BytesIO):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, data):
+        raise self.error
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("utf-8", "‖Dh‖ é\n"), ("latin-1", "\\u2016Dh\\u2016 é\n"), ("ascii", "\\u2016Dh\\u2016 \\xe9\n")],
+)
+def test_characters_that_an_encoding_lacks_are_escaped(encoding, written):
+    out, said, refused = run_with(io.BytesIO(), encoding)
+    out.flush()
+    assert out.buffer.getvalue().decode(encoding) == f"{written}the end\n"
+    assert (said, refused) == ("", [])
+
+
+def test_a_result_that_output_does_not_take_goes_to_standard_error():
+    _, said, refused = run_with(Broken(OSError(errno.ENOSPC, "No space left on device")))
+    assert refused == ["No space left on device"]
+    first, *rest = said.splitlines()
+    assert first == "lazyscope: standard output did not take the result (No space left on device), here it is:"
+    assert rest == ["‖Dh‖ é", "the end"]
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    assert run_with(Broken(BrokenPipeError(errno.EPIPE, "Broken pipe")))[1:] == ("", [])
+    assert run_with(Broken(ValueError("I/O operation on closed file")))[1:] == ("", [])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")  # noqa: PTH110
+def test_a_full_disk_behind_standard_output_costs_no_result():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([sys.executable, "-c", ENTRY, "list", "--json"], stdout=full, stderr=subprocess.PIPE)
+    said, result = done.stderr.decode().split("\n", 1)
+    assert done.returncode == 1
+    assert "No space left on device" in said
+    assert [entry["name"] for entry in json.loads(result)] == list(FIGURES)
+
+
+@pytest.mark.parametrize("redirection", ["| head -c 1", ">&-", "2>&-", ">&- 2>&-"])
+def test_commands_end_well_whatever_becomes_of_their_streams(redirection):
+    shell = f'set -o pipefail; "{sys.executable}" -c "{ENTRY}" list {redirection}'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_page_that_cannot_be_made_costs_no_figure(monkeypatch, tmp_path, capsys):
+    from lazyscope import report
+    from lazyscope.papers import reproduce
+
+    made = []
+
+    def stub(name, *, size, out, **_):
+        made.append(name)
+        return report.Item(name, "t", "c", size, "cmd", [], {}, [["x"], ["1"]], {"lazyscope": "0"}), []
+
+    monkeypatch.setattr(reproduce, "reproduce", stub)
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
+    assert main(["reproduce", "note-fig4", "note-fig3", "--size", "tiny", "--out", str(tmp_path), "--json"]) == 1
+    assert made == ["note-fig4", "note-fig3"]
+    printed = capsys.readouterr()
+    assert set(json.loads(printed.out)["figures"]) == set(made)
+    assert json.loads(printed.out)["page"] is None
+    assert "the page could not be made, figures and numbers are kept in" in printed.err

@@ -1,12 +1,14 @@
 """A store gives back what was put in, computes nothing twice, and says in one line what is wrong with it."""
 
 import errno
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +23,9 @@ import xarray as xr
 
 from lazyscope import store as stores
 from lazyscope import sweep as sweep_function
+from lazyscope.papers import protocol
 from lazyscope.store import Store, StoreError, chunks, keys
+from lazyscope.store.code import fingerprint
 from lazyscope.store.origin import origin
 from lazyscope.sweep import Cell, program
 
@@ -490,11 +494,99 @@ def test_a_real_full_disk(tmp_path):
         subprocess.run(["umount", str(small_disk)], check=True)
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path):
+def test_what_a_killed_writer_left_is_swept_away_and_nothing_else(tmp_path):
     Store(tmp_path / "s").close()
-    (tmp_path / "s" / "chunks" / ".abc.npz.tmp").write_bytes(b"half")
+    folder = tmp_path / "s" / "chunks"
+    (folder / f".{'0' * 64}.npz.ab_c123x").write_bytes(b"half")
+    foreign = [
+        ".gitkeep",
+        "._x.npz",
+        ".DS_Store",
+        ".nfs000a1",
+        "Thumbs.db",
+        "desktop.ini",
+        f"._{'0' * 64}.npz",
+        "x.npz",
+    ]
+    for name in foreign:
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / f"{'1' * 64}.npz").mkdir()
     Store(tmp_path / "s").close()
-    assert list((tmp_path / "s" / "chunks").iterdir()) == []
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == sorted([*foreign, ".ipynb_checkpoints", f"{'1' * 64}.npz"])
+    assert stores.check(tmp_path / "s") == (0, [])
+    assert stores.status(tmp_path / "s") == ([], [], [])
+
+
+def test_a_folder_that_only_a_system_has_been_in_becomes_a_store(tmp_path):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"):
+        (tmp_path / name).write_text("")
+    Store(tmp_path).close()
+    assert (tmp_path / "Thumbs.db").exists()
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_sync_or_modes_has_a_store(tmp_path, monkeypatch, code):
+    def refuse(*_arguments, **_options):
+        raise OSError(getattr(errno, code), "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr("pathlib.Path.chmod", refuse)
+    with Store(tmp_path / "s") as store:
+        xr.testing.assert_identical(run(store), run())
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        stores.write_atomic(tmp_path / "x", b"x")
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_arguments):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(StoreError, match=rf"a file system with locks, got .* for {tmp_path}/s/lock: name a folder"):
+            Store(tmp_path / "s")
+    Store(tmp_path / "s").close()
+
+
+def test_a_lock_of_another_user_is_said(tmp_path, monkeypatch):
+    opened = os.open
+
+    def denied(path, *arguments, **options):
+        if str(path).endswith("/lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    Store(tmp_path / "s").close()
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(StoreError, match=r"a lock that this user may write, got Permission denied for .*/s/lock"):
+        Store(tmp_path / "s")
+
+
+def test_a_store_is_closed_by_any_thread(tmp_path):
+    store = Store(tmp_path / "s")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.close).result()
+    Store(tmp_path / "s").close()
+
+
+def test_workers_threads_are_compared_with_those_of_workers(filled, monkeypatch):
+    monkeypatch.setenv("NPROC", "3")
+    lines = []
+    with Store(filled, notify=lines.append) as store:
+        view = store.view(cell, version=1, key=KEY)
+        cells = [Cell((("t", 0.5),), 0)]
+        assert view.done(cells, origin={"xla_threads": "1"}) == [True]
+        assert lines == []
+        view.done(cells)
+    assert len(lines) == 1
+    assert "computed with xla_threads 1, this is 3" in lines[0]
 
 
 def test_results_of_another_version_are_announced(filled, monkeypatch):
@@ -505,6 +597,168 @@ def test_results_of_another_version_are_announced(filled, monkeypatch):
         run(store)
     assert len(lines) == 1
     assert f"computed with jax {jax.__version__}, this is 99" in lines[0]
+
+
+# --- code -----------------------------------------------------------------------------------------------------------
+
+MODULE = """
+from dataclasses import dataclass
+import functools
+import jax
+import helpers
+
+SCALE = 1.0
+CACHE = object()  # of no kind that decides numbers
+
+
+@dataclass(frozen=True)
+class Kind:
+    power: int = 1
+
+    def of(self, value):
+        return value**self.power
+
+
+def inner(t, bound=2.0):
+    # a comment
+    return bound * t
+
+
+def made(factor):
+    def product(t):
+        return factor * t
+
+    return product
+
+
+double = made(2)
+
+
+@jax.jit
+def compiled(t):
+    return t + 1
+
+
+def cell(key, *, t, rule=inner):
+    \"\"\"What it does.\"\"\"
+    return {"value": SCALE * rule(t) + Kind().of(double(t)) + compiled(t) + helpers.shift(t) * jax.random.normal(key)}
+
+
+def rule(t):
+    return t
+"""
+HELPERS = "OFFSET = 3.0\ndef shift(t):\n    return t + OFFSET\n"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """`package(changes)` is a fresh import of a user's package, with some of its text changed."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    numbers = iter(range(100))
+
+    def imported(*changes):
+        text = MODULE, HELPERS
+        for old, new in changes:
+            assert any(old in part for part in text)
+            text = tuple(part.replace(old, new) for part in text)
+        folder = tmp_path / f"user{next(numbers)}"
+        folder.mkdir()
+        # The same names every time, from files of their own: Python keeps what it has compiled of a file.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "user"]:
+            del sys.modules[name]
+        files = {
+            "__init__": "",
+            "helpers": text[1],
+            "cells": text[0].replace("import helpers", "from user import helpers"),
+        }
+        for name, part in files.items():
+            (folder / f"{name}.py").write_text(part)
+        package = types.ModuleType("user")
+        package.__path__ = [str(folder)]
+        sys.modules["user"] = package
+        return importlib.import_module("user.cells")
+
+    yield imported
+    for name in [name for name in sys.modules if name.partition(".")[0] == "user"]:
+        del sys.modules[name]
+
+
+SAME = [("# a comment", "# another"), ("What it does.", "What it does not."), ("    return t\n", "    return (t)\n")]
+OTHER = [
+    ("SCALE = 1.0", "SCALE = 2.0"),
+    ("power: int = 1", "power: int = 2"),
+    ("value**self.power", "value*self.power"),
+    ("bound=2.0", "bound=3.0"),
+    ("bound * t", "bound / t"),
+    ("factor * t", "factor / t"),
+    ("made(2)", "made(3)"),
+    ("t + 1", "t + 2"),
+    ("OFFSET = 3.0", "OFFSET = 4.0"),
+    ("t + OFFSET", "t - OFFSET"),
+    ("SCALE * rule(t)", "SCALE + rule(t)"),
+]
+
+
+def test_a_fingerprint_covers_all_code_that_a_function_reaches_and_nothing_else(package):
+    before = fingerprint(package().cell)
+    assert before == fingerprint(package(*SAME[:2]).cell)
+    found = [fingerprint(package(change).cell) for change in OTHER]
+    assert len({before, *found}) == 1 + len(OTHER)
+
+
+def test_a_fingerprint_covers_functions_among_the_settings(package):
+    def of(module):
+        return fingerprint(partial(module.cell, rule=module.rule))
+
+    assert of(package()) == of(package(*SAME))
+    assert of(package()) != of(package(("def rule(t):\n    return t", "def rule(t):\n    return 2 * t")))
+
+
+def test_a_fingerprint_stays_what_it_is():
+    # Equal on every version of Python; a change tells every user of a store that their code has changed.
+    assert fingerprint(rule) == "0b5df17b75490847e090fb8644f071ae4128ec12df376f9f74be033d2decc7a2"
+
+
+def test_code_without_source_and_our_own_has_no_fingerprint():
+    space: dict[str, Any] = {"__name__": "somewhere"}
+    exec("def cell(key): return {'value': 1.0}", space)
+    assert fingerprint(space["cell"]) is None
+    assert fingerprint(protocol.train) is None
+
+
+def test_a_change_of_code_without_one_of_the_version_is_told_and_computes_nothing(package, tmp_path):
+    def sweep(module, store, **options):
+        return sweep_function(module.cell, {"t": [1.0, 2.0]}, key=KEY, seeds=2, store=store, **options)
+
+    lines = []
+    with Store(tmp_path / "s", notify=lines.append) as store:
+        first = sweep(package(), store)
+        sweep(package(), store)
+        assert lines == []
+        changed = package(("SCALE = 1.0", "SCALE = 2.0"))
+        counting = Counting(store)
+        xr.testing.assert_identical(sweep(changed, counting), first)
+        sweep(changed, counting)
+        assert counting.written == 0
+        (line,) = lines
+        assert line.startswith("the code of user.cells.cell has changed since 4 of its cells in ")
+        assert line.endswith(
+            "were computed, and its version is still 1: they are used as they are; raise it where numbers change"
+        )
+        assert not sweep(changed, store, version=2).equals(first)
+        assert len(lines) == 1
+
+
+def test_cells_of_a_store_from_before_fingerprints_are_used_in_silence(package, tmp_path, monkeypatch):
+    module = package()
+    options: dict[str, Any] = {"key": KEY, "seeds": 2}
+    with monkeypatch.context() as older, Store(tmp_path / "s") as store:
+        older.setattr("lazyscope.store.folder.fingerprint", lambda function: None)
+        first = sweep_function(module.cell, {"t": [1.0]}, store=store, **options)
+    assert "code" not in chunks.read_header(files(tmp_path / "s")[0]).origin
+    with Store(tmp_path / "s", notify=pytest.fail) as store:
+        xr.testing.assert_identical(sweep_function(module.cell, {"t": [1.0]}, store=store, **options), first)
+        assert sweep_function(module.cell, {"t": [1.0, 2.0]}, store=store, **options).sizes["t"] == 2
 
 
 # --- provenance and tables ------------------------------------------------------------------------------------------

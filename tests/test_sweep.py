@@ -8,6 +8,7 @@ import pytest
 
 from lazyscope import sweep
 from lazyscope.sweep import Memory
+from lazyscope.sweep.axes import points, root_key, seed_list
 
 KEY = jax.random.key(5)
 
@@ -139,6 +140,10 @@ def test_progress_counts_every_cell_once():
     assert {call[1] for call in calls} == {6}
 
 
+def value(key, *, t):
+    return {"value": t * jax.random.normal(key)}
+
+
 @pytest.mark.parametrize(
     ("axes", "options", "message"),
     [
@@ -147,11 +152,168 @@ def test_progress_counts_every_cell_once():
         ({"t": [1.0]}, {"seeds": 0}, "at least one seed, got seeds=0"),
         ({"t": [1.0]}, {"static": ["u"]}, r"static names must be axes, got \['u'\]"),
         ({"t": [1.0]}, {"dims": {}}, "result 'path' has 1 axes of its own, but dims names"),
+        (
+            {"t": [1.0]},
+            {"dims": {**DIMS, "pth": ("i",)}},
+            r"dims must name results, got 'pth': the results are \[.*'path'",
+        ),
+        ({"t": [1.0]}, {"dims": {"path": ("t",)}}, "dims must be names of their own, got 't' for 'path'"),
+        ({"t": [1.0]}, {"dims": {"path": ("value",)}}, "dims must be names of their own, got 'value' for 'path'"),
+        ({"t": [1.0]}, {"dims": {"path": "i"}}, r"dims must give lists of names, got 'i' for 'path': write \('i',\)"),
+        ({"seed": [1.0]}, {}, "axes must have names of their own, got 'seed'"),
+        ({"u": [1.0]}, {}, r"must take a key and then u by name, got draw\(key, \*, t, power=1\) \(missing .* 't'\)"),
+        ({"t": ["a"]}, {}, r"axis 't' must have numbers, got \['a'\]: name it in static"),
+        ({"t": "ab"}, {}, r"axis 't' must be a list of values, got 'ab': write \[...\]"),
+        ({"t": np.ones((2, 2))}, {}, r"axis 't' must be a list of values, got shape \(2, 2\)"),
+        ({"t": [2**70]}, {}, "integers that fit int64, got .*: turn on jax_enable_x64, or write them as floats"),
+        ({"t": [(1, 2), (3, 4)]}, {"static": ["t"]}, "axis 't' must have values that can label a coordinate"),
+        ({"t": [(1,), (3, 4)]}, {"static": ["t"]}, "axis 't' must have values that can label a coordinate"),
+        ({"t": [1, "a"]}, {"static": ["t"]}, r"can label a coordinate, .* got \[1, 'a'\]: sweep over names"),
+        ({"t": [{}, {"a": 1}]}, {"static": ["t"]}, "axis 't' must have values that can be compared, got {}"),
     ],
 )
-def test_bad_specifications_are_refused(axes, options, message):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bad_specifications_are_refused_before_the_second_cell(axes, options, message, compiled):
+    if not compiled and ("numbers" in message or "integers" in message):
+        pytest.skip("such values reach a function with a loop of its own as they are")
+    done = []
+    options = {"key": KEY, "seeds": 2, "dims": DIMS, "compiled": compiled} | options
+    with pytest.raises(ValueError, match=message) as refused:
+        sweep(draw, axes, progress=lambda *call: done.append(call[0]), **options)
+    assert "\n" not in str(refused.value)
+    assert sum(done) == 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (lambda key, t: t, "a cell must return a dict of named arrays, got .* from .*: return {"),
+        (lambda key, t: (t, t), "a cell must return a dict of named arrays, got tuple from"),
+        (lambda key, t: {}, "a cell must return a dict of named arrays, got an empty one from"),
+        (lambda key, t: {"v": None}, "results must be arrays of numbers, got NoneType for 'v'"),
+        (lambda key, t: {"v": {"w": t}}, "results must be arrays of numbers, got dict for 'v'"),
+        (lambda key, t: {"v": "x"}, "results must be arrays of numbers, got str for 'v'"),
+        (lambda key, t: {"v": key}, "results must be arrays of numbers, got a random key for 'v'"),
+        (lambda key, t: {1: t}, "results must have names, got 1 from"),
+        (lambda key, t: {"t": t}, "results must not be called like an axis or 'seed', got 't'"),
+        (lambda key, t: {"seed": t}, "results must not be called like an axis or 'seed', got 'seed'"),
+    ],
+)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_results_that_no_dataset_can_hold_are_refused_with_the_first_cell(cell, message, compiled):
+    done = []
     with pytest.raises(ValueError, match=message):
-        sweep(draw, axes, **({"key": KEY, "seeds": 2, "dims": DIMS} | options))
+        sweep(cell, {"t": [1.0, 2.0]}, key=KEY, seeds=2, compiled=compiled, progress=lambda *c: done.append(c[0]))
+    assert sum(done) == 0
+
+
+def test_results_of_two_shapes_are_refused_before_anything_is_computed():
+    ran = []
+
+    def cell(key, *, n):
+        jax.debug.callback(lambda: ran.append(n))
+        return {"v": jnp.ones(n)}
+
+    with pytest.raises(ValueError, match=r"need the same results, got v \(1,\) and v \(2,\) in another cell: pad them"):
+        sweep(cell, {"n": [1, 2]}, key=KEY, seeds=1, static=["n"], dims={"v": ("i",)})
+    assert ran == []
+    two = {"v": ("i",), "w": ("i",)}
+    with pytest.raises(ValueError, match=r"dims of one name must be of one size, got 'i' of 2 and of 3 in 'w'"):
+        sweep(lambda key: {"v": jnp.ones(2), "w": jnp.ones(3)}, {}, key=KEY, seeds=1, dims=two)
+
+
+def test_results_unlike_those_in_a_store_are_refused_before_anything_is_computed():
+    store = OneView()
+    sweep(value, {"t": [1.0]}, key=KEY, seeds=2, store=store)
+    with pytest.raises(ValueError, match=r"got value \(\) and path \(3,\), value \(\)|raise the function's version"):
+        sweep(draw, {"t": [1.0, 2.0]}, key=KEY, seeds=2, dims=DIMS, store=store)
+    assert len(store.rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "axes", "message"),
+    [
+        (lambda key, n, t: {"v": t * jnp.ones(n).sum()}, {"t": [1.0]}, r"axis 'n' sets a shape, .*static=\('n',\)\)"),
+        (
+            lambda key, n: {"v": jnp.ones((n, 2)).sum()},
+            {},
+            r"axis 'n' sets a shape, so it must be static: sweep\(..., st",
+        ),
+        (lambda key, n: {"v": jnp.arange(n).sum()}, {}, r"axis 'n' is used as a Python value, so it must be static"),
+        (lambda key, n: {"v": 1.0 if n > 2 else 0.0}, {}, r"axis 'n' is used as a Python value, so it must be static"),
+        (lambda key, n: {"v": 1.0 * sum(range(n))}, {}, r"axis 'n' is used as a Python value, so it must be static"),
+        (lambda key, n: {"v": np.sin(n)}, {}, r"axis 'n' is used as a Python value, so it must be static"),
+        (
+            lambda key, n, m, s: {"v": jnp.ones((n, m)).sum()},
+            {"m": [1], "s": ["a"]},
+            r"each of axes 'n', 'm' sets a shape, so they must be static: sweep\(..., static=\('s', 'n', 'm'\)\)",
+        ),
+    ],
+)
+def test_an_axis_that_must_be_static_is_named(cell, axes, message):
+    static = [name for name in axes if name == "s"]
+    axes = {"n": [1, 2]} | axes
+    with pytest.raises(ValueError, match=message) as refused:
+        sweep(cell, axes, key=KEY, seeds=1, static=static)
+    assert "\n" not in str(refused.value)
+    assert sweep(cell, axes, key=KEY, seeds=1, static=list(axes)).v.shape == (*map(len, axes.values()), 1)
+
+
+def test_what_a_cell_raises_of_its_own_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        sweep(lambda key, t: {"v": 1 / 0}, {"t": [1.0]}, key=KEY, seeds=1)
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        sweep(lambda key, t: {"v": 1.0 if jax.random.normal(key) > 0 else t}, {"t": [1.0]}, key=KEY, seeds=1)
+
+
+@pytest.mark.parametrize("key", [0, None, "0", 1.5, np.zeros(2), jax.random.split(KEY, 2), np.zeros(3, np.uint32)])
+def test_anything_but_one_key_is_refused(key):
+    with pytest.raises(ValueError, match=r"key must be one random key, got .*: pass jax.random.key\(0\)"):
+        root_key(key)
+
+
+def test_keys_of_the_old_kind_are_keys():
+    options = {"axes": {"t": [1.0]}, "seeds": 2}
+    expected = sweep(value, key=jax.random.key(5), **options)
+    assert sweep(value, key=jax.random.PRNGKey(5), **options).identical(expected)
+
+
+def test_whole_numbers_of_any_library_count_seeds_and_label_axes():
+    expected = sweep(value, {"t": [1.0, 2.0]}, key=KEY, seeds=3)
+    axis = [jnp.asarray(1.0), np.float32(2.0)]
+    assert sweep(value, {"t": axis}, key=KEY, seeds=seed_list(np.int64(3))).identical(expected)
+    with pytest.raises(ValueError, match=r"seeds must be a whole number or a list of them, got 2.0: 10, say"):
+        seed_list(2.0)
+    with pytest.raises(ValueError, match=r"axis 't' must be a list of values, got 1.0: write \[...\]"):
+        points({"t": 1.0}, (), compiled=True)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("device", jax.local_devices())
+def test_arrays_and_keys_on_one_device_are_used_on_all(compiled, device):
+    def using(weights, other):
+        def cell(key, *, t):
+            return {"value": t * weights.sum() + jax.random.normal(key), "noise": jax.random.normal(other)}
+
+        return cell
+
+    anywhere = (jnp.arange(3.0), jax.random.key(1), KEY)
+    there = jax.device_put(anywhere, device)
+    options = {"axes": {"t": [1.0, 2.0]}, "seeds": 3, "compiled": compiled}
+    expected = sweep(using(*anywhere[:2]), key=KEY, **options)
+    assert sweep(using(*there[:2]), key=there[2], **options).identical(expected)
+
+
+def test_a_progress_that_fails_costs_no_result():
+    def progress(*call):
+        calls.append(call)
+        raise OSError("no terminal")
+
+    calls = []
+    with pytest.warns(UserWarning, match="progress raised OSError: no terminal: the sweep goes on without it"):
+        ds = sweep(value, {"t": [1.0]}, key=KEY, seeds=2, progress=progress)
+    assert len(calls) == 1
+    assert ds.identical(sweep(value, {"t": [1.0]}, key=KEY, seeds=2))
 
 
 def test_devices_that_share_threads_are_refused_before_they_wait_for_each_other(monkeypatch):

@@ -7,12 +7,8 @@ When this fails: raise the VERSION beside the function if its numbers change at 
 which writes tests/versions.json anew.
 """
 
-import ast
 import hashlib
-import inspect
 import json
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,6 +17,7 @@ from lazyscope.papers import convergence_cells, flow_cells, practice, protocol, 
 from lazyscope.papers.chizat2019 import deep_cells, fig2b, fig3c, particles
 from lazyscope.papers.later import lewkowycz2020
 from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s4_6, s5_1
+from lazyscope.store.code import reached
 
 RECORD = Path(__file__).with_name("versions.json")
 WATCHED = {"lazyscope.papers"}  # code reached in these packages counts
@@ -59,45 +56,12 @@ CELLS = {
 }
 
 
-def reached(thing, found=None):
-    """`thing` and every function and class of the watched packages that its source names, however deep."""
-    found = {} if found is None else found
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    if name in found:
-        return found
-    tree = source(thing)
-    found[name] = canonical(tree)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    namespace = vars(sys.modules[thing.__module__])
-    for used in sorted(names & set(namespace)):
-        value = namespace[used]
-        code = inspect.isfunction(value) or inspect.isclass(value)
-        if code and any(value.__module__.startswith(package) for package in WATCHED):
-            reached(value, found)
-    return found
-
-
-def source(thing):
-    """The syntax tree without comments, layout and docstrings."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-        if isinstance(node, ast.ClassDef):
-            node.decorator_list = []  # in the source that Python gives of a class from 3.11 on, but not from 3.13 on
-    return tree
-
-
-def canonical(node):
-    """What a tree says, whatever the version of Python: `ast.unparse` and `ast.dump` differ between them."""
-    if isinstance(node, ast.AST):
-        said = [f"{name}={canonical(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
-        return f"{type(node).__name__}({', '.join(said)})"
-    return f"[{', '.join(map(canonical, node))}]" if isinstance(node, list) else repr(node)
+def watched(module):
+    return any(module.startswith(package) for package in WATCHED)
 
 
 def entry(function, version):
-    text = "\n".join(f"{name}\n{code}" for name, code in sorted(reached(function).items()))
+    text = "\n".join(f"{name}\n{code}" for name, code in sorted(reached(function, watched).items()))
     return {"version": version, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -109,7 +73,7 @@ def test_code_changes_come_with_a_version(name):
 
 
 def test_helpers_count():
-    names = {name.rpartition(".")[2] for name in reached(protocol.train)}
+    names = {name.rpartition(".")[2] for name in reached(protocol.train, watched)}
     assert names >= {"train", "setup", "Protocol", "chizat_step_size"}
 
 

@@ -4,8 +4,24 @@
 process that calls `sweep` owns the store; workers get a function and cells and return NumPy arrays. What is sent is
 serialised by the executor, as it does it (all of them use pickle): a worker trusts the process that feeds it.
 
-    with lazyscope.executors.local(8) as pool:
-        ds = lazyscope.sweep(function, axes, key=key, seeds=10, store=store, executor=pool)
+    import jax
+    import lazyscope
+
+
+    def cell(key, t):
+        return {"value": t * jax.random.normal(key)}
+
+
+    if __name__ == "__main__":  # every worker imports the script
+        with lazyscope.executors.local(2) as pool, lazyscope.Store("store") as store:
+            ds = lazyscope.sweep(cell, {"t": [1.0, 2.0]}, key=jax.random.key(0), seeds=10, store=store, executor=pool)
+        print(ds)
+
+No variable has to be set. NPROC is XLA's own name for the number of its threads per CPU device, which can change the
+last digits of a result. Workers compute with one thread whatever the environment says, so that their numbers depend on
+neither the machine nor the executor; where JAX has started in a worker before, with other threads, the worker is
+refused. A process without an executor takes the threads that NPROC says, all of the machine's where it is unset: with
+NPROC=1, set before JAX starts, it gives the numbers of workers bit for bit. Stores keep it with every result.
 """
 
 import multiprocessing
@@ -13,6 +29,7 @@ import os
 import queue
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +41,10 @@ from typing import Any
 
 READY = "ready"
 START_SECONDS = 60.0
-THREADS = "NPROC"  # XLA's own name for the number of its threads per CPU device
+THREADS = "NPROC"
+TRIES = 10  # of a question to a queue, or of a cancellation: file servers and schedulers have bad moments
+SUBMISSIONS = 3
+_starting = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -118,7 +138,7 @@ class local(Executor):  # noqa: N801, reads as a verb: `with local(8) as pool`
                 pipe, code = None, self._ended(number)
                 died = error if isinstance(error, BrokenExecutor) else BrokenExecutor(f"a worker died ({code})")
                 future.set_exception(died)
-            except Exception as error:  # the call does not pickle
+            except BaseException as error:  # the call or its answer does not pickle: the next one may
                 future.set_exception(error)
             else:
                 future.set_result(value) if done else future.set_exception(RuntimeError(value))
@@ -132,7 +152,8 @@ class local(Executor):  # noqa: N801, reads as a verb: `with local(8) as pool`
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        process.start()
+        with one_thread():
+            process.start()
         theirs.close()
         self._processes[number] = process
         try:
@@ -159,7 +180,6 @@ def _serve(pipe: Any) -> None:
     """A worker: one call after the other until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent says what happens
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ[THREADS] = "1"
     pipe.send(READY)
     while True:
         try:
@@ -171,12 +191,36 @@ def _serve(pipe: Any) -> None:
             continue
         try:
             answer = (True, function(*args, **kwargs))
-        except Exception as error:
+        except BaseException as error:  # sys.exit in a cell as well
             answer = (False, in_words(error))
         try:
             pipe.send(answer)
         except ConnectionError:
             return
+        except Exception as error:  # an answer that does not pickle
+            pipe.send((False, in_words(error)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes that are started inside have one XLA thread from the beginning, and can start.
+
+    A worker imports the script before it runs anything of ours, and a script may use JAX where it is imported. Standard
+    input is a script that no worker can read; multiprocessing would have them try.
+    """
+    main = sys.modules["__main__"]
+    file, before = getattr(main, "__file__", None), os.environ.get(THREADS)
+    unread = file is not None and not Path(file).is_file()
+    with _starting:
+        os.environ[THREADS] = "1"
+        if unread:
+            del main.__file__
+        try:
+            yield
+        finally:
+            os.environ.pop(THREADS) if before is None else os.environ.update({THREADS: before})
+            if unread:
+                main.__file__ = file
 
 
 def _end_with_parent() -> None:
@@ -216,12 +260,15 @@ class from_submitit(Executor):  # noqa: N801, makes one out of another
 
     A job is a process of its own that imports and compiles anew, so chunks are made for `chunk_seconds` of work. About
     twice `workers` jobs are queued at a time; `seconds` is how often they are asked whether they have ended.
+
+    A question that fails is asked ten times before its future gets the error, and a submission is tried three times
+    before `submit` raises ConnectionError.
     """
 
     def __init__(self, executor: Any, *, workers: int = 64, chunk_seconds: float = 600.0, seconds: float = 1.0) -> None:
         self._executor = executor
         self.workers, self.chunk_seconds, self._seconds = workers, chunk_seconds, seconds
-        self._jobs: dict[Future[Any], Any] = {}
+        self._jobs: dict[Future[Any], _Job] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -230,9 +277,10 @@ class from_submitit(Executor):  # noqa: N801, makes one out of another
         """`fn(*args, **kwargs)` as a job."""
         if self._closed:
             raise RuntimeError("an executor must be open to be used, got one after its end: make another")
+        job = _Job(self._submitted(fn, *args, **kwargs))
         future: Future[Any] = Future()
         with self._lock:
-            self._jobs[future] = self._executor.submit(fn, *args, **kwargs)
+            self._jobs[future] = job
             if self._thread is None:
                 self._thread = threading.Thread(target=self._follow, daemon=True)
                 self._thread.start()
@@ -245,11 +293,26 @@ class from_submitit(Executor):  # noqa: N801, makes one out of another
             with self._lock:
                 for future in self._jobs:
                     future.cancel()
-        if wait and self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if wait and thread is not None:
+            thread.join()
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
+
+    def _submitted(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        for left in reversed(range(SUBMISSIONS)):
+            try:
+                with one_thread():
+                    return self._executor.submit(fn, *args, **kwargs)
+            except Exception as error:
+                if left == 0:
+                    raise ConnectionError(
+                        f"a queue must take jobs, got {in_words(error)} {SUBMISSIONS} times: what is finished is kept "
+                        "where there is a store; try again when the queue does"
+                    ) from error
+                time.sleep(self._seconds)
+        return None
 
     def _follow(self) -> None:
         while True:
@@ -259,21 +322,47 @@ class from_submitit(Executor):  # noqa: N801, makes one out of another
                     self._thread = None
                     return
             for future, job in jobs:
-                if future.cancelled():
-                    job.cancel()
-                elif not job.done():
-                    continue
-                elif future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(job.result())
-                    except Exception as error:
-                        future.set_exception(error)
-                with self._lock:
-                    del self._jobs[future]
+                if job.over(future):
+                    with self._lock:
+                        del self._jobs[future]
             time.sleep(self._seconds)
 
 
+@dataclass
+class _Job:
+    """A job and how often in a row asking about it has failed."""
+
+    job: Any
+    failures: int = 0
+
+    def over(self, future: Future[Any]) -> bool:
+        """Whether nothing is left to ask; what came of the job is on its future then."""
+        value, raised, ended = None, None, False
+        try:
+            if future.cancelled():
+                self.job.cancel()
+            elif self.job.done():
+                ended = True
+                value = self.job.result()
+            else:
+                self.failures = 0
+                return False
+        except BaseException as error:  # one thread follows all jobs: it outlives whatever one of them raises
+            self.failures += 1
+            if self.failures < TRIES and (not ended or isinstance(error, OSError)):  # submitit wraps what a job raises
+                return False
+            raised = error
+        if future.set_running_or_notify_cancel():
+            future.set_result(value) if raised is None else future.set_exception(raised)
+        return True
+
+
 def in_words(error: BaseException) -> str:
-    """An exception in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """An exception in one line; of one that brings the traceback of another process, what was raised there."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        told = [line for line in text.splitlines() if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
+        if told:
+            return told[-1]
+    first = " ".join(text.split("\n\n")[0].split())
+    return f"{type(error).__name__}: {first[:300]}" if text else type(error).__name__

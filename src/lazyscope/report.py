@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -21,10 +22,11 @@ import jinja2
 from markupsafe import Markup
 
 from lazyscope.claims import Finding, threshold_text
-from lazyscope.store import write_atomic
+from lazyscope.store import named, write_atomic
 
 PAGE = "index.html"
 INTERACTIVE = ".interactive.json"
+ITEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
 KEPT = {"PNG": "png", "PDF": "pdf", "SVG": "svg", "netCDF": "nc"}
 GROUPS = {  # by the first part of a figure's name; the rest are later papers'
     "explorer": "Explorer",
@@ -97,7 +99,7 @@ def write_item(
 
 def read_items(out: Path) -> list[Item]:
     """All items of a folder by name. Raises ValueError where there is none or one cannot be read."""
-    files = sorted(f for f in (out / "figures").glob("*.json") if not f.name.endswith(INTERACTIVE))
+    files = [f for f in named(out / "figures", ITEM) if not f.name.endswith(INTERACTIVE)]
     if not files:
         raise ValueError(
             f"a report needs a folder with results, got {str(out)!r}: run `lazyscope reproduce --out {out}` first"

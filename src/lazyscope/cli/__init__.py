@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
+from lazyscope.cli import streams
 from lazyscope.cli.arguments import InputError, parse, terminated_as_interrupted
 from lazyscope.cli.diagnose import Diagnose
 from lazyscope.cli.landscape import Landscape
@@ -40,9 +41,15 @@ COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Repo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 done; 1 unexpected outcome, or cells that could not be computed; 2 bad input; 130 interrupted.
+    0 done; 1 unexpected outcome, cells that could not be computed, or an output or a page that could not be written;
+    2 bad input; 130 interrupted.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    with streams.kept() as refused:
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+    return status or int(bool(refused))
+
+
+def _run(words: list[str]) -> int:
     if words == ["--version"]:
         from importlib.metadata import version
 
@@ -50,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _check_command(words)
-        command = parse(COMMANDS, arguments, description=EXAMPLES)
+        command = parse(COMMANDS, words, description=EXAMPLES)
         with terminated_as_interrupted():
             return command.run()
     except (InputError, OSError) as error:

@@ -25,6 +25,8 @@ class Diagnose:
     """A built-in name, FILE.py:OBJECT or package.module:OBJECT."""
     after: Path | None = None
     """Weights of a finished training (safetensors or npz): they are judged instead of a training run of ours."""
+    ignore: tuple[str, ...] = ()
+    """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
     json: bool = False
     """Print one JSON object instead of the table."""
     steps: int = 1500
@@ -51,10 +53,10 @@ class Diagnose:
 
         import jax
 
-        from lazyscope.adapters import load_checkpoint
+        from lazyscope.cli.loading import weights
         from lazyscope.diagnose import diagnose
 
-        after = None if self.after is None else load_checkpoint(self.after, case.params0)
+        after = None if self.after is None else weights(self.after, case.params0, self.ignore)
         found = diagnose(
             case.apply,
             case.params0,
@@ -66,4 +68,4 @@ class Diagnose:
             num_steps=self.steps,
             key=jax.random.key(self.seed),
         )
-        return json.dumps(found.as_dict(), allow_nan=False, ensure_ascii=False) if self.json else str(found)
+        return json.dumps(found.as_dict(), allow_nan=False) if self.json else str(found)

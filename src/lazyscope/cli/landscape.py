@@ -30,6 +30,8 @@ class Landscape:
     """A built-in name, FILE.py:OBJECT or package.module:OBJECT."""
     after: Path | None = None
     """Weights (safetensors or npz) to take as centre instead of the initial ones."""
+    ignore: tuple[str, ...] = ()
+    """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
     directions: str = "random"
     """random (normalised filter by filter), hessian or kernel (of largest curvature, of length 1)."""
     units: tuple[str, ...] = ()
@@ -78,12 +80,12 @@ class Landscape:
         import jax
 
         from lazyscope import landscape
-        from lazyscope.adapters import load_checkpoint
+        from lazyscope.cli.loading import weights
 
         def loss(params: Any) -> Any:
             return case.problem.loss(case.alpha * case.apply(params, case.problem.x), case.problem.y)
 
-        center = case.params0 if self.after is None else load_checkpoint(self.after, case.params0)
+        center = case.params0 if self.after is None else weights(self.after, case.params0, self.ignore)
         key = jax.random.key(self.seed)
         chosen: dict[str, Callable[[], Any]] = {
             "random": lambda: landscape.filter_normalised(key, center, axes=axes),

@@ -8,12 +8,14 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from lazyscope.adapters import load_checkpoint
+from lazyscope.cli import streams
 from lazyscope.cli.arguments import InputError
 from lazyscope.papers import cases
 from lazyscope.problems import Case
@@ -34,7 +36,8 @@ def on_case(name: str, use: Callable[[Case], T]) -> T:
     case that `use` refuses, an error in the user's own file.
     """
     try:
-        return use(_load(name))
+        with streams.aside():  # the user's own prints
+            return use(_load(name))
     except Exception as error:
         theirs = _blame(error, name)
         if theirs is not None:
@@ -42,6 +45,14 @@ def on_case(name: str, use: Callable[[Case], T]) -> T:
         if isinstance(error, ValueError | FileNotFoundError):
             raise InputError(str(error).splitlines()[0]) from error
         raise
+
+
+def weights(path: Path, params0: Any, ignore: Sequence[str]) -> Any:
+    """The parameters in a file; a refusal names the option of the command line, not the argument of the library."""
+    try:
+        return load_checkpoint(path, params0, ignore=ignore)
+    except ValueError as error:
+        raise ValueError(str(error).replace("in ignore=[...]", "with --ignore NAME ...")) from error
 
 
 def _load(name: str) -> Case:
@@ -110,12 +121,21 @@ def _takes_nothing(function: Callable[..., Any]) -> bool:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"the file must exist, got {str(path)!r}: name it as FILE.py:OBJECT")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Dataclasses and pickle look a class's module up, under a name that no installed package has.
+    name = f"lazyscope_case_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} cannot be imported: name a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # its neighbours import as they would for `python FILE.py`
-    spec.loader.exec_module(module)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # its neighbours import as they would for `python FILE.py`
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        sys.path.remove(folder)
+        raise
     return module
 
 

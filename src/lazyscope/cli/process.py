@@ -11,7 +11,8 @@ def say(line: str) -> None:
     """A message on stderr, after the name of the program."""
     # One line whatever a name or a file brings with it, and nothing that a terminal would take for a command.
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"lazyscope: {safe}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output instead
+        print(f"lazyscope: {safe}", file=sys.stderr)
 
 
 def check_folder(out: Path) -> None:

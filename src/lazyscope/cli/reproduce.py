@@ -14,6 +14,7 @@ import tyro
 from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_folder, say
+from lazyscope.executors import in_words
 from lazyscope.papers import FIGURES, SIZES
 
 MOST_SEEDS = 1_000_000
@@ -57,10 +58,9 @@ class Reproduce:
         from lazyscope.cli.terminal import print_findings, progress_bar
         from lazyscope.executors import OnWorkers
         from lazyscope.papers.reproduce import reproduce, unexpected
-        from lazyscope.report import write_page
         from lazyscope.store import Store
 
-        surprises, items, page = [], [], None
+        surprises, items, page, shown = [], [], None, False
         with self._executor() as executor, Store(self.out / "store", notify=say) as own:
             kept = own if executor is None else OnWorkers(own, executor)
             for name in names:
@@ -75,18 +75,20 @@ class Reproduce:
                         data=self.data,
                     )
                 surprises += unexpected(findings, self.size)
-                first, page = page is None, write_page(self.out)
+                page = _page(self.out)
                 items.append(item)
                 if not (self.json or self.quiet):
                     print_findings(item)
-                if first and len(names) > 1 and not self.quiet:
+                if page is not None and not shown and len(names) > 1 and not self.quiet:
                     say(f"the page is there and grows with every figure: {page}")
-        print(_as_json(items, page) if self.json else page)
+                    shown = True
+        if self.json or page is not None:
+            print(_as_json(items, page) if self.json else page)
         if self.check and surprises:
             for finding in surprises:
                 print(f"unexpected: {finding.claim.sentence} ({finding.outcome.value})", file=sys.stderr)
             return 1
-        return 0
+        return int(page is None)
 
     def _validated(self) -> list[str]:
         for name in self.figures:
@@ -140,8 +142,19 @@ class Reproduce:
             raise InputError(f"--data must be a folder with CIFAR-10, got {str(self.data)!r}: it does not exist")
 
 
+def _page(out: Path) -> Path | None:
+    """The page, or None and a line: figures that are still to come are worth more."""
+    from lazyscope.report import write_page
+
+    try:
+        return write_page(out)
+    except (OSError, ValueError) as error:
+        say(f"the page could not be made, figures and numbers are kept in {out / 'figures'}: {in_words(error)}")
+        return None
+
+
 def _as_json(items: Sequence[Any], page: Path | None) -> str:
     import json
 
     found = {item.name: {"title": item.title, "size": item.size, "claims": item.findings} for item in items}
-    return json.dumps({"page": str(page), "figures": found}, ensure_ascii=False)
+    return json.dumps({"page": None if page is None else str(page), "figures": found})

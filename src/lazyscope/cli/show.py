@@ -27,7 +27,7 @@ class List:
         if self.json:
             import json
 
-            print(json.dumps(described(FIGURES), ensure_ascii=False))
+            print(json.dumps(described(FIGURES)))
         else:
             print_figures(FIGURES)
         return 0

@@ -1,7 +1,7 @@
 """What the command line prints: a progress line with time left, and tables."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,13 +28,20 @@ def progress_bar(name: str) -> Iterator[ProgressCallback]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(name, total=None)
 
-        def update(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{name} {label}".strip())
+    def update(done: int, total: int, label: str) -> None:
+        bar.update(task, completed=done, total=total, description=f"{name} {label}".strip())
 
+    # A terminal that cannot draw a bar costs no result.
+    with suppress(Exception):
+        bar.start()
+    try:
         yield update
+    finally:
+        with suppress(Exception):
+            bar.stop()
 
 
 def print_findings(item: Item) -> None:

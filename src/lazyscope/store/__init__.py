@@ -7,6 +7,8 @@ A store is a folder:
     chunks/H.npz    some cells of one function: header.json, arrays, checksum; written once; H is a hash of the cells
     chunks/H.npz.bad    a chunk whose checksum did not match, set aside; its cells are computed again
 
+What has another name (of an editor, a file manager, a file server) is not ours: it is neither read nor removed.
+
 Nothing in it is ever executed: arrays are read without pickle, everything else is JSON. Any zip tool and `numpy.load`
 open a chunk. In `sweep` a store decides nothing but which cells are already there:
 
@@ -15,7 +17,7 @@ open a chunk. In `sweep` a store decides nothing but which cells are already the
 """
 
 from lazyscope.store.contents import Problem, Summary, check, export_cells, locate, status, write_csv, write_netcdf
-from lazyscope.store.files import StoreError, export, write_atomic
+from lazyscope.store.files import StoreError, export, named, write_atomic
 from lazyscope.store.folder import Store
 from lazyscope.store.origin import provenance
 
@@ -28,6 +30,7 @@ __all__ = [
     "export",
     "export_cells",
     "locate",
+    "named",
     "provenance",
     "status",
     "write_atomic",

@@ -18,7 +18,7 @@ import xarray as xr
 from lazyscope.store import chunks
 from lazyscope.store.chunks import DamagedError, Header
 from lazyscope.store.files import StoreError, export, write_atomic
-from lazyscope.store.folder import CHUNKS, MARKER, check_format, chunk_files
+from lazyscope.store.folder import CHUNKS, MARKER, aside_files, check_format, chunk_files
 
 Write = Callable[[xr.Dataset, Path], Path]
 
@@ -73,7 +73,7 @@ def status(folder: Path) -> tuple[list[Summary], list[Problem], list[Path]]:
             for name, value in row.coords:
                 summary.axes.setdefault(name, set()).add(json.dumps(value))
     ordered = sorted(found.values(), key=lambda s: (s.function, s.version, s.digest))
-    return ordered, problems, sorted((folder / CHUNKS).glob("*.npz.bad*"))
+    return ordered, problems, aside_files(folder)
 
 
 def check(folder: Path) -> tuple[int, list[Problem]]:

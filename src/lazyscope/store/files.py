@@ -2,14 +2,17 @@
 
 import errno
 import os
+import re
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xarray as xr
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # FUSE and some network file systems
+NO_MODES = (errno.EPERM, errno.EACCES, *NO_SYNC)  # FAT and SMB shares have none, and say it in many ways
 
 
 class StoreError(OSError):
@@ -36,6 +39,22 @@ def export(dataset: xr.Dataset, path: Path, *, attributes: Mapping[str, str]) ->
     write_atomic(path, dataset.assign_attrs(attributes).to_netcdf(engine="h5netcdf"))
 
 
+def named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """The files of a folder whose whole name matches, by name: ours. What a system or an editor puts beside is not."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name) and path.is_file())
+
+
+@contextmanager
+def _tolerated(codes: Sequence[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
+
+
 def _write(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -43,8 +62,10 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+            with _tolerated(NO_SYNC):
+                os.fsync(file.fileno())
+        with _tolerated(NO_MODES):
+            Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
-import socket
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,12 +12,18 @@ import numpy as np
 
 from lazyscope.store import chunks, keys
 from lazyscope.store.chunks import FORMAT, DamagedError, Row
-from lazyscope.store.files import StoreError, write_atomic
+from lazyscope.store.code import fingerprint
+from lazyscope.store.files import StoreError, named, write_atomic
+from lazyscope.store.lock import LOCK, acquire
 from lazyscope.store.origin import DECIDING, origin
 
 MARKER = "store.json"
-LOCK = "lock"
 CHUNKS = "chunks"
+CHUNK = re.compile(r"[0-9a-f]{64}\.npz")
+BAD = re.compile(rf"{CHUNK.pattern}\.bad\d*")
+LEFTOVER = re.compile(rf"\.{CHUNK.pattern}\.\w+")  # of a process killed while it wrote: `write_atomic` names them
+FOREIGN = re.compile(r"\..*|Thumbs\.db|desktop\.ini|Icon\r|__MACOSX|@eaDir|lost\+found", re.IGNORECASE)
+CODE = "code"
 AGAIN = "run the same command again"
 
 
@@ -54,10 +58,10 @@ class Store:
         self._chunks = self.folder / CHUNKS
         if self.folder.is_dir():
             check_format(self.folder)  # before anything is put into a folder that is not ours
-        self._lock = _acquire(self.folder)
+        self._lock = acquire(self.folder)
         try:
             _prepare(self.folder)
-            for leftover in self._chunks.glob(".*"):  # of a process killed while it wrote; nobody else writes here
+            for leftover in named(self._chunks, LEFTOVER):  # nobody else writes here
                 leftover.unlink(missing_ok=True)
             self._where: dict[str, tuple[Path, int]] = {}
             self._origins: dict[Path, dict[str, str]] = {}
@@ -83,15 +87,18 @@ class Store:
     def close(self) -> None:
         """Let another process own the folder."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def view(self, function: Callable[..., Any], *, version: int, key: Any, static: Sequence[str] = ()) -> "View":
         """The cells of one function at one version, with its settings, root key and the precision in force."""
-        return View(self, keys.program(function, version=version, key=key, static=static))
+        return View(self, keys.program(function, version=version, key=key, static=static), fingerprint(function))
 
-    def present(self, wanted: Sequence[str]) -> list[bool]:
-        """Which keys are there; the chunks that hold them are verified first, and set aside where they fail."""
+    def present(self, wanted: Sequence[str], facts: Mapping[str, str] | None = None) -> list[bool]:
+        """Which keys are there; the chunks that hold them are verified first, and set aside where they fail.
+
+        `facts` are those of the process that will compute the others, as far as they differ from this one's.
+        """
         self._check_open()
         paths = {self._where[key][0] for key in wanted if key in self._where}
         for path in sorted(paths - self._verified):
@@ -100,8 +107,20 @@ class Store:
                 self._verified.add(path)
             except (DamagedError, FileNotFoundError) as error:
                 self._set_aside(path, error)
-        self._compare_origins(paths)
+        self._compare_origins(paths, facts or {})
         return [key in self._where for key in wanted]
+
+    def compare_code(self, program: keys.Program, wanted: Sequence[str], code: str) -> None:
+        """Tell once of cells whose function had another code when they were computed, and the same version."""
+        there = [self._origins[self._where[key][0]].get(CODE, code) for key in wanted if key in self._where]
+        older = sum(kept != code for kept in there)
+        if older and program.digest not in self._told:
+            self._told.add(program.digest)
+            name, version = program.description["function"], program.description["version"]
+            self._notify(
+                f"the code of {name} has changed since {older} of its cells in {self.folder} were computed, and its "
+                f"version is still {version}: they are used as they are; raise it where numbers change"
+            )
 
     def add(
         self,
@@ -167,19 +186,20 @@ class Store:
         path.replace(place)
         self._notify(f"chunk {path.name[:12]} is {reason}: kept as {place}, {cells} are computed again where needed")
 
-    def _compare_origins(self, paths: set[Path]) -> None:
+    def _compare_origins(self, paths: set[Path], facts: Mapping[str, str]) -> None:
         found = [o for path in paths if (o := self._origins.get(path)) is not None]
         if not found:
             return
         if self._origin is None:
             self._origin = origin()
+        now = self._origin | dict(facts)
         for name in DECIDING:
-            others = sorted({o.get(name, "unknown") for o in found} - {self._origin[name]})
+            others = sorted({o.get(name, "unknown") for o in found} - {now[name]})
             if others and name not in self._told:
                 self._told.add(name)
                 self._notify(
                     f"some cells in {self.folder} were computed with {name} {', '.join(others)}, this is "
-                    f"{self._origin[name]}: the last digits may differ; another folder computes all anew"
+                    f"{now[name]}: the last digits may differ; another folder computes all anew"
                 )
 
     def _check_open(self) -> None:
@@ -190,23 +210,31 @@ class Store:
 class View:
     """The cells of one program in a store: what `sweep` works with."""
 
-    def __init__(self, store: Store, program: keys.Program) -> None:
+    def __init__(self, store: Store, program: keys.Program, code: str | None = None) -> None:
         self._store = store
-        self.program = program
+        self.program, self._code = program, code
 
     def key(self, cell: Cell) -> str:
         """The key of a cell."""
         return self._row(cell).key
 
-    def done(self, cells: Sequence[Cell]) -> list[bool]:
-        """Which cells are already there, whole."""
-        return self._store.present([self.key(cell) for cell in cells])
+    def done(self, cells: Sequence[Cell], *, origin: Mapping[str, str] | None = None) -> list[bool]:
+        """Which cells are already there, whole; `origin` is what differs where another process computes the others.
+
+        It is told when the function's code is not what it was for some of them.
+        """
+        wanted = [self.key(cell) for cell in cells]
+        found = self._store.present(wanted, origin)
+        if self._code is not None:
+            self._store.compare_code(self.program, wanted, self._code)
+        return found
 
     def write(
         self, cells: Sequence[Cell], results: Mapping[str, np.ndarray], *, origin: Mapping[str, str] | None = None
     ) -> None:
         """Keep a chunk: each array has one row per cell; `origin` is what differs where another process computed it."""
-        self._store.add(self.program, [self._row(cell) for cell in cells], results, origin)
+        facts = dict(origin or {}) | ({} if self._code is None else {CODE: self._code})
+        self._store.add(self.program, [self._row(cell) for cell in cells], results, facts)
 
     def read(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
         """All results, one row per cell, in the order asked for."""
@@ -231,7 +259,12 @@ class View:
 
 def chunk_files(folder: Path) -> list[Path]:
     """All chunks of a store, by name."""
-    return sorted(path for path in (folder / CHUNKS).glob("*.npz") if not path.name.startswith("."))
+    return named(folder / CHUNKS, CHUNK)
+
+
+def aside_files(folder: Path) -> list[Path]:
+    """All chunks that were set aside."""
+    return named(folder / CHUNKS, BAD)
 
 
 def check_format(folder: Path) -> None:
@@ -239,7 +272,7 @@ def check_format(folder: Path) -> None:
     marker = folder / MARKER
     if not marker.exists():
         known = {MARKER, LOCK, CHUNKS}
-        strangers = sorted(p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith("."))
+        strangers = sorted(p.name for p in folder.iterdir() if p.name not in known and not FOREIGN.fullmatch(p.name))
         if strangers:
             raise StoreError(
                 f"a store needs a folder of its own, got {folder} with {strangers[0]!r} in it: name another"
@@ -270,34 +303,6 @@ def _prepare(folder: Path) -> None:
     if not (folder / MARKER).exists():
         write_atomic(folder / MARKER, keys.to_json({"format": FORMAT}) + b"\n")
     (folder / CHUNKS).mkdir(exist_ok=True)
-
-
-def _acquire(folder: Path) -> int:
-    # The lock is the kernel's, not the file's: it ends with its process, however that ends.
-    try:
-        import fcntl
-    except ImportError:
-        raise StoreError("a store needs POSIX file locks, which this system does not have: run without one") from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise StoreError(f"a store needs a folder, got the file {folder}: name another") from None
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-        os.close(handle)
-        raise StoreError(
-            f"one process at a time may write to a store, got {folder} in use by {owner}: wait for it, or name another"
-        ) from None
-    except OSError:
-        os.close(handle)
-        raise
-    with suppress(OSError):  # who it is, for the message above; on a full disk the lock holds without
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return handle
 
 
 def _warn(line: str) -> None:

@@ -4,7 +4,7 @@ key = sha256([digest, coordinates, seed]),
 digest = sha256({function, version, settings, static, root key, precision}),
 
 each as canonical JSON: sorted names, no spaces, floats by `repr`. Code is known by its qualified name and by `version`
-alone, so a change of code that changes numbers needs a new version.
+alone, so a change of code that changes numbers needs a new version; `code` tells of changes without one.
 """
 
 import dataclasses

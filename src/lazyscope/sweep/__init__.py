@@ -14,6 +14,7 @@ one cell after the other, so that a cell's numbers do not depend on how many ran
 
 import itertools
 import time
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -22,12 +23,18 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, UInt32
 
+from lazyscope.executors import in_words
 from lazyscope.sweep import by_hand, remote
+from lazyscope.sweep.axes import check_call, root_key
+from lazyscope.sweep.axes import points as axes_of
+from lazyscope.sweep.axes import seed_list as seeds_of
 from lazyscope.sweep.cells import Cell, Function, Memory, Progress, Store, View
 from lazyscope.sweep.program import Program
 from lazyscope.sweep.remote import FailedCellsError
+from lazyscope.sweep.results import CellError, Expected, Traced, shapes_of, traced
+from lazyscope.sweep.sending import sendable
 
 __all__ = ["Cell", "FailedCellsError", "Function", "Memory", "Progress", "Store", "View", "sweep"]
 
@@ -40,7 +47,7 @@ def sweep(
     function: Function,
     axes: Mapping[str, Sequence[Any] | np.ndarray | Array],
     *,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | UInt32[Array, "words"],
     seeds: int | Sequence[int],
     static: Sequence[str] = (),
     dims: Mapping[str, Sequence[str]] | None = None,
@@ -59,7 +66,7 @@ def sweep(
     must be raised when the function's numbers change. Results have the dimensions (*axes, "seed", *dims).
 
     With an `executor` (`lazyscope.executors`, or any of `concurrent.futures` whose workers are spawned), cells are
-    computed by its workers, one XLA thread each, and the numbers are those of this process with NPROC=1, bit for bit.
+    computed by its workers, with the numbers of one XLA thread (`lazyscope.executors` says what that means).
     Without one, a store may bring it: `executors.OnWorkers(store, executor)`. A chunk whose worker dies is tried again;
     cells that fail three times are left out and told at the end, in a FailedCellsError.
 
@@ -68,66 +75,74 @@ def sweep(
     that it also gets and that change no number: they are no part of what a store knows a cell by, and workers on other
     machines must have them under the same names.
 
-    Raises ValueError for an empty axis, a `static` name that is no axis, fewer than one seed, results whose extra
-    axes `dims` does not name, a function that workers cannot import, several CPU devices that share XLA threads
-    (NPROC=1 gives each its own), or with a store for a function or settings that it cannot name.
+    Raises ValueError before anything is computed: for an empty axis, values that cannot label a coordinate, an axis
+    that the function needs as a Python value and that is not `static`, a `static` name that is no axis, fewer than one
+    seed, anything but one key, a function that does not take the axes or returns no dict of arrays, results called like
+    an axis or whose extra axes `dims` does not name, a function that workers cannot get, several CPU devices that share
+    XLA threads (NPROC=1 gives each its own), or with a store for a function or settings that it cannot name. What a
+    function with `compiled=False` returns is checked with its first cell.
     """
-    points = {name: _plain(values, name in static) for name, values in axes.items()}
-    seed_list = _check(points, seeds, static)
-    names = list(points)
+    points = axes_of(axes, static, compiled=compiled)
+    seed_list = seeds_of(seeds)
+    root, names = root_key(key), list(points)
+    call = function if compiled else partial(function, **local or {})
+    check_call(call, names)
     cells = [
         Cell(tuple(zip(names, values, strict=True)), seed)
         for values in itertools.product(*points.values())
         for seed in seed_list
     ]
-    kept = Memory({}) if store is None else store.view(function, version=version, key=key, static=static)
-    pending = [cell for cell, done in zip(cells, kept.done(cells), strict=True) if not done]
     workers = executor if executor is not None else getattr(store, "executor", None)
-    if not compiled:
-        function = partial(function, **local or {})
-    groups = _by_static(pending, static) if compiled else [((), pending)]
-    if workers is not None and pending:
-        report = progress or _silent
-        remote.compute(function, groups, key, kept, report, len(cells), workers, CHUNK_SECONDS, compiled)
-    elif compiled:
-        _compute(function, groups, key, kept, progress or _silent, len(cells))
-    else:
-        by_hand.compute(function, pending, key, kept, progress or _silent, len(cells))
-    return _label(kept.read(cells), points, seed_list, dims or {})
+    kept = Memory({}) if store is None else store.view(function, version=version, key=root, static=static)
+    done = kept.done(cells) if workers is None else kept.done(cells, origin={"xla_threads": "1"})
+    pending = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done]
+    expected = Expected(points, seed_list, dims or {})
+    if pending:
+        groups = _by_static(pending, static) if compiled else [((), pending)]
+        report = _cautious(progress)
+        sent = call
+        if workers is not None:
+            sent = sendable(call, [value for fixed, _ in groups for _, value in fixed], workers)
+        programs = [
+            _traced(call, dict(fixed), cells[0], root, expected, workers) for fixed, cells in groups if compiled
+        ]
+        if any(done):
+            stored = kept.read([cells[list(done).index(True)]])
+            expected.check(shapes_of(stored), f"cells of version {version} in the store")
+        if workers is not None:
+            remote.compute(sent, groups, root, kept, expected, report, len(cells), workers, CHUNK_SECONDS, compiled)
+        elif compiled:
+            _compute(groups, programs, root, kept, report, len(cells))
+        else:
+            by_hand.compute(call, pending, root, kept, expected, report, len(cells))
+    results = kept.read(cells)
+    expected.check({name: rows.shape[1:] for name, rows in results.items()})
+    return _label(results, points, seed_list, dims or {})
 
 
-def _plain(axis: Sequence[Any] | np.ndarray | Array, static: bool) -> list[Any]:
-    # Python numbers of one type: the type of a cell's inputs must not depend on which other cells run beside it.
-    values = np.asarray(axis).tolist() if isinstance(axis, np.ndarray | jax.Array) else list(axis)
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    if not static and any(isinstance(value, float) for value in values):
-        return [float(value) for value in values]
-    return values
+def _traced(
+    function: Function, fixed: dict[str, Any], example: Cell, key: Key[Array, ""], expected: Expected, workers: Any
+) -> Traced | None:
+    try:
+        found = traced(function, fixed, example, key)
+    except CellError:
+        raise
+    except Exception:
+        if workers is None:
+            raise
+        return None  # the others are computed, and these tell of it at the end
+    expected.check({name: shape.shape for name, shape in found.shapes.items()})
+    return found
 
 
-def _check(axes: Mapping[str, Sequence[Any]], seeds: int | Sequence[int], static: Sequence[str]) -> list[int]:
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    if not seed_list:
-        raise ValueError(f"a sweep needs at least one seed, got seeds={seeds}")
-    if len(set(seed_list)) < len(seed_list) or min(seed_list) < 0 or max(seed_list) >= 2**32:
-        raise ValueError(f"seeds must differ and lie in [0, 2^32), got {seed_list}: drop the others")
-    for name, values in axes.items():
-        if len(values) == 0:
-            raise ValueError(f"axis {name!r} is empty: give it at least one value")
-        if len(set(values)) < len(values):
-            raise ValueError(f"axis {name!r} repeats a value: {list(values)}")
-    unknown = [name for name in static if name not in axes]
-    if unknown:
-        raise ValueError(f"static names must be axes, got {unknown}: the axes are {list(axes)}")
-    return seed_list
-
-
-def _compute(function: Function, groups: Groups, key: Key[Array, ""], kept: View, report: Progress, total: int) -> None:
+def _compute(
+    groups: Groups, programs: Sequence[Any], key: Key[Array, ""], kept: View, report: Progress, total: int
+) -> None:
     done = total - sum(len(cells) for _, cells in groups)
-    for fixed, cells in groups:
+    for (fixed, cells), cell in zip(groups, programs, strict=True):
         label = ", ".join(f"{name}={value}" for name, value in fixed)
         report(done, total, f"{label} compiling" if label else "compiling")
-        program = Program(function, dict(fixed), cells[0], key, jax.local_devices())
+        program = Program(cell, cells[0], dict(fixed), key, jax.local_devices())
         at, size = 0, program.devices  # one cell a device first, to learn how long a cell takes
         while at < len(cells):
             chunk = cells[at : at + size]
@@ -141,8 +156,21 @@ def _compute(function: Function, groups: Groups, key: Key[Array, ""], kept: View
             report(done, total, label)
 
 
-def _silent(_done: int, _total: int, _label: str) -> None:
-    return
+def _cautious(progress: Progress | None) -> Progress:
+    """`progress` as long as it works: what it draws is worth no result."""
+    listening = progress is not None
+
+    def report(done: int, total: int, label: str) -> None:
+        nonlocal listening
+        if progress is None or not listening:
+            return
+        try:
+            progress(done, total, label)
+        except Exception as error:
+            listening = False
+            warnings.warn(f"progress raised {in_words(error)}: the sweep goes on without it", stacklevel=2)
+
+    return report
 
 
 def _by_static(cells: list[Cell], static: Sequence[str]) -> Groups:
@@ -160,13 +188,7 @@ def _label(
 ) -> xr.Dataset:
     outer = (*axes, "seed")
     shape = (*(len(v) for v in axes.values()), len(seeds))
-    variables = {}
-    for name, rows in results.items():
-        extra = tuple(dims.get(name, ()))
-        if len(extra) != rows.ndim - 1:
-            raise ValueError(
-                f"result {name!r} has {rows.ndim - 1} axes of its own, but dims names {list(extra)}: "
-                f"pass dims={{{name!r}: (...)}} with one name per axis"
-            )
-        variables[name] = ((*outer, *extra), rows.reshape(*shape, *rows.shape[1:]))
+    variables = {
+        name: ((*outer, *dims.get(name, ())), rows.reshape(*shape, *rows.shape[1:])) for name, rows in results.items()
+    }
     return xr.Dataset(variables, coords={**axes, "seed": seeds})

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lazyscope.sweep.cells import Cell, Function, Progress, View
+from lazyscope.sweep.results import CellError, Expected, arrays, shapes_of
 
 
 class Calls:
@@ -26,18 +27,29 @@ class Calls:
     def run(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
         """The results of one cell, as one row."""
         (cell,) = cells
-        results = self._function(jax.random.fold_in(self._key, cell.seed), **dict(cell.coords))
-        rows = {name: np.asarray(value)[None] for name, value in results.items()}
+        rows = rows_of(self._function, self._key, cell)
         self.cell_bytes = max(sum(value.nbytes for value in rows.values()), 1)
         return rows
 
 
+def rows_of(function: Function, key: Key[Array, ""], cell: Cell) -> dict[str, np.ndarray]:
+    """The results of one cell, as one row."""
+    results = function(jax.random.fold_in(key, cell.seed), **dict(cell.coords))
+    return {name: value[None] for name, value in arrays(function, results, np.asarray).items()}
+
+
 def compute(
-    function: Function, pending: list[Cell], key: Key[Array, ""], kept: View, report: Progress, total: int
+    function: Function,
+    pending: list[Cell],
+    key: Key[Array, ""],
+    kept: View,
+    expected: Expected,
+    report: Progress,
+    total: int,
 ) -> None:
     """One thread a local device, each with the next cell; this thread keeps what they finish and hears of interrupts.
 
-    What a cell raises is raised here; cells finished before are kept.
+    What a cell raises is raised here, and CellError for results that do not fit; cells finished before are kept.
     """
     todo: SimpleQueue[Cell] = SimpleQueue()
     ended: SimpleQueue[tuple[Cell, dict[str, np.ndarray] | BaseException]] = SimpleQueue()
@@ -48,8 +60,7 @@ def compute(
             while True:
                 cell = todo.get_nowait()
                 try:
-                    results = function(jax.random.fold_in(key, cell.seed), **dict(cell.coords))
-                    ended.put((cell, {name: np.asarray(value)[None] for name, value in results.items()}))
+                    ended.put((cell, rows_of(function, key, cell)))
                 except BaseException as error:
                     ended.put((cell, error))
 
@@ -61,10 +72,15 @@ def compute(
         Thread(target=work, args=(device,), daemon=True).start()
     for _ in pending:
         cell, results = ended.get()
+        if not isinstance(results, BaseException):
+            try:
+                expected.check(shapes_of(results))
+            except CellError as error:
+                results = error
         if isinstance(results, BaseException):
             _emptied(todo)
             for other, rows in _emptied(ended):
-                if not isinstance(rows, BaseException):
+                if not isinstance(rows, BaseException) and shapes_of(rows) == expected.shapes:
                     kept.write([other], rows)
             raise results
         kept.write([cell], results)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Key
 
 Progress = Callable[[int, int, str], None]
-Function = Callable[..., Mapping[str, Array]]
+Function = Callable[..., Mapping[str, Any]]  # arrays, or what becomes one
 
 
 class Cell(NamedTuple):
@@ -22,8 +23,8 @@ class Cell(NamedTuple):
 class View(Protocol):
     """Where the finished cells of one function are kept, whatever the medium."""
 
-    def done(self, cells: Sequence[Cell]) -> Sequence[bool]:
-        """Which cells are already there, whole."""
+    def done(self, cells: Sequence[Cell], *, origin: Mapping[str, str] | None = None) -> Sequence[bool]:
+        """Which cells are already there, whole; `origin` is what differs where another process computes the others."""
         ...
 
     def write(
@@ -52,8 +53,9 @@ class Memory:
 
     rows: dict[Cell, dict[str, np.ndarray]]
 
-    def done(self, cells: Sequence[Cell]) -> list[bool]:
+    def done(self, cells: Sequence[Cell], *, origin: Mapping[str, str] | None = None) -> list[bool]:
         """Which cells are already there."""
+        del origin
         return [cell in self.rows for cell in cells]
 
     def write(
@@ -68,3 +70,11 @@ class Memory:
         """All results, stacked in the order asked for."""
         rows = [self.rows[cell] for cell in cells]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def name_of(function: Function) -> str:
+    """What a message calls a function."""
+    inner: object = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    return getattr(inner, "__qualname__", type(inner).__name__)

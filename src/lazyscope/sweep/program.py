@@ -1,9 +1,8 @@
 """The compiled program that works through cells."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Key
 
-from lazyscope.sweep.cells import Cell, Function
+from lazyscope.sweep.cells import Cell
+from lazyscope.sweep.results import Traced
 
 BUFFER_CELLS = 128
 BUFFER_BYTES = 2**28
@@ -21,17 +21,12 @@ class Program:
     """One compiled program for the cells that share their static coordinates; any number of them up to a capacity."""
 
     def __init__(
-        self, function: Function, fixed: dict[str, Any], example: Cell, key: Key[Array, ""], local: Sequence[jax.Device]
+        self, cell: Traced, example: Cell, fixed: Collection[str], key: Key[Array, ""], local: Sequence[jax.Device]
     ) -> None:
         self._keys = jax.jit(jax.vmap(partial(jax.random.fold_in, key)))
         self._traced = [name for name, _ in example.coords if name not in fixed]
         self.devices = len(local)
-
-        def one(cell_key: Array, values: dict[str, Array]) -> dict[str, Array]:
-            return {name: jnp.asarray(v) for name, v in function(cell_key, **fixed, **values).items()}
-
-        inputs = self._inputs([example], np.zeros(1, int))
-        shapes = jax.eval_shape(one, *jax.tree.map(lambda leaf: leaf[0], inputs))
+        one, shapes = cell
         cell_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
         self.cell_bytes = max(cell_bytes, 1)
         self.capacity = int(np.clip(BUFFER_BYTES // self.cell_bytes, 1, BUFFER_CELLS))

@@ -6,16 +6,23 @@ of an executor but `submit`: how many chunks are in flight follows from how many
 
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -24,10 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from lazyscope.executors import THREADS, in_words
+from lazyscope.executors import THREADS, in_words, one_thread
 from lazyscope.sweep.by_hand import Calls
 from lazyscope.sweep.cells import Cell, Function, Progress, View
 from lazyscope.sweep.program import BUFFER_CELLS, Program
+from lazyscope.sweep.results import Expected, shapes_of, traced
 
 TRIES = 3  # a worker can die of a neighbour's memory; what fails three times fails by itself
 ANSWER_BYTES = 2**26  # of one chunk: answers that wait to be written are held in memory
@@ -83,7 +91,8 @@ def work(task: Task) -> Answer:
 
 def facts() -> dict[str, str]:
     """What the last digits of a result may depend on."""
-    return _versions() | {"device_kind": jax.local_devices()[0].device_kind, "xla_threads": os.environ[THREADS]}
+    threads = os.environ.get(THREADS, "default")
+    return _versions() | {"device_kind": jax.local_devices()[0].device_kind, "xla_threads": threads}
 
 
 @cache
@@ -115,11 +124,11 @@ def _compiled(task: Task) -> Program | Calls:
     if program is None:
         kind, data = task.key
         root = jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
-        program = (
-            Program(task.function, task.fixed, task.cells[0], root, jax.local_devices()[:1])
-            if task.compiled
-            else Calls(task.function, root)
-        )
+        if task.compiled:
+            cell = traced(task.function, task.fixed, task.cells[0], root)
+            program = Program(cell, task.cells[0], task.fixed, root, jax.local_devices()[:1])
+        else:
+            program = Calls(task.function, root)
     _programs[task.program] = program
     while len(_programs) > PROGRAMS:
         _programs.popitem(last=False)
@@ -180,6 +189,7 @@ class Farm:
 
     executor: Executor
     kept: View
+    expected: Expected
     report: Progress
     done: int
     total: int
@@ -230,8 +240,10 @@ class Farm:
         return Chunk(group, [group.left.popleft() for _ in range(min(group.size, share, len(group.left)))])
 
     def _submit(self, chunk: Chunk) -> Future[Answer]:
+        starts = one_thread() if isinstance(self.executor, ProcessPoolExecutor) else nullcontext()
         try:
-            return self.executor.submit(work, chunk.group.task._replace(cells=chunk.cells))
+            with starts:
+                return self.executor.submit(work, chunk.group.task._replace(cells=chunk.cells))
         except BrokenExecutor as error:
             raise RuntimeError(
                 f"an executor must be able to replace a worker that dies, got {type(self.executor).__name__} with "
@@ -262,6 +274,7 @@ class Farm:
                     f"workers must have the versions of this process, {name} {ours[name]}, got {answer.origin[name]} "
                     f"on {answer.worker.split()[0]}: install the same there"
                 )
+        self.expected.check(shapes_of(answer.results))
         self.kept.write(chunk.cells, answer.results, origin=answer.origin)
         self.workers.add(answer.worker)
         group.kept += 1
@@ -277,7 +290,9 @@ class Farm:
             future.cancel()
         for future, chunk in self.flying.items():
             if future.done() and not future.cancelled() and future.exception() is None:
-                self.kept.write(chunk.cells, future.result().results, origin=future.result().origin)
+                answer = future.result()
+                if shapes_of(answer.results) == self.expected.shapes:
+                    self.kept.write(chunk.cells, answer.results, origin=answer.origin)
 
     def _failures(self) -> str:
         cells = sum(len(chunk.cells) for chunk in self.failed)
@@ -294,6 +309,7 @@ def compute(
     groups: Sequence[tuple[tuple[tuple[str, Any], ...], list[Cell]]],
     key: Key[Array, ""],
     kept: View,
+    expected: Expected,
     report: Progress,
     total: int,
     executor: Executor,
@@ -301,7 +317,6 @@ def compute(
     compiled: bool = True,
 ) -> None:
     """Compute the cells of each group on the executor's workers; `kept` is written by this process alone."""
-    check_importable(function)
     root = (str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)))
     numerics = {name: getattr(jax.config, name) for name in NUMERICS}
     made = []
@@ -311,19 +326,4 @@ def compute(
         made.append(Group(task, label, deque(cells)))
     done = total - sum(len(cells) for _, cells in groups)
     report(done, total, "starting workers")
-    Farm(executor, kept, report, done, total, getattr(executor, "chunk_seconds", chunk_seconds)).run(made)
-
-
-def check_importable(function: Function) -> None:
-    """ValueError for a function that another process cannot find by its name."""
-    inner: Any = function
-    while isinstance(inner, partial):
-        inner = inner.func
-    found: Any = sys.modules.get(getattr(inner, "__module__", None) or "")
-    for part in getattr(inner, "__qualname__", "?").split("."):
-        found = getattr(found, part, None)
-    if found is not inner:
-        raise ValueError(
-            f"workers need a function that they can import, got {getattr(inner, '__qualname__', inner)!r}: "
-            "define it at the top level of a module and pass what it needs as settings (functools.partial)"
-        )
+    Farm(executor, kept, expected, report, done, total, getattr(executor, "chunk_seconds", chunk_seconds)).run(made)
