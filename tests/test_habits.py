@@ -63,14 +63,6 @@ def kept(made: Callable[[], Any], s: Setting) -> Any:
     return function
 
 
-def gates(p, x):
-    return x @ p["w"] > 0
-
-
-def gated(p, x, gates=None):
-    return (net(p, x) if gates is None else (x @ p["w"] * gates) @ p["v"]) + 0.0
-
-
 MEASURES: dict[str, Callable[[Setting], Any]] = {
     "tangent_kernel": lambda s: ls.tangent_kernel(s.apply, s.params0, s.x),
     "blocked_tangent_kernel": lambda s: ls.blocked_tangent_kernel(s.apply, s.params0, s.x, memory_budget=3000),
@@ -123,7 +115,7 @@ def weights(run):
 
 
 def applied(s: Setting):
-    return lambda p, x, gates=None: s.apply(p, x) * (1.0 if gates is None else gates.mean(1, dtype=float))
+    return lambda p, x, gates=None: s.apply(p, x) * (1.0 if gates is None else 1 + gates.mean(1, dtype=float))
 
 
 def seen(s: Setting):
