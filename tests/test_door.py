@@ -267,7 +267,7 @@ def test_data_of_one_meaning_become_arrays(value):
 
 @pytest.mark.parametrize(
     "value",
-    [1.0, [], [[1.0], [1.0, 2.0]], [X, X], {"a": X, "b": X[:2]}, ["a", "b"], None, object(), {}, np.array([object()])],
+    [1.0, [[1.0], [1.0, 2.0]], [X, X], {"a": X, "b": X[:2]}, ["a", "b"], None, object(), {}, np.array([object()])],
 )
 def test_data_of_no_or_several_meanings_are_refused_in_one_line(value):
     with pytest.raises(ValueError, match=r"^x") as refused:
