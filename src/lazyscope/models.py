@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
-from lazyscope.door import as_key, entrance, sealed, unsealed
+from lazyscope.door import as_key, entrance, unsealed
 from lazyscope.examples import Batch
 
 Apply = Callable[..., Array]
@@ -214,11 +214,12 @@ def double(model: Model) -> Model:
         half = model.init(key, tau, doubled)
         return Doubled(half, half)
 
-    def apply(params: PyTree, x: Array, gates: PyTree | None = None) -> Array:
+    @entrance
+    def apply(params: PyTree, x: Batch, gates: PyTree | None = None) -> Array:
         if gates is None:
-            halves = jax.lax.map(lambda net: model.apply(unsealed(net), x), _stack(sealed(params)))
+            halves = jax.lax.map(lambda net: model.apply(unsealed(net), x), _stack(params))
         else:
-            pairs = (_stack(sealed(params)), _stack(gates))
+            pairs = (_stack(params), _stack(gates))
             halves = jax.lax.map(lambda pair: model.apply(unsealed(pair[0]), x, gates=pair[1]), pairs)
         return halves[0] - halves[1]
 

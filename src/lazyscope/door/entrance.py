@@ -68,7 +68,7 @@ def _prepared(given: dict[str, Any]) -> dict[str, Any]:
         if found.get(model) is not None:
             _as_program(found, model)
     for name in ("observe", "gates"):
-        if found.get(name) is not None:
+        if "params0" in given and callable(found.get(name)):
             found[name] = Seen(found[name], types(given["params0"]))
     return found
 
@@ -86,7 +86,7 @@ def _argument(name: str, value: Any) -> Any:
         return examples.as_batch(name, value)
     if name == "key":
         return as_key(name, value)
-    if name in _CALLABLES:
+    if name in _CALLABLES and callable(value):
         return callable_of(value)
     if name == "apply" and not callable(value):
         raise ValueError(

@@ -96,8 +96,8 @@ def is_traced(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not hasattr(leaf, "copy_to_host_async")
 
 
-def callable_of(function: Callable) -> Callable:
-    """`function`, or where it cannot be hashed a callable that is equal to itself alone."""
+def callable_of(function: Any) -> Any:
+    """`function` (or an optimizer), or where it cannot be hashed a callable that is equal to itself alone."""
     return function if _hashable(function) else Unhashable(function)
 
 

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr, subjaxprs
 from jaxtyping import Array, PyTree
+
+from lazyscope.door.leaves import is_traced
 
 _NO_REVERSE = (
     "a derivative of the model needs reverse mode, which a while loop with a number of steps that is not known does "
@@ -30,27 +33,39 @@ def linearized(
 
     Where there is no forward mode (`jax.custom_vjp`) the first is the transpose of the second.
     """
-    try:
+    if not _reverse_only(function, at):
         outputs, push = jax.linearize(function, at)
-    except (TypeError, NotImplementedError) as error:
-        if _sign(error) is not _NO_FORWARD:
-            raise
-        outputs, pull = jax.vjp(function, at)
-        transposed = jax.linear_transpose(lambda z: pull(z)[0], outputs)
-        return outputs, lambda v: transposed(v)[0], lambda z: pull(z)[0]
-    transpose = jax.linear_transpose(push, at)
-    return outputs, push, lambda z: transpose(z)[0]
+        transpose = jax.linear_transpose(push, at)
+        return outputs, push, lambda z: transpose(z)[0]
+    outputs, pull = jax.vjp(function, at)
+    transposed = jax.linear_transpose(lambda z: pull(z)[0], outputs)
+    return outputs, lambda v: transposed(v)[0], lambda z: pull(z)[0]
 
 
 def pushed(function: Callable[[PyTree], Array], at: PyTree, change: PyTree) -> tuple[Array, Array]:
     """Outputs at `at` and Df·change."""
     try:
-        return jax.jvp(function, (at,), (change,))
-    except (TypeError, NotImplementedError) as error:
+        outputs, moved = jax.jvp(function, (at,), (change,))
+    except TypeError as error:
         if _sign(error) is not _NO_FORWARD:
             raise
+    else:
+        # Values show at once where forward mode is missing, traced ones only when they are compiled.
+        if not (is_traced(moved) and _reverse_only(function, at)):
+            return outputs, moved
     outputs, push, _ = linearized(function, at)
     return outputs, push(change)
+
+
+def _reverse_only(function: Callable[[PyTree], Array], at: PyTree) -> bool:
+    """Whether a rule of `jax.custom_vjp` is anywhere in the function."""
+
+    def found(jaxpr: Jaxpr) -> bool:
+        return any(equation.primitive.name == "custom_vjp_call" for equation in jaxpr.eqns) or any(
+            found(inner) for inner in subjaxprs(jaxpr)
+        )
+
+    return found(jax.make_jaxpr(function)(at).jaxpr)
 
 
 @contextmanager

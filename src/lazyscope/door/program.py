@@ -148,8 +148,8 @@ def _describe(closed: ClosedJaxpr | Jaxpr, pieces: list[Any]) -> bool:
         for atom in equation.invars:
             say(atom)
         for key, value in equation.params.items():
-            if name in _RULES and callable(value):
-                continue  # made anew by every trace: `_derivative` sees what they do
+            if name in _RULES and not isinstance(value, ClosedJaxpr | bool | int | str):
+                continue  # functions made anew by every trace: `_derivative` sees what they do
             pieces.append(key)
             foreign |= _setting(value, pieces)
         if name in _RULES:

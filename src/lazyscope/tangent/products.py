@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import examples, tree
-from lazyscope.door import entrance, linearized
+from lazyscope.door import concrete, entrance, linearized
 from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
@@ -24,6 +24,8 @@ def kernel_product(
     One vector-Jacobian and one Jacobian-vector product each. Inside a jitted function, make the product there, from
     params and x that are its arguments: closed over, XLA tries to evaluate the model while compiling.
     """
+    if concrete(params):
+        params = tree.copy(params)  # the product outlives this call
     theta, merge = tree.split(params)
     checked_outputs(apply, params, x)
     sources, push, pull = linearized(lambda th: apply(merge(th), x), theta)
