@@ -4,7 +4,7 @@
 
 They train alpha·h with h in NTK parametrisation, h = (1/√m) Σ_i a_i φ(b_i·x), standard normal weights, and find the
 crossover by bisection on the change of the kernel. Here it is `lazyscope.crossover`, which asks for the gap g as well:
-the smallest alpha at which g <= 0.05 and k <= 0.1. Theirs subtracts the initial output; ours is doubled, which makes it
+the smallest alpha at which g <= 0.05 and j <= 0.1. Theirs subtracts the initial output; ours is doubled, which makes it
 0 as well and leaves one compiled program for every trial of a width. Both depend on alpha·√m alone to leading order,
 through the change of the kernel over the kernel, so the law is the same. Settings are ours; the law is in their
 abstract. On two cores: tiny 15 s, quick 30 s, paper about 15 min.
@@ -103,7 +103,7 @@ def draw(ds: xr.Dataset) -> Figure:
     figure, (ax,) = figures.new_figure(6.4, 4.2)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    figures.curve(ax, ds.alpha, "width", label="alpha*: g <= 0.05 and k <= 0.1", color=figures.BLUE, marker="o")
+    figures.curve(ax, ds.alpha, "width", label="alpha*: g <= 0.05 and j <= 0.1", color=figures.BLUE, marker="o")
     mean = float(slope(ds).mean())
     centre = np.exp(np.log(ds.alpha).mean())
     middle = np.exp(np.log(ds.width).mean())
