@@ -3,11 +3,11 @@
     lazyscope reproduce geiger2020 --size quick
 
 They train alpha·h with h in NTK parametrisation, h = (1/√m) Σ_i a_i φ(b_i·x), standard normal weights, and find the
-crossover by bisection on the change of the kernel Dh Dhᵀ. Here it is `lazyscope.crossover`, on the change j of Dh itself
-and on the gap g as well: the smallest alpha at which g <= 0.05 and j <= 0.1. Theirs subtracts the initial output; ours
-is doubled, which makes it 0 as well and leaves one compiled program for every trial of a width. Both changes depend on
-alpha·√m alone to leading order, so the law is the same. Settings are ours; the law is in their abstract. On two cores:
-tiny 15 s, quick 30 s, paper about 15 min.
+crossover by bisection on the change of the kernel Dh Dhᵀ. Here it is `lazyscope.crossover`, on the change j of Dh
+itself and on the gap g as well: the smallest alpha at which g <= 0.05 and j <= 0.1. Theirs subtracts the initial
+output; ours is doubled, which makes it 0 as well and leaves one compiled program for every trial of a width. Both
+changes depend on alpha·√m alone to leading order, so the law is the same. Settings are ours; the law is in their
+abstract. On two cores: tiny 15 s, quick 30 s, paper about 15 min.
 
 Expected at quick: alpha* = 1.83, 0.94, 0.46 at m = 128, 512, 2048; slope −0.50 ± 0.10 over three trials.
 """
@@ -92,8 +92,8 @@ CLAIMS = (
         quantity=slope,
         accepted=(-0.6, -0.4),
         expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
-        note="The slope is −0.500, −0.48 from 128 to 512 and −0.52 from 512 to 2048; the ±0.103 that three trials leave "
-        "is a little more than the range allows.",
+        note="The slope is −0.500, −0.48 from 128 to 512 and −0.52 from 512 to 2048; the ±0.103 that three trials "
+        "leave is a little more than the range allows.",
     ),
 )
 
