@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyscope import gradient_descent
+from lazyscope import gradient_descent, tree
 from lazyscope.criterion import criterion
-from lazyscope.papers import FIGURES, SIZES, kappa_cells
+from lazyscope.papers import FIGURES, SIZES, kappa_cells, widths
 from lazyscope.papers.protocol import (
     Protocol,
     chizat_step_size,
@@ -80,6 +80,24 @@ def test_a_cell_in_v_units_is_the_run_at_scale_tau(doubled):
     for name in ("train_loss", "test_loss", "best_test_loss", "kernel_time"):
         np.testing.assert_allclose(cell[name], getattr(raw, name), rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(cell["outputs_test"], model.apply(raw.params, held_out(problem)[0]), atol=1e-9)
+    start = jax.tree.map(lambda leaf: tau * leaf, params0)
+    expected = dense_change(model.apply, start, raw.params, held_out(problem)[0])
+    np.testing.assert_allclose(cell["differential_change"], expected, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_differential_of_a_cell_over_width_changes_as_its_dense_jacobian():
+    protocol = widths.WidthProtocol(n=20, n_test=15, d=5, target_scale=3.0, num_steps=60)
+    model, params0, problem = widths.setup(KEY, 7, protocol)
+    run = gradient_descent(model.apply, params0, problem, alpha=1 / 7, step_size=0.05 / 7, num_steps=60)
+    cell = widths.train(KEY, width=7, exponent=jnp.asarray(widths.MEAN), protocol=protocol)
+    expected = dense_change(model.apply, params0, run.params, held_out(problem)[0])
+    np.testing.assert_allclose(cell["differential_change"], expected, rtol=1e-9)
+
+
+def dense_change(apply, params0, params, x):
+    before, after = (jax.tree.leaves(jax.jacrev(apply)(p, x)) for p in (params0, params))
+    return tree.norm(tree.sub(after, before)) / tree.norm(before)
 
 
 def test_the_gap_of_an_experiment_vanishes_at_large_tau():

@@ -36,7 +36,7 @@ def table(ds: xr.Dataset) -> list[list[str]]:
             "train loss": ds.train_loss.isel(step=-1),
             "linearised, same steps": ds.linear_test_loss.isel(linear_step=-2),
             "gap g": ds.gap,
-            "kernel change k": ds.kernel_change,
+            "change j of Dh": ds.differential_change,
             "movement": ds.movement,
             "kernel_time": ds.kernel_time.isel(step=-1),
         },

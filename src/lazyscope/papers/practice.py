@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyscope.criterion.products import normalized_outputs, second_derivative
 from lazyscope.datasets import CLASSES, digits
+from lazyscope.differential import differential_change
 from lazyscope.dynamics.run import residual_norm
 from lazyscope.krylov import lanczos
 from lazyscope.linearize import linearize
@@ -41,7 +42,7 @@ from lazyscope.problems import Problem, square_loss
 INITIALISATIONS = ("PyTorch default", "He", "Xavier", "LeCun", "NTK", "muP")
 OPTIMISERS = ("SGD", "Adam")
 BASE_WIDTH = 64
-PRACTICE_VERSION = 1
+PRACTICE_VERSION = 2
 INPUT, HIDDEN, OUTPUT = range(3)
 
 
@@ -150,6 +151,7 @@ class Practice:
     momentum: float = 0.9
     adam_rate: float = 1e-3  # the default of every library
     norm_examples: int = 128  # for ‖Dh‖ and ‖D²h‖
+    differential_examples: int = 32  # for j, which forms no kernel and so affords more inputs
     kernel_examples: int = 8
 
 
@@ -185,7 +187,7 @@ def practice(
     width: int,
     settings: Practice,
 ) -> dict[str, Array]:
-    """One training of a net and of its linearisation by the same minibatches: kappa, g, k, movement, accuracy.
+    """One training of a net and of its linearisation by the same minibatches: kappa, g, j, k, movement, accuracy.
 
     SGD has momentum and steps by half the stability limit 2/λmax of plain descent, per-weight rates included; Adam
     steps by its default.
@@ -204,11 +206,15 @@ def practice(
     linear = linearize(apply, params0)
     ends = [_train(f, params0, problem, rates, rate, adam, settings, key_train) for f in (apply, linear)]
     f0, f, f_linear = apply(params0, x_test), apply(ends[0], x_test), linear(ends[1], x_test)
-    change = kernel_change(apply, params0, ends[0], x_test[: settings.kernel_examples])
+    # Random directions are taken above 4·10^5 weights only, from a fourth key beside the three of `split`.
+    key_probes = jax.random.fold_in(key, 3)
+    change = differential_change(apply, params0, ends[0], x_test[: settings.differential_examples], key=key_probes)
+    kernels = kernel_change(apply, params0, ends[0], x_test[: settings.kernel_examples])
     return {
         "kappa": _kappa(apply, params0, few, problem.y[: settings.norm_examples]),
         "gap": trained_gap(f, f_linear, f0, y_test),
-        "kernel_change": jnp.max(jnp.stack(list(change.groups.values()))),
+        "differential_change": change.value,
+        "kernel_change": jnp.max(jnp.stack(list(kernels.groups.values()))),
         "movement": relative_change(params0, ends[0]).all,
         "accuracy": _accuracy(f, y_test),
         "linear_accuracy": _accuracy(f_linear, y_test),

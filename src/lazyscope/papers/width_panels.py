@@ -47,7 +47,7 @@ def draw(ds: xr.Dataset) -> Figure:
 
 
 def numbers(ds: xr.Dataset) -> list[list[str]]:
-    """Losses, gap, kernel change, movement and kernel_time at both output scales, means over seeds."""
+    """Losses, gap, change of the differential, movement and kernel_time at both output scales, means over seeds."""
     unit = ds.attrs["target_scale"] ** 2
     rows: dict[str, xr.DataArray] = {}
     for exponent in EXPONENTS:
@@ -56,7 +56,7 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
             f"{name}: end test loss": one.end_test_loss / unit,
             f"{name}: linearised": one.linear_test_loss / unit,
             f"{name}: gap g": one.gap,
-            f"{name}: kernel change k": one.kernel_change,
+            f"{name}: change j of Dh": one.differential_change,
             f"{name}: movement": one.movement,
             f"{name}: kernel_time": one.kernel_time.isel(step=-1),
         }

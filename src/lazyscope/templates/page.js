@@ -89,15 +89,15 @@ function explore(place) {
       plots.replaceChildren();
       return;
     }
-    const g = run.gap[i], k = run.kernel_change[i], lazy = g <= data.lazy.gap && k <= data.lazy.kernel_change;
-    reading.textContent = `tau·√alpha = ${near(data.scales[i])}, ${start}: ${lazy ? "lazy" : "not (yet) lazy"}. Gap g = ${near(g)}, kernel change k = ${near(k)}, ` +
+    const g = run.gap[i], j = run.differential_change[i], lazy = g <= data.lazy.gap && j <= data.lazy.differential_change;
+    reading.textContent = `tau·√alpha = ${near(data.scales[i])}, ${start}: ${lazy ? "lazy" : "not (yet) lazy"}. Gap g = ${near(g)}, change of the differential j = ${near(j)}, ` +
       `movement = ${near(run.movement[i])}, test loss at the end = ${near(run.end_test_loss[i])}.`;
     const steps = data.steps.map(s => s + 1);
     plots.innerHTML = draw("Loss", "step + 1", steps, [
       {name: "train", y: run.train_loss[i], color: "grey"}, {name: "test", y: run.test_loss[i], color: "blue"},
       {name: "linearised, test", y: run.linear_test_loss[i], color: "orange", dash: true}]) +
-      draw("Gap g, kernel k, movement", "tau·√alpha", data.scales, [
-        {name: "g", y: run.gap, color: "blue"}, {name: "k", y: run.kernel_change, color: "orange"}, {name: "movement", y: run.movement, color: "grey"}],
+      draw("Gap g, differential j, movement", "tau·√alpha", data.scales, [
+        {name: "g", y: run.gap, color: "blue"}, {name: "j", y: run.differential_change, color: "orange"}, {name: "movement", y: run.movement, color: "grey"}],
         {mark: i, level: data.lazy.gap}) +
       draw("Test loss at the end", "tau·√alpha", data.scales, starts.map((s, j) => (
         {name: s, y: data.runs[s].end_test_loss, color: ["blue", "orange"][j], dash: s !== start})), {mark: i});

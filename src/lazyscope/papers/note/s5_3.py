@@ -3,12 +3,12 @@
     lazyscope reproduce note-s5.3 --size quick
 
 The note says that the scales which make training lazy are not used in practice, and tabulates nothing. Here are kappa,
-g, k and the regime of six initialisations (`papers/practice.py` defines them) for an MLP, a conv net and an attention
+g, j and the regime of six initialisations (`papers/practice.py` defines them) for an MLP, a conv net and an attention
 block on handwritten digits, trained with SGD and with Adam. All settings are ours. kappa comes from one ascent, so it
 is a lower bound. On two cores: tiny 15 s, quick 45 s, paper about 3 h.
 
-Expected at quick (width 128, 200 steps, medians of 3 trials): no cell is lazy or mixed; g between .16 and 1.3, k
-between .42 and 39, kappa between .2 and 2.2. Test accuracy is .8 to .95 for the MLP; the conv net and the attention
+Expected at quick (width 128, 200 steps, medians of 3 trials): no cell is lazy or mixed; g between .16 and 1.3, j
+between .46 and 2.8, kappa between .2 and 2.2. Test accuracy is .8 to .95 for the MLP; the conv net and the attention
 block, and Adam under NTK and muP, are short of training after 200 steps and have left their linearisation all the same.
 """
 
@@ -56,9 +56,9 @@ SIZES = {
     "paper": Grid(Practice(), tuple(NETS), (64, 128, 256, 512, 1024), seeds=5),
 }
 CAPTION = (
-    "Regime (colour), gap g and kernel change k of each initialisation, net and optimiser, medians over trials; lazy "
-    "is g <= 0.05 and k <= 0.1. Nothing that is used in practice trains lazily: the linearisation misses the trained "
-    "net by more than it may."
+    "Regime (colour), gap g and change j of the differential of each initialisation, net and optimiser, medians over "
+    "trials; lazy is g <= 0.05 and j <= 0.1. Nothing that is used in practice trains lazily: the linearisation misses "
+    "the trained net by more than it may."
 )
 
 
@@ -88,7 +88,9 @@ def compute(
 
 def regimes(ds: xr.Dataset) -> xr.DataArray:
     """The regime of every cell, in words."""
-    return xr.apply_ufunc(lambda g, k: regime(float(g), float(k), THRESHOLDS), ds.gap, ds.kernel_change, vectorize=True)
+    return xr.apply_ufunc(
+        lambda g, j: regime(float(g), float(j), THRESHOLDS), ds.gap, ds.differential_change, vectorize=True
+    )
 
 
 def lazy_share(ds: xr.Dataset) -> np.ndarray:
@@ -128,7 +130,7 @@ CLAIMS = (
     Claim(
         sentence="The NTK parametrisation moves the kernel less than muP, which learns features at every width.",
         source="ours, after Yang & Hu 2021",
-        measure="mean log10 of the kernel change k under NTK over that under muP, SGD, largest width",
+        measure="mean log10 of k, the largest kernel change of a weight, NTK over muP, with SGD at the largest width",
         quantity=ntk_against_mup,
         accepted=(-np.inf, 0.0),
         expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
@@ -138,19 +140,19 @@ CLAIMS = (
 
 
 def draw(ds: xr.Dataset) -> Figure:
-    """One table of coloured squares an optimiser: g over k in each, medians over seeds."""
+    """One table of coloured squares an optimiser: g over j in each, medians over seeds."""
     cases, inits = list(ds.case.values), list(ds.initialisation.values)
     figure, axes = figures.new_figure(5.6 * len(OPTIMISERS), 1.2 + 0.62 * len(cases), columns=len(OPTIMISERS))
-    middle = ds[["gap", "kernel_change"]].median("seed")
+    middle = ds[["gap", "differential_change"]].median("seed")
     for ax, optimiser in zip(axes, OPTIMISERS, strict=True):
         ax.grid(False)
-        for i, case in enumerate(cases):
-            for j, init in enumerate(inits):
+        for row, case in enumerate(cases):
+            for column, init in enumerate(inits):
                 one = middle.sel(case=case, initialisation=init, optimiser=optimiser)
-                g, k = float(one.gap), float(one.kernel_change)
-                color = COLORS[regime(g, k, THRESHOLDS)]
-                ax.add_patch(figures.square(j, i, color))
-                ax.annotate(f"g {g:.2g}\nk {k:.2g}", (j, i), ha="center", va="center", fontsize=8)
+                g, j = float(one.gap), float(one.differential_change)
+                color = COLORS[regime(g, j, THRESHOLDS)]
+                ax.add_patch(figures.square(column, row, color))
+                ax.annotate(f"g {g:.2g}\nj {j:.2g}", (column, row), ha="center", va="center", fontsize=8)
         ax.set_xlim(-0.5, len(inits) - 0.5)
         ax.set_ylim(len(cases) - 0.5, -0.5)
         ax.set_xticks(range(len(inits)), [name.replace(" ", "\n") for name in inits], fontsize=8)
@@ -164,13 +166,13 @@ def draw(ds: xr.Dataset) -> Figure:
 
 def numbers(ds: xr.Dataset) -> list[list[str]]:
     """Medians over seeds, one row per case, initialisation and optimiser."""
-    names = ("kappa", "gap", "kernel_change", "movement", "accuracy", "linear_accuracy")
+    names = ("kappa", "gap", "differential_change", "kernel_change", "movement", "accuracy", "linear_accuracy")
     rows = [["case", "initialisation", "optimiser", *names, "regime"]]
     middle = ds[list(names)].median("seed")
     for case in ds.case.values:
         for init in ds.initialisation.values:
             for optimiser in ds.optimiser.values:
                 one = middle.sel(case=case, initialisation=init, optimiser=optimiser)
-                verdict = regime(float(one.gap), float(one.kernel_change), THRESHOLDS)
+                verdict = regime(float(one.gap), float(one.differential_change), THRESHOLDS)
                 rows.append([str(case), str(init), str(optimiser), *(f"{float(one[n]):.3g}" for n in names), verdict])
     return rows
