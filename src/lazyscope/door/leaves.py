@@ -87,8 +87,8 @@ def types(params: PyTree) -> tuple[Any, ...]:
 
 
 def concrete(*values: PyTree) -> bool:
-    """Whether no transformation of JAX is at work on any of the arrays."""
-    return not any(is_traced(leaf) for leaf in jax.tree.leaves(values))
+    """Whether no transformation of JAX is at work, on any of the arrays or around this call."""
+    return not any(is_traced(leaf) for leaf in (*jax.tree.leaves(values), jnp.zeros(())))
 
 
 def is_traced(leaf: Any) -> bool:
