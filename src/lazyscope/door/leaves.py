@@ -159,7 +159,7 @@ def _kept(leaf: Any) -> Any:
     elif not isinstance(leaf, jax.Array) and (
         leaf.dtype.kind not in "biuc" or (leaf.ndim == 0 and leaf.dtype.kind != "c")
     ):
-        return Fixed(leaf[()] if leaf.ndim == 0 else leaf)
+        return Fixed(np.asarray(leaf)[()] if leaf.ndim == 0 else leaf)
     return leaf if isinstance(leaf, jax.Array) else jnp.array(leaf)  # a copy: JAX would share the memory where it can
 
 
