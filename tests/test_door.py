@@ -294,6 +294,7 @@ def test_a_problem_keeps_data_of_its_own():
 
 
 def test_a_key_that_is_none_is_refused_with_the_one_to_pass():
+    seed: Any = 0
     with pytest.raises(ValueError, match=r"jax\.random\.key\(0\)") as refused:
-        ls.criterion(net, W, ls.Problem(X, X[:, 0]), key=0)
+        ls.criterion(net, W, ls.Problem(X, X[:, 0]), key=seed)
     assert one_line(refused.value)

@@ -19,6 +19,7 @@ import lazyscope as ls
 from lazyscope.criterion import Budget
 
 KEY = jax.random.key(0)
+STEPS: Any = np.int64(3)
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((5, 3)), RNG.standard_normal(5)
 W0 = {"w": RNG.standard_normal((3, 2)), "v": RNG.standard_normal(2)}
@@ -83,7 +84,7 @@ MEASURES: dict[str, Callable[[Setting], Any]] = {
         ls.linearized_descent(s.apply, s.params0, s.problem, step_size=0.1, steps=[np.int64(3)])
     ),
     "gradient_descent": lambda s: weights(
-        ls.gradient_descent(s.apply, s.params0, s.problem, step_size=np.float64(0.1), num_steps=np.int64(3))
+        ls.gradient_descent(s.apply, s.params0, s.problem, step_size=np.float64(0.1), num_steps=STEPS)
     ),
     "sgd": lambda s: weights(
         ls.sgd(

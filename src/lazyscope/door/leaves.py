@@ -87,8 +87,8 @@ def types(params: PyTree) -> tuple[Any, ...]:
 
 
 def concrete(*values: PyTree) -> bool:
-    """Whether no transformation of JAX is at work on any of the arrays."""
-    return not any(is_traced(leaf) for leaf in jax.tree.leaves(values))
+    """Whether no transformation of JAX is at work, on any of the arrays or around this call."""
+    return not any(is_traced(leaf) for leaf in (*jax.tree.leaves(values), jnp.zeros(())))
 
 
 def is_traced(leaf: Any) -> bool:
@@ -159,7 +159,7 @@ def _kept(leaf: Any) -> Any:
     elif not isinstance(leaf, jax.Array) and (
         leaf.dtype.kind not in "biuc" or (leaf.ndim == 0 and leaf.dtype.kind != "c")
     ):
-        return Fixed(leaf[()] if leaf.ndim == 0 else leaf)
+        return Fixed(np.asarray(leaf)[()] if leaf.ndim == 0 else leaf)
     return leaf if isinstance(leaf, jax.Array) else jnp.array(leaf)  # a copy: JAX would share the memory where it can
 
 
