@@ -93,3 +93,27 @@ def test_loss_and_gradient_are_those_of_autodiff():
     found = loss_and_gradient(case.apply, case.params, theta, case.problem, 3.0, memory_budget=small_budget(case))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_kappa_and_the_stable_step_of_blocks_are_those_of_one_pass(monkeypatch):
+    case = BY_NAME["conv net"]
+    key = jax.random.key(0)
+    budget = ls.Budget(300, 12, 2, 4, 4, 2, 1, 8)
+
+    def measured():
+        crit = ls.criterion(case.apply, case.params, case.problem, alpha=2.0, key=key, budget=budget)
+        norms = crit.jacobian_norm.value, crit.hessian_norm.value, crit.residual_norm, crit.kappa_exact
+        return *norms, float(ls.stable_step_size(case.apply, case.params, case.problem, alpha=2.0, key=key))
+
+    whole = measured()
+    monkeypatch.setattr(passes, "block_size", lambda *given: 3)
+    np.testing.assert_allclose(measured(), whole, rtol=1e-8)
+
+
+def test_gradient_descent_in_blocks_is_gradient_descent(monkeypatch):
+    case = BY_NAME["attention"]
+    settings = {"step_size": 0.1, "num_steps": 15}
+    whole = ls.gradient_descent(case.apply, case.params, case.problem, **settings)
+    monkeypatch.setattr(passes, "block_size", lambda *given: 4)
+    found = ls.gradient_descent(case.apply, case.params, case.problem, **settings)
+    np.testing.assert_allclose(found.train_loss, whole.train_loss, rtol=1e-10)

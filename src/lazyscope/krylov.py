@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from lazyscope import tree
-from lazyscope.examples import Batch
+from lazyscope import passes, tree
+from lazyscope.examples import Batch, count
 from lazyscope.models import Apply
 
 
@@ -74,6 +74,11 @@ def lanczos_by_calls(
         entries.append((diagonal, off))
     diagonals, offs = (jnp.stack(column) for column in zip(*entries, strict=True))
     return _pairs(basis, diagonals, offs, depth - 1)
+
+
+def by_calls(apply: Apply, params: PyTree, x: Batch) -> bool:
+    """Whether products have to be compiled by themselves: examples that do not fit one pass, or slow in loops."""
+    return passes.block_size(apply, params, x) < count(x) or slow_in_loops(apply, params, x)
 
 
 def slow_in_loops(apply: Apply, params: PyTree, x: Batch) -> bool:

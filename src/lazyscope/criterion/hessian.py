@@ -17,7 +17,7 @@ from lazyscope.criterion.budget import Budget, Counter
 from lazyscope.criterion.estimate import Search
 from lazyscope.criterion.products import host_generator, in_units, num_parameters, parameter_dtype
 from lazyscope.examples import Batch
-from lazyscope.krylov import slow_in_loops
+from lazyscope.krylov import by_calls
 from lazyscope.models import Apply
 
 _AGREE = 0.01  # starts whose values are this close count as agreeing
@@ -56,7 +56,7 @@ def hessian_norm(
         host_generator(key),
         num_parameters(params),
         parameter_dtype(params),
-        slow_in_loops(apply, params, x),
+        by_calls(apply, params, x),
     )
     kernel = np.asarray(kernel_directions[: budget.kernel_starts])
     nowhere = np.zeros(moves.size, moves.dtype)

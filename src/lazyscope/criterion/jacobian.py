@@ -16,7 +16,7 @@ from lazyscope.criterion.estimate import Estimate
 from lazyscope.criterion.products import host_generator, normalized_outputs, num_parameters, parameter_dtype
 from lazyscope.door import linearized, outputs_of
 from lazyscope.examples import Batch
-from lazyscope.krylov import RitzPairs, lanczos, lanczos_by_calls, slow_in_loops
+from lazyscope.krylov import RitzPairs, by_calls, lanczos, lanczos_by_calls
 from lazyscope.models import Apply
 
 
@@ -30,7 +30,7 @@ def jacobian_norm(
     """
     tolerance = 1e-7 if parameter_dtype(params) == jnp.float64 else 1e-4
     most = max(budget.kernel_starts, 1)
-    singular = _singular_by_calls if slow_in_loops(apply, params, x) else _singular
+    singular = _singular_by_calls if by_calls(apply, params, x) else _singular
     spent, directions = 0, None
     outputs = int(np.prod(outputs_of(apply, params, x).shape))
     start = host_generator(key).standard_normal(min(outputs, num_parameters(params)))

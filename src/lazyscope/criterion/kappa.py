@@ -22,7 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from lazyscope import tree
+from lazyscope import passes, tree
 from lazyscope.criterion.bounds import NO_BOUND, UpperBound, dense_bound, frobenius_bound
 from lazyscope.criterion.budget import DEFAULT, QUICK, Budget
 from lazyscope.criterion.estimate import Estimate, Search
@@ -159,7 +159,8 @@ def criterion(
         check_examples(apply, params, problem.x)
     check_outputs(apply, params, x)
 
-    start = _start(apply, problem.loss, params, x, y, alpha)
+    whole = passes.block_size(apply, params, x) == count(x)
+    start = (_start if whole else _start_in_blocks)(apply, problem.loss, params, x, y, alpha)
     if not math.isfinite(float(start.along)):
         check_derivative(apply, params, x)
     square = problem.loss is square_loss
@@ -233,7 +234,7 @@ def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
             f"apply(params, x) must return one row for each of the {n} examples, got shape "
             f"{tuple(shape.shape)}: keep the batch axis first"
         )
-    outputs = _evaluate(apply, params, x)
+    outputs = passes.outputs(apply, params, x)
     bad = int(np.sum(~np.isfinite(np.asarray(outputs))))
     if bad:
         raise ValueError(f"outputs must be finite, got {bad} NaN or infinite values: lower the scale of the weights")
@@ -263,11 +264,6 @@ class _Start(NamedTuple):
     along: Array  # ‖Dhᵀ∇R‖/‖∇R‖, at most ‖Dh‖; 0 for ∇R = 0
 
 
-@partial(jax.jit, static_argnums=0)
-def _evaluate(apply: Apply, params: PyTree, x: Batch) -> Array:
-    return apply(params, x)
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> _Start:
     theta, merge = tree.split(params)
@@ -278,6 +274,15 @@ def _start(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: 
     unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(count(x), slope.dtype))
     size = root * tree.norm(slope / unit)
     along = tree.norm(pull(slope / unit)[0]) / jnp.where(size > 0, size, 1)
+    return _Start(outputs, value, unit * size, along)
+
+
+def _start_in_blocks(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> _Start:
+    outputs = passes.outputs(apply, params, x)
+    value, slope = jax.value_and_grad(loss)(jnp.asarray(alpha, outputs.dtype) * outputs, y)
+    unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(count(x), slope.dtype))
+    size = root * tree.norm(slope / unit)
+    along = tree.norm(passes.pull(apply, params, x, slope / unit)) / jnp.where(size > 0, size, 1)
     return _Start(outputs, value, unit * size, along)
 
 
@@ -298,6 +303,7 @@ def _one_step(
     slope, along = float(start.slope), float(start.along)
     unit = coarse_unit(jacobian.value)
     unit_slope = coarse_unit(slope)
+    apply = passes.in_blocks(apply, params, x)
     after = _step(apply, loss, params, x, y, alpha, step_size * unit * unit_slope / alpha, unit, unit_slope)
     if loss is square_loss:
         left = _ratio(_distance(after.outputs, y, alpha), residual)

@@ -2,13 +2,14 @@
 
 With f the outputs divided by √n and flattened: Df·v, Dfᵀz, B(u, v) = D²f[u, v] and H_z v for H_z = D²(z·f), each a
 small multiple of the cost of a gradient. Parameters and inputs are arguments of every compiled product: closed over,
-XLA would fold the model's constants, which takes minutes for a convolutional net.
+XLA would fold the model's constants, which takes minutes for a convolutional net. Examples that do not fit one pass go
+through in blocks (`lazyscope.passes`).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from lazyscope import examples, tree
+from lazyscope import examples, passes, tree
 from lazyscope.door import pushed
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
@@ -58,40 +59,96 @@ def coarse_unit(size: float) -> float:
     return 2.0 ** (32 * int(math.log2(size) / 32)) if 0 < size < math.inf else 1.0
 
 
-@partial(jax.jit, static_argnums=0)
 def hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
     """H_z v."""
+    return _sum(apply, params, x, 0.5, lambda part, block: _hessian_product(apply, params, part, block(z), v))
+
+
+def push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:
+    """Df·v."""
+    return _join(apply, params, x, lambda part: _push(apply, params, part, v))
+
+
+def pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Array:
+    """Dfᵀz."""
+    return _sum(apply, params, x, 0.5, lambda part, block: _pull(apply, params, part, block(z)))
+
+
+def mixed(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
+    """B(u, v)."""
+    return _join(apply, params, x, lambda part: _mixed(apply, params, part, u, v))
+
+
+def slice_product(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
+    """A_uᵀA_u v for A_u = B(u, ·)."""
+    return _sum(apply, params, x, 1.0, lambda part, _: _slice_product(apply, params, part, u, v))
+
+
+def _join(apply: Apply, params: PyTree, x: Batch, product: Callable[[Batch], Array]) -> Array:
+    """What a product gives for the outputs of each block of examples (`lazyscope.passes`), one after the other."""
+    slices = list(passes.blocks(apply, params, x))
+    if len(slices) == 1:
+        return product(x)
+    n = examples.count(x)
+    # In each block f is the outputs over the root of its own number of examples.
+    return jnp.concatenate([_scaled(product(examples.take(x, s)), (_size(s) / n) ** 0.5) for s in slices])
+
+
+def _sum(
+    apply: Apply, params: PyTree, x: Batch, power: float, product: Callable[[Batch, Callable[[Array], Array]], Array]
+) -> Array:
+    """The sum over blocks of examples of a product that is of degree 2·power in the outputs."""
+    slices = list(passes.blocks(apply, params, x))
+    if len(slices) == 1:
+        return product(x, lambda z: z)
+    n = examples.count(x)
+    parts = (
+        _scaled(
+            product(examples.take(x, s), lambda z, s=s: jnp.asarray(z).reshape(n, -1)[s].reshape(-1)),
+            (_size(s) / n) ** power,
+        )
+        for s in slices
+    )
+    return reduce(jnp.add, parts)
+
+
+def _size(block: slice) -> int:
+    return block.stop - block.start
+
+
+def _scaled(product: Array, factor: float) -> Array:
+    return product * jnp.asarray(factor, product.dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def _hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
     f, vector = normalized_outputs(apply, params, x)
     return jax.jvp(jax.grad(lambda w: jnp.vdot(z, f(w))), (vector,), (v,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:
-    """Df·v."""
+def _push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:
     f, vector = normalized_outputs(apply, params, x)
     return pushed(f, vector, v)[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Array:
-    """Dfᵀz."""
+def _pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Array:
     f, vector = normalized_outputs(apply, params, x)
     return jax.vjp(f, vector)[1](z)[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def mixed(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
-    """B(u, v)."""
+def _mixed(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
     f, vector = normalized_outputs(apply, params, x)
     return jax.jvp(lambda w: pushed(f, w, u)[1], (vector,), (v,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def slice_product(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
-    """A_uᵀA_u v for A_u = B(u, ·)."""
+def _slice_product(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray, v: Array) -> Array:
     f, vector = normalized_outputs(apply, params, x)
     _, pull = jax.vjp(lambda w: pushed(f, w, u)[1], vector)
-    return pull(mixed(apply, params, x, u, v))[0]
+    return pull(_mixed(apply, params, x, u, v))[0]
 
 
 def second_derivative(

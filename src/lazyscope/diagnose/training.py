@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lazyscope import passes, tree
+from lazyscope import tree
 from lazyscope.door import as_came, as_type, sealed, types
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.dynamics.by_calls import descent_by_calls
-from lazyscope.krylov import slow_in_loops
+from lazyscope.krylov import by_calls
 from lazyscope.linearize import linearize
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -151,7 +151,7 @@ def _descent(
     apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
 ) -> tuple[PyTree, bool]:
     settings = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
-    if _by_calls(apply, params0, problem):
+    if by_calls(apply, params0, problem.x):
         return descent_by_calls(apply, params0, problem, **settings)
     run = gradient_descent(apply, params0, problem, record=(0, num_steps), **settings)
     return run.params, bool(run.status.still_improving)
@@ -164,15 +164,10 @@ def _linear_descent(
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
     if problem.loss is square_loss and kernel_side <= CLOSED_FORM_SIDE:
         return linearized_descent(apply, params0, problem, steps=[num_steps], **settings).params
-    if _by_calls(apply, params0, problem):
+    if by_calls(apply, params0, problem.x):
         return descent_by_calls(apply, params0, problem, num_steps=num_steps, linear=True, **settings)[0]
     linear = linearize(apply, params0)
     return gradient_descent(linear, params0, problem, num_steps=num_steps, record=(num_steps,), **settings).params
-
-
-def _by_calls(apply: Apply, params0: PyTree, problem: Problem) -> bool:
-    in_one = passes.block_size(apply, params0, problem.x) == problem.num_examples
-    return not in_one or slow_in_loops(apply, params0, problem.x)
 
 
 def _check_alone(params0: PyTree, params: Any) -> None:

@@ -33,7 +33,7 @@ from lazyscope.measures import (
 )
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, check_labels, square_loss
-from lazyscope.tangent import MEMORY_BUDGET, group_kernel_examples, group_kernels
+from lazyscope.tangent import MEMORY_BUDGET, derivative_unit, group_kernel_examples, group_kernels
 
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
 KERNEL_EXAMPLES, DIFFERENTIAL_EXAMPLES = 256, 1024  # inputs that the kernel and j are measured on, at most
@@ -249,7 +249,8 @@ def _indicators(
     n = count(few)
     if n == 0:
         return found, _Kernel(None, {}, 0)
-    before, after = group_kernels(apply, params0, few), group_kernels(apply, params, few)
+    unit = derivative_unit(apply, params0, few)  # so that no unit of the outputs over- or underflows
+    before, after = (group_kernels(apply, p, few, unit=unit) for p in (params0, params))
     change = change_of_kernels(before, after)
     whole = [reduce(jnp.add, kernels.values()) for kernels in (before, after)]
     found["kernel 1 − cosine"] = float(distance_of_kernels(*whole))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope import tree
+from lazyscope import passes, tree
 from lazyscope.door import entrance
 from lazyscope.dynamics.loop import ending, kept_rows, through, visited
 from lazyscope.dynamics.run import Run, check_positive, check_record
@@ -82,7 +82,7 @@ def gradient_descent(
     tree.split(params0)
     real_outputs(apply, params0, problem.x)
     return _descend(
-        apply,
+        passes.in_blocks(apply, params0, problem.x),
         problem.loss,
         check_record(record, num_steps),
         num_steps,

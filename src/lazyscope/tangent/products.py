@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lazyscope import examples, tree
+from lazyscope import examples, passes, tree
 from lazyscope.door import concrete, entrance, linearized
 from lazyscope.examples import Batch
-from lazyscope.krylov import lanczos
+from lazyscope.krylov import by_calls, lanczos, lanczos_by_calls
 from lazyscope.models import Apply
 from lazyscope.tangent.outputs import checked_outputs
 
@@ -60,20 +60,38 @@ def largest_eigenvalue(
 
 
 def largest_eigenvalue_in_units(
-    apply: Apply, params: PyTree, x: Array, *, num_products: int = 24, start: Array | None = None
+    apply: Apply, params: PyTree, x: Batch, *, num_products: int = 24, start: Array | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """λ and a power of two u with `largest_eigenvalue` = λ·u², where that may be no float: u has the scale of Dh."""
-    checked_outputs(apply, params, x)
-    return _largest(apply, num_products, params, x, start)
+    outputs = checked_outputs(apply, params, x)
+    first = start_vector(outputs.size, outputs.dtype) if start is None else start.reshape(-1)
+    search = _largest_by_calls if concrete(params, x, first) and by_calls(apply, params, x) else _largest
+    return search(apply, num_products, params, x, first)
+
+
+def _largest_by_calls(
+    apply: Apply, num_products: int, params: PyTree, x: Batch, first: Array
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    shape = outputs_of(apply, params, x).shape
+
+    def pull(v: Array) -> list[Array]:
+        return passes.pull(apply, params, x, v.reshape(shape))
+
+    unit = tree.unit(pull(first / tree.unit(first)))
+
+    def product(v: Array) -> Array:
+        pulled = [leaf / unit.astype(leaf.dtype) for leaf in pull(v)]
+        return (passes.push(apply, params, x, pulled) / unit).reshape(-1) / examples.count(x)
+
+    return jnp.max(lanczos_by_calls(product, first, depth=num_products).values), unit
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _largest(
-    apply: Apply, num_products: int, params: PyTree, x: Batch, start: Array | None
+    apply: Apply, num_products: int, params: PyTree, x: Batch, first: Array
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     theta, merge = tree.split(params)
     outputs, push, pull = linearized(lambda th: apply(merge(th), x), theta)
-    first = start_vector(outputs.size, outputs.dtype) if start is None else start.reshape(-1)
     unit = tree.unit(pull((first / tree.unit(first)).reshape(outputs.shape)))
 
     def product(v: Array) -> Array:
