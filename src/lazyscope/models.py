@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
-from lazyscope.door import as_key, entrance, unsealed
+from lazyscope.door import as_key, entrance, unsealed, without_scalars
 from lazyscope.examples import Batch
 
 Apply = Callable[..., Array]
@@ -217,9 +217,9 @@ def double(model: Model) -> Model:
     @entrance
     def apply(params: PyTree, x: Batch, gates: PyTree | None = None) -> Array:
         if gates is None:
-            halves = jax.lax.map(lambda net: model.apply(unsealed(net), x), _stack(params))
+            halves = jax.lax.map(lambda net: model.apply(unsealed(net), x), _stack(without_scalars(params)))
         else:
-            pairs = (_stack(params), _stack(gates))
+            pairs = (_stack(without_scalars(params)), _stack(gates))
             halves = jax.lax.map(lambda pair: model.apply(unsealed(pair[0]), x, gates=pair[1]), pairs)
         return halves[0] - halves[1]
 

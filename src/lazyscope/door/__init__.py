@@ -8,7 +8,17 @@ once at each model for what a function relies on.
 
 from lazyscope.door.checks import check_derivative, check_examples
 from lazyscope.door.entrance import as_key, entrance
-from lazyscope.door.leaves import Fixed, as_came, as_type, callable_of, concrete, sealed, types, unsealed
+from lazyscope.door.leaves import (
+    Fixed,
+    as_came,
+    as_type,
+    callable_of,
+    concrete,
+    sealed,
+    types,
+    unsealed,
+    without_scalars,
+)
 from lazyscope.door.modes import linearized, pushed
 from lazyscope.door.program import Program, outputs_of, program
 from lazyscope.door.switches import our_switches
@@ -32,4 +42,5 @@ __all__ = [
     "sealed",
     "types",
     "unsealed",
+    "without_scalars",
 ]

@@ -16,8 +16,8 @@ def real_outputs(apply: Apply, params: PyTree, x: Batch) -> jax.ShapeDtypeStruct
     """Shape and type of the outputs, without evaluating them; ValueError for anything but one array of real floats."""
     outputs: Any = outputs_of(apply, params, x)
     if not hasattr(outputs, "dtype") or not jnp.issubdtype(outputs.dtype, jnp.floating):
-        got = getattr(outputs, "dtype", f"a {type(outputs).__name__}")
-        raise ValueError(f"outputs must be real floating-point numbers in one array, got {got}: return the logits")
+        got = getattr(outputs, "dtype", f"a {type(outputs).__name__} and no array")
+        raise ValueError(f"outputs must be real floating-point numbers, got {got}: return the logits")
     return outputs
 
 
