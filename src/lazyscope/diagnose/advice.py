@@ -21,7 +21,7 @@ from lazyscope.diagnose.training import Trained
 from lazyscope.problems import Problem
 
 LARGE_START = 0.1  # initial output over the residual of a model that starts at 0, from which it is worth removing
-RECOMMENDED = 2e-3  # kappa at which the reference diagnoses are lazy, ReLU nets included
+RECOMMENDED = 1e-3  # kappa at which the reference diagnoses are lazy, ReLU nets included
 MARGIN = 4.0  # by which the deciders, extrapolated, are to pass their thresholds
 
 

@@ -12,6 +12,7 @@ from lazyscope.diagnose.advice import LARGE_START, start_share
 from lazyscope.diagnose.regime import Thresholds
 from lazyscope.diagnose.training import DEFAULT_STEPS, takes_scale
 from lazyscope.diagnose.verdict import diagnose
+from lazyscope.door import as_key
 from lazyscope.problems import Case
 
 STUCK, STALLED = 4, 0.9  # alphas in a row over which the excess has to fall to that part of itself
@@ -45,7 +46,7 @@ def crossover(
     where the excess does not fall with alpha, as soon as that is seen, with what it comes from: a step that does not
     follow alpha, or outputs that are not 0 at the start.
     """
-    tell = _Watch(case)
+    tell, key = _Watch(case), as_key("key", key)
 
     def excess(alpha: float) -> float:
         found = diagnose(

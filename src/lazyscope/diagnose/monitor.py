@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.differential import differential_change
-from lazyscope.door import as_type, entrance
-from lazyscope.examples import Batch
+from lazyscope.door import entrance, sealed
+from lazyscope.examples import Batch, as_batch
 from lazyscope.groups import Groups
 from lazyscope.measures import distance, kernel_change, linearization_gap, relative_change
 from lazyscope.models import Apply
 
 
-@entrance
 def monitor(
     apply: Apply,
     params0: PyTree,
@@ -32,26 +30,37 @@ def monitor(
     the relative changes of the tangent kernel. A few dozen inputs are enough; the kernel costs one Jacobian on them.
     All are 0 at `params0`, which is copied.
     """
-    start = tree.copy(params0)
+    start, inputs = tree.copy(sealed(params0)), as_batch("x", x)
 
-    @entrance
     def measure(params: PyTree) -> dict[str, Array]:
-        widest = jnp.result_type(*tree.split(params)[0], *tree.split(start)[0])
-        params0, params = as_type(start, widest), as_type(params, widest)
-        change = differential_change(apply, params0, params, x, groups=groups, key=key)
-        found = {
-            "distance": distance(params0, params).all,
-            "movement": relative_change(params0, params).all,
-            "gap": linearization_gap(apply, params0, params, x),
-            "differential": change.value,
-        }
-        if change.probes:
-            found["differential_error"] = change.error
-        found |= {f"differential/{name}": group.relative for name, group in change.groups.items()}
-        if kernel:
-            kernels = kernel_change(apply, params0, params, x)
-            found["kernel_change"] = kernels.all
-            found |= {f"kernel_change/{name}": value for name, value in kernels.groups.items()}
-        return found
+        return _measure(apply, start, params, inputs, kernel=kernel, groups=groups, key=key)
 
     return measure
+
+
+@entrance
+def _measure(
+    apply: Apply,
+    params0: PyTree,
+    params: PyTree,
+    x: Batch,
+    *,
+    kernel: bool,
+    groups: Groups,
+    key: Key[Array, ""] | None,
+) -> dict[str, Array]:
+    change = differential_change(apply, params0, params, x, groups=groups, key=key)
+    found = {
+        "distance": distance(params0, params).all,
+        "movement": relative_change(params0, params).all,
+        "gap": linearization_gap(apply, params0, params, x),
+        "differential": change.value,
+    }
+    if change.probes:
+        found["differential_error"] = change.error
+    found |= {f"differential/{name}": group.relative for name, group in change.groups.items()}
+    if kernel:
+        kernels = kernel_change(apply, params0, params, x)
+        found["kernel_change"] = kernels.all
+        found |= {f"kernel_change/{name}": value for name, value in kernels.groups.items()}
+    return found

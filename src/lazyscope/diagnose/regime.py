@@ -15,15 +15,16 @@ NEAR = 0.1  # a decider this close to a threshold, relative to it, is said to be
 class Thresholds(NamedTuple):
     """`lazy`: g <= gap_lazy and j <= differential_lazy. `not lazy`: above either of the larger ones. Else `mixed`.
 
-    A gap at the same weights, of weights that were trained elsewhere, comes out smaller than the gap between two
-    trained models, on the reference diagnoses (docs/normal.md) by `same_weights`: its thresholds are divided by that.
+    Near its thresholds a gap at the same weights, of weights that were trained elsewhere, comes out smaller than the
+    gap between two trained models, on the reference diagnoses (docs/normal.md) by `same_weights`: its thresholds are
+    divided by that. Far from them, and with a large initial output, it is the larger of the two.
     """
 
     gap_lazy: float = 0.05
     gap_not_lazy: float = 0.15
     differential_lazy: float = 0.1
     differential_not_lazy: float = 0.5
-    same_weights: float = 1.0
+    same_weights: float = 1.55
 
     @property
     def at_same_weights(self) -> "Thresholds":

@@ -21,7 +21,7 @@ from lazyscope.diagnose.references import placed
 from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
 from lazyscope.diagnose.training import DEFAULT_STEPS, OfCaller, Trained, Trainer, by_checkpoint, by_descent, by_trainer
 from lazyscope.differential import differential_change
-from lazyscope.door import entrance
+from lazyscope.door import as_key, check_derivative, entrance
 from lazyscope.examples import Batch, count, take
 from lazyscope.groups import Groups, grouped
 from lazyscope.measures import (
@@ -146,7 +146,9 @@ def _judged(
     few = take(x, slice(0, examples or DIFFERENTIAL_EXAMPLES))
     change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes)
     j = change.interval
-    _check_derivatives(change.examples)
+    if not bool(jnp.all(jnp.isfinite(change.examples))):
+        for at in (params0, trained.params):
+            check_derivative(apply, at, few)
     rows = group_rows(apply, params0, trained.params, few, change, members)
     indicators, kernel = _indicators(apply, params0, trained.params, problem, x, y, examples)
     if gates is not None:
@@ -201,7 +203,7 @@ def _over_seeds(
             "model.init say, at least one seed, and no trained weights"
         )
     found = []
-    for one in jax.random.split(key, seeds):
+    for one in jax.random.split(as_key("key", key), seeds):
         key_init, key_diagnose = jax.random.split(one)
         found.append(diagnose(apply, init(key_init), problem, key=key_diagnose, **options))
     middle = sorted(found, key=lambda one: one.gap)[(seeds - 1) // 2]
@@ -223,14 +225,6 @@ def _train(
     if params is not None:
         return by_checkpoint(params0, params)
     return by_descent(apply, params0, problem, alpha, num_steps, key)
-
-
-def _check_derivatives(squares: Array) -> None:
-    if not bool(jnp.all(jnp.isfinite(squares))):
-        raise ValueError(
-            "the derivative of the outputs must be finite, got NaN or infinite ones though the outputs are finite: "
-            "look for a norm, a square root or a division at 0"
-        )
 
 
 class _Kernel(NamedTuple):
