@@ -5,10 +5,11 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lazyscope as ls
-from lazyscope.diagnose import regime
+from lazyscope.diagnose import regime, regimes
 from lazyscope.dynamics import gradient_descent
 
 KEY = jax.random.key(2)
@@ -208,3 +209,214 @@ def test_crossover_of_a_plain_net_says_to_center_it():
     case = ls.Case(MODEL.apply, MODEL.init(jax.random.key(1), tau=3.0), PROBLEM)
     with pytest.raises(ValueError, match="center or double the model first"):
         ls.crossover(case, key=KEY, num_steps=100, largest=100.0)
+
+
+def classifier(loss=ls.cross_entropy, **options):
+    labels = (PROBLEM.y > 0).astype(int)
+    problem = ls.Problem(PROBLEM.x, labels, PROBLEM.x_test, (PROBLEM.y_test > 0).astype(int), loss=loss)
+
+    def apply(params, x):
+        return jnp.tanh(x @ params["w"]) @ params["v"]
+
+    params0 = {"w": jax.random.normal(KEY, (8, 12)), "v": jax.random.normal(KEY, (12, 2))}
+    options = {"key": KEY, "num_steps": 50, "with_kappa": False} | options
+    return apply, params0, problem, ls.diagnose(apply, params0, problem, **options)
+
+
+def test_classifiers_are_compared_by_what_they_answer():
+    apply, params0, problem, found = classifier(params={"w": jnp.ones((8, 12)), "v": jax.random.normal(KEY, (12, 2))})
+    end = {"w": jnp.ones((8, 12)), "v": jax.random.normal(KEY, (12, 2))}
+    answers = [jnp.argmax(f(end, problem.x_test), axis=1) for f in (apply, ls.linearize(apply, params0))]
+    expected = [jnp.mean(a == problem.y_test) for a in answers] + [jnp.mean(answers[0] == answers[1])]
+    assert list(found.classification) == ["accuracy, trained", "accuracy, linearised", "same answer"]
+    np.testing.assert_allclose(list(found.classification.values()), expected)
+    assert "same answer" in str(found)
+
+
+def test_token_cross_entropy_is_that_of_the_counted_tokens():
+    outputs = jax.random.normal(KEY, (4, 3, 5))
+    y = jnp.asarray([[0, 1, -100], [4, -100, -100], [2, 2, 2], [-100, 3, 0]])
+    rows = [(outputs[i, t], int(y[i, t])) for i in range(4) for t in range(3) if y[i, t] != -100]
+    expected = ls.cross_entropy(jnp.stack([row for row, _ in rows]), jnp.asarray([label for _, label in rows]))
+    np.testing.assert_allclose(ls.token_cross_entropy(outputs, y), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(ls.token_cross_entropy)(outputs, y), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "y", "message"),
+    [
+        (
+            ls.cross_entropy,
+            (2, 3),
+            [0, 3],
+            "cross_entropy needs labels from 0 to 2, one a column of the outputs, got 3",
+        ),
+        (ls.cross_entropy, (2, 3), [-1, 1], "got -1: renumber them"),
+        (ls.token_cross_entropy, (1, 2, 3), [[7, -100]], "token_cross_entropy needs labels from 0 to 2, .* got 7"),
+        (ls.token_cross_entropy, (1, 2, 3), [[-100, -100]], "needs a token that counts, got labels that are all -100"),
+        (ls.token_cross_entropy, (2, 3), [0, 1], r"needs outputs \(n, t, v\) and integer labels \(n, t\), got outputs"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(loss, outputs, y, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        loss(jnp.zeros(outputs), jnp.asarray(y))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (ls.cross_entropy, "needs labels from 0 to 1, one a column of the outputs, got 5"),
+        (lambda f, y: jnp.sum(f, axis=1), r"a loss must return one real number, got float64 of shape \(60,\) from"),
+        (lambda f, y: (jnp.sum(f), y), "a loss must return one real number, got tuple"),
+    ],
+)
+def test_losses_and_labels_are_refused_before_anything_is_trained(loss, message):
+    problem = ls.Problem(PROBLEM.x, jnp.full(60, 5), loss=loss)
+    with pytest.raises(ValueError, match=message):
+        ls.diagnose(lambda w, x: jnp.tanh(x @ w), jnp.ones((8, 2)), problem, key=KEY, train=lambda *given: 1 / 0)
+
+
+def test_several_starts_give_the_spread_and_the_median():
+    found = ls.diagnose(TANH.apply, TANH.init, PROBLEM, key=KEY, num_steps=50, with_kappa=False, seeds=3)
+    gaps = sorted(float(seed.gap) for seed in found.seeds)
+    assert len(set(gaps)) == 3
+    assert float(found.gap) == gaps[1]
+    assert "3 seeds" in str(found)
+    assert f"g {gaps[0]:.2g} to {gaps[2]:.2g}" in str(found)
+    with pytest.raises(ValueError, match="pass params0 as a function of a key"):
+        diagnosed(TANH, TANH.init(KEY), seeds=2)
+
+
+def test_a_trainer_that_takes_a_scale_is_told_alpha_and_the_factors_of_its_step():
+    params0 = TANH.init(jax.random.key(1), doubled=True)
+    seen = []
+
+    def train(apply, start, scale):
+        seen.append((scale.alpha, scale.sgd, scale.adam))
+        return jax.tree.map(lambda leaf: leaf + 1e-3, start)
+
+    found = diagnosed(TANH, params0, train=train, alpha=4.0)
+    assert seen == [(4.0, 1 / 16, 1 / 4)] * 2
+    assert found.alpha == 4.0
+    with pytest.raises(
+        ValueError, match=r"train must take \(apply, params0\) or \(apply, params0, scale\), got train\(a\)"
+    ):
+        diagnosed(TANH, params0, train=lambda a: a)
+    with pytest.raises(ValueError, match="train must return the parameters alone, got a tuple of 2"):
+        diagnosed(TANH, params0, train=lambda apply, start: (start, [0.1]))
+
+
+def test_the_rows_of_the_layers_add_up_and_say_what_did_not_train():
+    params0 = {"a": {"w": jnp.ones((8, 4))}, "b": {"w": jnp.ones((4, 3)), "bias": jnp.zeros(3)}, "c": jnp.ones((3,))}
+
+    def apply(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["a"]["w"]) @ p["b"]["w"] + p["b"]["bias"][None]) @ p["c"]
+
+    def train(apply, start):
+        return start | {"b": jax.tree.map(lambda leaf: leaf + 0.5, start["b"])}
+
+    found = ls.diagnose(apply, params0, PROBLEM, train=train, key=KEY, with_kappa=False)
+    np.testing.assert_allclose(sum(row.change_share for row in found.groups), 1, atol=1e-12)
+    np.testing.assert_allclose(sum(row.start_share for row in found.groups), 1, atol=1e-12)
+    assert {row.name: row.trained for row in found.groups} == {"a": False, "b": True, "c": False}
+    assert any("did not train at all:" in reason for reason in found.reasons)
+    merged = ls.diagnose(apply, params0, PROBLEM, train=train, key=KEY, with_kappa=False, groups={"[ab]/*": "ab"})
+    assert [row.name for row in merged.groups] == ["ab", "c"]
+    np.testing.assert_allclose(merged.differential, found.differential, rtol=1e-12)
+
+
+def test_wide_intervals_allow_several_regimes_and_the_table_says_so():
+    low, high = ls.Interval(0.04, 0.02, 0.2), ls.Interval(0.05, 0.04, 0.06)
+    assert regimes(low, high) == ("lazy", "mixed", "not lazy")
+    assert regimes(ls.Interval(0.04, 0.02, 0.06), high) == ("lazy", "mixed")
+    assert regimes(high, high) == ("lazy", "mixed")
+    assert regimes(ls.Interval(0.01, 0.01, 0.02), high) == ("lazy",)
+    few = ls.Problem(PROBLEM.x, PROBLEM.y, PROBLEM.x_test[:3], PROBLEM.y_test[:3])
+    found = ls.diagnose(TANH.apply, TANH.init(KEY, doubled=True), few, key=KEY, num_steps=50, with_kappa=False)
+    assert found.regimes[0] != found.regimes[-1]
+    assert " or " in found.verdict
+    assert "(3 held-out examples: more would tell)" in str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False])
+def test_crossover_with_a_trainer_of_ones_own_needs_a_step_that_follows_alpha(told):
+    params0 = TANH.init(jax.random.key(1), doubled=True)
+
+    def train(apply, start, rate):
+        optimizer = optax.adam(rate)
+
+        @jax.jit
+        def step(carry, _):
+            params, memory = carry
+            gradient = jax.grad(lambda p: ls.square_loss(apply(p, PROBLEM.x), PROBLEM.y))(params)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, memory = optimizer.update(gradient, memory)
+            return (optax.apply_updates(params, updates), memory), None
+
+        return jax.lax.scan(step, (start, optimizer.init(start)), None, length=200)[0][0]
+
+    if told:
+        case = ls.Case(TANH.apply, params0, PROBLEM, train=lambda a, p, scale: train(a, p, 0.02 * scale.adam))
+        found = ls.crossover(case, key=KEY)
+
+        def lazy(alpha):
+            options = {"train": case.train, "alpha": alpha, "key": KEY, "with_kappa": False}
+            return ls.diagnose(case.apply, params0, PROBLEM, **options).regime == "lazy"
+
+        # One change of regime, between neighbours of a grid that are 5 % apart around what was found.
+        places = np.arange(-1.5, 2)
+        np.testing.assert_array_equal([lazy(found.alpha * 1.05**i) for i in places], places > 0)
+    else:
+        case = ls.Case(TANH.apply, params0, PROBLEM, train=lambda a, p: train(a, p, 0.02))
+        with pytest.raises(ValueError, match=r"the step of your trainer does not follow alpha, let it be train\(apply"):
+            ls.crossover(case, key=KEY)
+
+
+@pytest.mark.slow
+def test_regimes_of_two_layer_nets_are_those_of_the_design():
+    """The (g, j) measured when j was chosen as a decider; seed 0, g on 200 held-out inputs, j on 100 of them."""
+    measured = {
+        ("plain", 2.0): (7.9, 0.66),
+        ("plain", 100.0): (2e4, 0.66),
+        ("plain", 0.1): (0.38, 1.7),
+        ("symmetrised", 0.1): (0.36, 1.7),
+        ("symmetrised", 0.2): (0.22, 0.63),
+        ("symmetrised", 0.3): (0.14, 0.28),
+        ("symmetrised", 0.5): (0.076, 0.125),
+        ("symmetrised", 1.0): (0.037, 0.061),
+        ("symmetrised", 2.0): (0.013, 0.042),
+        ("symmetrised", 3.0): (0.0071, 0.0195),
+        ("tanh", 0.3): (0.112, 0.096),
+        ("tanh", 1.0): (0.034, 0.028),
+        ("tanh", 3.0): (0.011, 0.0095),
+    }
+    key_data, key_init = jax.random.split(jax.random.key(0))
+    problem = ls.teacher_student(key_data, n=500, d=50, n_test=200)
+    for (kind, scale), expected in measured.items():
+        model = ls.two_layer(50, 50, jnp.tanh if kind == "tanh" else jax.nn.relu)
+        params0 = model.init(key_init, tau=1.0 if kind == "tanh" else scale, doubled=kind == "symmetrised")
+        apply, alpha = (ls.center(model.apply, params0), scale) if kind == "tanh" else (model.apply, 1.0)
+        options = {"key": KEY, "num_steps": 1000, "examples": 100, "with_kappa": False, "alpha": alpha}
+        found = ls.diagnose(apply, params0, problem, **options)
+        np.testing.assert_allclose((found.gap, found.differential), expected, rtol=0.15, err_msg=f"{kind} {scale}")
+        assert found.regime == regime(*expected)
+
+
+@pytest.mark.slow
+def test_a_low_rank_update_that_starts_at_zero_is_lazy_at_a_large_scale():
+    keys = jax.random.split(jax.random.key(4), 3)
+    frozen = jax.random.normal(keys[0], (8, 16))
+
+    def apply(p, x):
+        return jnp.tanh(x @ (frozen + p["lora_A"] @ p["lora_B"])) @ p["head"]
+
+    params0 = {
+        "lora_A": jax.random.normal(keys[1], (8, 2)),
+        "lora_B": jnp.zeros((2, 16)),
+        "head": jax.random.normal(keys[2], (16,)),
+    }
+    found = ls.diagnose(ls.center(apply, params0), params0, PROBLEM, alpha=1000.0, key=KEY, with_kappa=False)
+    assert found.regime == "lazy"
+    assert [row.name for row in found.groups if "lora" in row.name] == ["lora"]

@@ -26,7 +26,10 @@ def dense(case, params):
     return float(jnp.linalg.norm(end - start)), float(jnp.linalg.norm(start))
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+FAST = ("two-layer relu", "two-layer tanh, doubled", "several outputs", "zero", "one parameter, one example")
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in BY_NAME])
 def test_j_is_that_of_the_dense_jacobians(name):
     case = BY_NAME[name]
     params = moved(case.params)
@@ -40,7 +43,13 @@ def test_j_is_that_of_the_dense_jacobians(name):
         np.testing.assert_allclose(np.sum(shares, axis=0), 1, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["several outputs", "two trailing axes", "conv net", "attention"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "several outputs",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("two trailing axes", "conv net", "attention")),
+    ],
+)
 def test_the_estimate_keeps_to_its_error(name):
     case = BY_NAME[name]
     params = moved(case.params)

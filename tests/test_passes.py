@@ -11,7 +11,11 @@ from lazyscope import passes, tree
 from lazyscope.dynamics.by_calls import descent_by_calls, loss_and_gradient
 
 BY_NAME = {case.name: case for case in CASES}
-NAMES = ("several outputs", "conv net", "attention", "shared weights", "cross-entropy")
+NAMES = [
+    "several outputs",
+    "conv net",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("attention", "shared weights", "cross-entropy")),
+]
 
 
 def small_budget(case):
@@ -95,6 +99,7 @@ def test_loss_and_gradient_are_those_of_autodiff():
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_kappa_and_the_stable_step_of_blocks_are_those_of_one_pass(monkeypatch):
     case = BY_NAME["conv net"]
     key = jax.random.key(0)

@@ -106,11 +106,9 @@ def differential_change(
     else:
         directions = jax.random.rademacher(key, (n, wanted, k), outputs.dtype)
     starts, changes = _squares(apply, params0, params, x, directions)
-    if exact:
-        starts, changes = jnp.sum(starts, axis=1, keepdims=True), jnp.sum(changes, axis=1, keepdims=True)
-    moved = jnp.any(jnp.stack([jnp.any(b != a) for a, b in zip(theta0, theta, strict=True)]))
-    # At w0 the two derivatives, of two programs, may still differ in the last bit.
-    return _summed(starts, jnp.where(moved, changes, 0), members, 0 if exact else directions.shape[1])
+    listed = tuple((name, tuple(leaves)) for name, leaves in members.items())
+    probes = 0 if exact else directions.shape[1]
+    return DifferentialChange(*_summed(theta0, theta, starts, changes, listed, probes), probes)
 
 
 @entrance
@@ -135,17 +133,20 @@ def partial_gaps(
     """`partial_gap` of the groups whose leaves `members` lists."""
     (theta0, merge), theta = tree.split(params0), tree.split(params)[0]
     check_shapes(theta0, theta)
-    end = passes.outputs(apply, params, x)
-    moved = tree.norm(end - passes.outputs(apply, params0, x))
+    end, start = passes.outputs(apply, params, x), passes.outputs(apply, params0, x)
     nothing = [jnp.zeros_like(leaf) for leaf in theta0]
 
     def gap(leaves: list[int]) -> Array:
         at = [theta0[i] if i in leaves else leaf for i, leaf in enumerate(theta)]
         step = [theta[i] - theta0[i] if i in leaves else zero for i, zero in enumerate(nothing)]
-        first = passes.outputs(apply, merge(at), x) + passes.push(apply, merge(at), x, step)
-        return _ratio(tree.norm(end - first), moved)
+        return _apart(start, end, passes.outputs(apply, merge(at), x), passes.push(apply, merge(at), x, step))
 
     return {name: gap(leaves) for name, leaves in members.items()}
+
+
+@jax.jit
+def _apart(start: Array, end: Array, at: Array, change: Array) -> Array:
+    return _ratio(tree.norm(end - (at + change)), tree.norm(end - start))
 
 
 def check_shapes(theta0: list[Array], theta: list[Array]) -> None:
@@ -155,8 +156,21 @@ def check_shapes(theta0: list[Array], theta: list[Array]) -> None:
         raise ValueError(f"two checkpoints of one model must have equal shapes, got {shapes0} and {shapes}")
 
 
-def _summed(starts: Array, changes: Array, members: dict[str, list[int]], probes: int) -> DifferentialChange:
+@partial(jax.jit, static_argnums=(4, 5))
+def _summed(
+    theta0: list[Array],
+    theta: list[Array],
+    starts: Array,
+    changes: Array,
+    members: tuple[tuple[str, tuple[int, ...]], ...],
+    probes: int,
+) -> tuple[Array, Array, dict[str, GroupChange], Array]:
     """From squares (examples, directions, leaves), the directions of each example of equal weight."""
+    if probes == 0:
+        starts, changes = jnp.sum(starts, axis=1, keepdims=True), jnp.sum(changes, axis=1, keepdims=True)
+    moved = jnp.any(jnp.stack([jnp.any(b != a) for a, b in zip(theta0, theta, strict=True)]))
+    # At w0 the two derivatives, of two programs, may still differ in the last bit.
+    changes = jnp.where(moved, changes, 0)
     start, change = jnp.sum(jnp.mean(starts, axis=1)), jnp.sum(jnp.mean(changes, axis=1))
     square = _ratio(change, start)
     error = jnp.zeros((), square.dtype)
@@ -167,21 +181,21 @@ def _summed(starts: Array, changes: Array, members: dict[str, list[int]], probes
     elif probes == 1:
         error = jnp.full((), jnp.nan, square.dtype)
 
-    def group(leaves: list[int]) -> GroupChange:
+    def group(leaves: tuple[int, ...]) -> GroupChange:
         at = np.asarray(leaves)
         own, own_change = (jnp.sum(jnp.mean(part[:, :, at], axis=1)) for part in (starts, changes))
         return GroupChange(_ratio(own, start), _ratio(own_change, change), jnp.sqrt(_ratio(own_change, own)))
 
     by_example = jnp.stack([jnp.sum(jnp.mean(part, axis=1), axis=1) for part in (starts, changes)], axis=1)
-    return DifferentialChange(
-        jnp.sqrt(square), error, {name: group(leaves) for name, leaves in members.items()}, by_example, probes
-    )
+    return jnp.sqrt(square), error, {name: group(leaves) for name, leaves in members}, by_example
 
 
 def _squares(apply: Apply, params0: PyTree, params: PyTree, x: Batch, directions: Array) -> tuple[Array, Array]:
     """‖z_rᵀD_l h_i(w0)‖² and ‖z_rᵀΔD_l h_i‖² for example i, direction r and leaf l, in one unit for all."""
     n, probes, _ = directions.shape
     size = max(1, min(n, BLOCK // max(probes * tree.size(tree.split(params0)[0]), 1)))
+    if size == n:
+        return _block(apply, params0, params, x, directions)[1:]
     if concrete(params0, params, x, directions):
         pieces = [
             _block(apply, params0, params, take(x, slice(at, at + size)), directions[at : at + size])

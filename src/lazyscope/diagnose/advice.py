@@ -9,16 +9,18 @@ follow: what is trained is R(alpha·h), whose gradient grows as alpha while the 
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lazyscope import tree
 from lazyscope.criterion import Criterion
 from lazyscope.diagnose.regime import Thresholds
 from lazyscope.diagnose.training import Trained
-from lazyscope.problems import Problem
+from lazyscope.problems import Loss, Problem
 
 LARGE_START = 0.1  # initial output over the residual of a model that starts at 0, from which it is worth removing
 RECOMMENDED = 1e-3  # kappa at which the reference diagnoses are lazy, ReLU nets included
@@ -73,15 +75,20 @@ def recommend(
 def start_share(problem: Problem, f0: Array, y: Array) -> float:
     """The initial output, of mean square over examples, relative to what is to be learnt from outputs 0."""
     scale = _residual(problem, jnp.zeros_like(f0), y)
-    size = float(np.linalg.norm(np.asarray(f0, float))) / math.sqrt(f0.shape[0])
+    size = tree.host_norm(np.asarray(f0)) / math.sqrt(f0.shape[0])
     return size / scale if scale > 0 else (math.inf if size > 0 else 0.0)
 
 
 def _residual(problem: Problem, f: Array, y: Array) -> float:
     """‖f − y‖ for the square loss; 2R/‖∇R‖ for another, which takes its place in kappa."""
-    value, slope = jax.value_and_grad(problem.loss)(f, y)
-    size = math.sqrt(f.shape[0]) * float(jnp.linalg.norm(slope.reshape(-1)))
+    value, slope = _slope(problem.loss, f, y)
+    size = math.sqrt(f.shape[0]) * tree.host_norm(np.asarray(slope))
     return 2 * float(value) / size if size > 0 else 0.0
+
+
+@partial(jax.jit, static_argnums=0)
+def _slope(loss: Loss, f: Array, y: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(loss)(f, y)
 
 
 def explain(

@@ -144,7 +144,8 @@ def _kappa(crit: Criterion) -> str:
     low, high = crit.kappa_interval
     within = f"between {low:.3g} and {high:.3g}" if math.isfinite(high) else "a lower bound, none from above"
     climbing = "" if crit.hessian_norm.converged else ", the search for ‖D²h‖ was still climbing"
-    return f"{crit.kappa:.3g}   {within}; {crit.products} products{climbing}"
+    on = "" if crit.subsampling is None else f"; on {crit.subsampling.examples} of {crit.subsampling.total} inputs"
+    return f"{crit.kappa:.3g}   {within}; {crit.products} products{climbing}{on}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The gap g between two sets of outputs, the trained model's and its trained linearisation's, with its interval."""
 
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -29,10 +30,20 @@ def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
 def losses(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> dict[str, float]:
     """The three held-out losses, by the names under which they are printed."""
     return {
-        "loss at start": float(loss(f0, y)),
-        "loss, trained": float(loss(f, y)),
-        "loss, linearised": float(loss(f_linear, y)),
+        "loss at start": float(_value(loss, f0, y)),
+        "loss, trained": float(_value(loss, f, y)),
+        "loss, linearised": float(_value(loss, f_linear, y)),
     }
+
+
+@partial(jax.jit, static_argnums=0)
+def _value(loss: Loss, f: Array, y: Array) -> Array:
+    return loss(f, y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _one_by_one(loss: Loss, f: Array, y: Array) -> Array:
+    return jax.vmap(lambda one, target: loss(one[None], target[None]))(f, y)
 
 
 _Squares = tuple[np.ndarray, float]  # squares of each example in a unit, and the unit
@@ -56,7 +67,7 @@ def _by_outputs(apart: _Squares, scale: _Squares) -> Interval:
 
 def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
     """|L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|; its error is that of a ratio of means, on the plain scale."""
-    end, linear, start = (float(loss(v, y)) for v in (f, f_linear, f0))
+    end, linear, start = (float(_value(loss, v, y)) for v in (f, f_linear, f0))
     difference, drop = end - linear, start - end
     if difference == 0:
         return Interval(0.0, 0.0, 0.0)
@@ -74,7 +85,7 @@ def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Inte
 
 def _each(loss: Loss, f: Array, y: Array, whole: float) -> np.ndarray | None:
     """The losses of the examples one by one, where their mean is the loss of all."""
-    each = np.asarray(jax.vmap(lambda one, target: loss(one[None], target[None]))(f, y), float)
+    each = np.asarray(_one_by_one(loss, f, y), float)
     return each if np.isclose(float(np.mean(each)), whole, rtol=1e-5) else None
 
 

@@ -1,5 +1,7 @@
 """Which groups of parameters the change of the differential is in: one row a group, and sentences about them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +61,8 @@ def group_rows(
     rows = []
     for name in order:
         before, after = ([leaves[i] for i in members[name]] for leaves in (theta0, theta))
-        size, moved = _norm(before), _norm(tree.sub(after, before))
+        size = _norm(before)
+        moved = _norm([np.asarray(b) - np.asarray(a) for a, b in zip(before, after, strict=True)])
         change = found.groups[name]
         rows.append(
             GroupRow(
@@ -105,5 +108,5 @@ def sentences(rows: tuple[GroupRow, ...]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _norm(leaves: list[Array]) -> float:
-    return float(np.sqrt(sum(float(np.sum(np.asarray(leaf, float) ** 2)) for leaf in leaves)))
+def _norm(leaves: Sequence[Array | np.ndarray]) -> float:
+    return math.hypot(*(tree.host_norm(np.asarray(leaf)) for leaf in leaves))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import tree
@@ -137,7 +138,7 @@ def by_descent(
 ) -> Trained:
     """Full-batch descent of both, `num_steps` steps of `stable_step_size`; on F_alpha it does not depend on alpha."""
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
-    if not jnp.isfinite(step):
+    if not np.isfinite(step):
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
     params, improving = _descent(apply, params0, problem, alpha, step, num_steps)
     linear = _linear_descent(apply, params0, problem, alpha, step, num_steps)
@@ -191,7 +192,7 @@ def check_params(params0: PyTree, params: PyTree, rule: str) -> None:
     shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
     if shapes0 != shapes or jax.tree.structure(params0) != jax.tree.structure(params):
         raise ValueError(f"{rule}, got shapes {shapes[:4]} for {shapes0[:4]}: keep the same pytree")
-    bad = sum(int(jnp.sum(~jnp.isfinite(leaf))) for leaf in theta)
+    bad = sum(int(np.sum(~np.isfinite(np.asarray(leaf)))) for leaf in theta)
     if bad:
         raise ValueError(
             f"{rule}, got {bad} NaN or infinite values among {tree.size(theta)}: training diverged, lower its step size"

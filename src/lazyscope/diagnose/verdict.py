@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import passes, tree
@@ -25,6 +26,7 @@ from lazyscope.door import as_key, check_derivative, entrance
 from lazyscope.examples import Batch, count, take
 from lazyscope.groups import Groups, grouped
 from lazyscope.measures import (
+    Grouped,
     activation_stability,
     alignment_of_kernel,
     change_of_kernels,
@@ -37,6 +39,7 @@ from lazyscope.tangent import MEMORY_BUDGET, derivative_unit, group_kernel_examp
 
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
 KERNEL_EXAMPLES, DIFFERENTIAL_EXAMPLES = 256, 1024  # inputs that the kernel and j are measured on, at most
+KAPPA_EXAMPLES = 4096  # training inputs on which the norms in kappa are searched, at most
 
 
 def diagnose(
@@ -68,7 +71,8 @@ def diagnose(
     g = ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖) for the square loss; for another loss the larger of
     ‖f_T − f_lin,T‖/‖f_T − f_0‖ and |L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|. j = ‖Dh(w_T) − Dh(w_0)‖_F/‖Dh(w_0)‖_F, on
     at most 1024 inputs (`examples`). `groups` maps globs over leaf paths to names; by default a group is a module.
-    Kernels are measured on as many inputs (at most 256) as have derivatives of 512 MiB.
+    Kernels are measured on as many inputs (at most 256) as have derivatives of 512 MiB, kappa on at most 4096 training
+    inputs. Examples that do not fit one pass go through in blocks (`lazyscope.passes`).
 
     With `seeds`, `params0` is a function of a key (`model.init`): so many starts are drawn and diagnosed, and the one
     of median g is returned with the spread over all beside it (`Diagnosis.seeds`).
@@ -126,15 +130,16 @@ def _judged(
     x, y = (problem.x_test, problem.y_test) if held_out else (problem.x, problem.y)
     start = check_outputs(apply, params0, problem.x)
     check_labels(problem.loss, start, problem.y)
-    crit = criterion(apply, params0, problem, alpha=alpha, key=key_kappa, budget=budget) if with_kappa else None
+    few_for_kappa = KAPPA_EXAMPLES if problem.num_examples > KAPPA_EXAMPLES else None
+    options = {"alpha": alpha, "key": key_kappa, "budget": budget, "examples": few_for_kappa}
+    crit = criterion(apply, params0, problem, **options) if with_kappa else None
     trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train)
 
     h0 = passes.outputs(apply, params0, x)
     check_labels(problem.loss, h0, y)
-    away = tree.sub(tree.split(trained.params_linear)[0], tree.split(params0)[0])
-    scale = jnp.asarray(alpha, h0.dtype)
-    f0, f = scale * h0, scale * passes.outputs(apply, trained.params, x)
-    f_linear = f0 + scale * passes.push(apply, params0, x, away)
+    away = _away(params0, trained.params_linear)
+    h, change = passes.outputs(apply, trained.params, x), passes.push(apply, params0, x, away)
+    f0, f, f_linear = _at_scale(alpha, h0, h, change)
     measured = losses(problem.loss, f, f_linear, f0, y)
     if not math.isfinite(measured["loss, trained"]):
         raise ValueError(
@@ -146,7 +151,7 @@ def _judged(
     few = take(x, slice(0, examples or DIFFERENTIAL_EXAMPLES))
     change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes)
     j = change.interval
-    if not bool(jnp.all(jnp.isfinite(change.examples))):
+    if not np.all(np.isfinite(np.asarray(change.examples))):
         for at in (params0, trained.params):
             check_derivative(apply, at, few)
     rows = group_rows(apply, params0, trained.params, few, change, members)
@@ -227,6 +232,17 @@ def _train(
     return by_descent(apply, params0, problem, alpha, num_steps, key)
 
 
+@jax.jit
+def _away(params0: PyTree, params: PyTree) -> list[Array]:
+    return tree.sub(tree.split(params)[0], tree.split(params0)[0])
+
+
+@jax.jit
+def _at_scale(alpha: float | Array, h0: Array, h: Array, change: Array) -> tuple[Array, Array, Array]:
+    scale = jnp.asarray(alpha, h0.dtype)
+    return scale * h0, scale * h, scale * (h0 + change)
+
+
 class _Kernel(NamedTuple):
     """The relative change of the tangent kernel, in all and of each leaf, and on how many inputs."""
 
@@ -238,21 +254,34 @@ class _Kernel(NamedTuple):
 def _indicators(
     apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: Batch, y: Array, examples: int | None
 ) -> tuple[dict[str, float], _Kernel]:
-    found = {"movement in all": float(relative_change(params0, params).all)}
+    found = {"movement in all": float(_movement(params0, params))}
     few = take(x, slice(0, _kernel_examples(apply, params0, x, examples)))
     n = count(few)
     if n == 0:
         return found, _Kernel(None, {}, 0)
     unit = derivative_unit(apply, params0, few)  # so that no unit of the outputs over- or underflows
     before, after = (group_kernels(apply, p, few, unit=unit) for p in (params0, params))
-    change = change_of_kernels(before, after)
-    whole = [reduce(jnp.add, kernels.values()) for kernels in (before, after)]
-    found["kernel 1 − cosine"] = float(distance_of_kernels(*whole))
+    change, cosine, whole = _compared(before, after)
+    found["kernel 1 − cosine"] = float(cosine)
     if problem.loss is square_loss:
         shape = (n, *jax.eval_shape(apply, params0, few).shape[1:])
         for name, kernel in zip(("alignment at start", "alignment, trained"), whole, strict=True):
-            found[name] = float(alignment_of_kernel(kernel, y[:n], shape))
+            found[name] = float(_alignment(kernel, y[:n], shape))
     return found, _Kernel(float(change.all), {name: float(value) for name, value in change.groups.items()}, n)
+
+
+@jax.jit
+def _movement(params0: PyTree, params: PyTree) -> Array:
+    return relative_change(params0, params).all
+
+
+@jax.jit
+def _compared(before: dict[str, Array], after: dict[str, Array]) -> tuple[Grouped, Array, list[Array]]:
+    whole = [reduce(jnp.add, kernels.values()) for kernels in (before, after)]
+    return change_of_kernels(before, after), distance_of_kernels(*whole), whole
+
+
+_alignment = jax.jit(alignment_of_kernel, static_argnums=2)
 
 
 def _kernel_examples(apply: Apply, params0: PyTree, x: Batch, examples: int | None) -> int:
