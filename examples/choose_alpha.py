@@ -3,8 +3,10 @@
     python examples/choose_alpha.py
 
 `kappa` predicts: `ls.alpha_for` gives, in closed form, the smallest alpha at which it has a given value. Consequences
-decide: `ls.crossover` trains at trial scales and finds, by bisection, the alpha at which training stops being lazy. The
-model is centred, so that its output starts at zero; without that no scale would make kappa small.
+decide: `ls.crossover` trains at trial scales and finds, by bisection, the alpha at which training stops being lazy,
+where g = .05 or j = .1. The model is centred, so that its output starts at zero; without that no scale would make kappa
+small. Here descent is ours, and its step follows alpha; a trainer of your own takes a third argument that tells it how
+(`ls.Scale`).
 """
 
 import jax

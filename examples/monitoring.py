@@ -3,10 +3,11 @@
     python examples/monitoring.py
 
 `ls.monitor(apply, params0, x)` gives a function of the parameters that returns a dict of scalars, 0 at the start (the
-kernel's change to rounding): the gap between the model and its linearisation at the same weights, the change of the
-tangent kernel in all and per parameter group, and how far the weights are. It is jitted as any function and its results
-go to whatever logger there is. A few dozen inputs are enough. Two nets learn the digits with Adam: one as it is drawn,
-and one with a large output scale alpha, centred, so that it starts at zero: the second stays near its linearisation.
+kernel's change to rounding): the gap between the model and its linearisation at the same weights, the change j of the
+differential in all and per group of parameters, how far the weights are, and, unless `kernel=False`, the change of the
+tangent kernel. It is jitted as any function and its results go to whatever logger there is. A few dozen inputs are
+enough. Two nets learn the digits with Adam: one as it is drawn, and one with a large output scale alpha, centred, so
+that it starts at zero: the second stays near its linearisation.
 """
 
 import logging
@@ -50,8 +51,8 @@ def run(name, apply, params, learning_rate) -> list[dict[str, float]]:
             row["loss"] = float(ls.cross_entropy(apply(params, x), y))
             logged.append({"step": i, **row})
             log.info(
-                "%-8s step %4d  loss %.3f  gap %.4f  kernel %.4f  moved %.4f",
-                *(name, i, row["loss"], row["gap"], row["kernel_change"], row["movement"]),
+                "%-8s step %4d  loss %.3f  gap %.4f  j %.4f  moved %.4f",
+                *(name, i, row["loss"], row["gap"], row["differential"], row["movement"]),
             )
         params, memory, _ = step(params, memory, x[batch], y[batch])
     return logged

@@ -26,10 +26,13 @@ def test_fine_tuning_is_not_lazy_and_lora_less_so(capsys):
     (lora, moved), (whole, moved_whole) = found["LoRA"], found["all weights"]
     assert (lora.regime, whole.regime) == ("not lazy", "not lazy")
     assert lora.gap > whole.gap
+    assert lora.differential > whole.differential
     # The b of LoRA starts at zero, nothing else does.
     assert {name for name, absolute in moved.absolute.items() if absolute} == {"lora/0/b", "lora/1/b"}
     assert not any(moved_whole.absolute.values())
-    assert "movement from zero (lora/" in capsys.readouterr().out
+    assert "(absolute)" in capsys.readouterr().out
+    # The two factors of a correction are one layer.
+    assert {row.name for row in lora.groups} == {"head", "lora/0", "lora/1"}
     for diagnosis in (lora, whole):
         assert diagnosis.losses["loss, trained"] < 0.6 * diagnosis.losses["loss at start"]
 
@@ -40,11 +43,13 @@ def test_monitoring_shows_the_run_with_a_large_scale_staying_near_its_linearisat
         runs = run("monitoring")
     assert len(caplog.records) == sum(len(rows) for rows in runs.values())
     for rows in runs.values():
-        assert rows[0]["gap"] == rows[0]["movement"] == 0
+        assert rows[0]["gap"] == rows[0]["differential"] == rows[0]["movement"] == 0
         assert rows[0]["kernel_change"] < 1e-6  # float32, two programs of one kernel: zero to rounding
         assert rows[-1]["loss"] < 0.1
     assert runs["plain"][-1]["gap"] > 0.3
+    assert runs["plain"][-1]["differential"] > 0.5
     assert runs["scaled"][-1]["gap"] < 0.05
+    assert runs["scaled"][-1]["differential"] < 0.1 * runs["plain"][-1]["differential"]
 
 
 @pytest.mark.slow

@@ -18,6 +18,9 @@ class Diagnose:
     Names a built-in case (two-layer-symmetrised, two-layer-plain, two-layer-rich), or FILE.py:OBJECT, where OBJECT is a
     lazyscope.Case or a function that returns one. This runs FILE.py: only name files you trust.
 
+    A Case can bring its own trainer, train(apply, params0) or train(apply, params0, scale), whose learning rate has to
+    follow alpha: times scale.sgd = 1/alpha² for SGD, times scale.adam = 1/alpha for Adam.
+
     Example: lazyscope diagnose my_model.py:case --after trained.safetensors
     """
 
