@@ -23,12 +23,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import passes, tree
-from lazyscope.door import check_examples, concrete, entrance
+from lazyscope.door import check_examples, checked_outputs, concrete, entrance
 from lazyscope.examples import Batch, count, take
 from lazyscope.groups import Groups, grouped
 from lazyscope.intervals import Interval, root_of_ratio
 from lazyscope.models import Apply
-from lazyscope.tangent.outputs import checked_outputs
 
 PROBES, LEAST = 4, 64
 """Random directions an example, where there are too many outputs to take all of them, and in all at least."""

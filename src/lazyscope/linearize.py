@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lazyscope import tree
-from lazyscope.door import as_type, entrance, pushed, unsealed
+from lazyscope.door import as_type, entrance, pushed, real, unsealed
 from lazyscope.examples import Batch
 from lazyscope.models import Apply, Model
 
@@ -31,7 +31,7 @@ def linearize(apply: Apply, params0: PyTree) -> Apply:
         widest = jnp.result_type(*theta, *theta0)
         theta, theta0 = as_type(theta, widest), as_type(theta0, widest)
         outputs, change = pushed(lambda th: apply(unsealed(merge(th)), x), theta0, tree.sub(theta, theta0))
-        return outputs + change
+        return real(outputs) + change
 
     return apply_lin
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
-from lazyscope.door import as_key, entrance, unsealed, without_scalars
+from lazyscope.door import as_key, entrance, real, unsealed, without_scalars
 from lazyscope.examples import Batch
 
 Apply = Callable[..., Array]
@@ -240,7 +240,7 @@ def center(apply: Apply, params0: PyTree) -> Apply:
 
     @entrance
     def centered(params: PyTree, x: Batch, **options: Any) -> Array:
-        return apply(unsealed(params), x, **options) - jax.lax.stop_gradient(apply(unsealed(start), x))
+        return real(apply(unsealed(params), x, **options)) - jax.lax.stop_gradient(apply(unsealed(start), x))
 
     return centered
 

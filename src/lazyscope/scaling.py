@@ -18,12 +18,12 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion import Budget, check_outputs, check_precision, criterion
-from lazyscope.door import check_derivative, concrete, entrance
+from lazyscope.door import check_derivative, checked_outputs, concrete, entrance
 from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
-from lazyscope.tangent import checked_outputs, largest_eigenvalue_in_units, representable, start_vector
+from lazyscope.tangent import largest_eigenvalue_in_units, representable, start_vector
 
 
 @entrance

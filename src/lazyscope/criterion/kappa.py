@@ -14,7 +14,7 @@ becomes kappa once ‖Dhᵀ∇R‖ is replaced by its largest possible value ‖
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
 from lazyscope.criterion.products import coarse_unit, in_units, normalized_outputs, second_derivative
-from lazyscope.door import check_derivative, check_examples, entrance, linearized, outputs_of, pushed
+from lazyscope.door import check_derivative, check_examples, checked_outputs, entrance, linearized, pushed
 from lazyscope.examples import Batch, count, take
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
@@ -224,16 +224,7 @@ def criterion(
 
 def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
     """The outputs, or a ValueError where they are not finite real floats with one row per example."""
-    shape: Any = outputs_of(apply, params, x)
-    n = count(x)
-    if not hasattr(shape, "dtype") or not jnp.issubdtype(shape.dtype, jnp.floating):
-        got = getattr(shape, "dtype", type(shape).__name__)
-        raise ValueError(f"apply(params, x) must return one real floating-point array, got {got}: return the outputs")
-    if shape.ndim == 0 or shape.shape[0] != n:
-        raise ValueError(
-            f"apply(params, x) must return one row for each of the {n} examples, got shape "
-            f"{tuple(shape.shape)}: keep the batch axis first"
-        )
+    checked_outputs(apply, params, x)
     outputs = passes.outputs(apply, params, x)
     bad = int(np.sum(~np.isfinite(np.asarray(outputs))))
     if bad:

@@ -33,7 +33,7 @@ def monitor(
     start, inputs = tree.copy(sealed(params0)), as_batch("x", x)
 
     def measure(params: PyTree) -> dict[str, Array]:
-        return _measure(apply, start, params, inputs, kernel=kernel, groups=groups, key=key)
+        return _measure(apply, start, params, inputs, with_kernel=kernel, groups=groups, key=key)
 
     return measure
 
@@ -45,7 +45,7 @@ def _measure(
     params: PyTree,
     x: Batch,
     *,
-    kernel: bool,
+    with_kernel: bool,
     groups: Groups,
     key: Key[Array, ""] | None,
 ) -> dict[str, Array]:
@@ -59,7 +59,7 @@ def _measure(
     if change.probes:
         found["differential_error"] = change.error
     found |= {f"differential/{name}": group.relative for name, group in change.groups.items()}
-    if kernel:
+    if with_kernel:
         kernels = kernel_change(apply, params0, params, x)
         found["kernel_change"] = kernels.all
         found |= {f"kernel_change/{name}": value for name, value in kernels.groups.items()}

@@ -20,6 +20,7 @@ from lazyscope.door.leaves import (
     without_scalars,
 )
 from lazyscope.door.modes import linearized, pushed
+from lazyscope.door.outputs import checked_outputs, real, real_outputs
 from lazyscope.door.program import Program, outputs_of, program
 from lazyscope.door.switches import our_switches
 
@@ -32,6 +33,7 @@ __all__ = [
     "callable_of",
     "check_derivative",
     "check_examples",
+    "checked_outputs",
     "concrete",
     "entrance",
     "linearized",
@@ -39,6 +41,8 @@ __all__ = [
     "outputs_of",
     "program",
     "pushed",
+    "real",
+    "real_outputs",
     "sealed",
     "types",
     "unsealed",

@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from lazyscope import examples, tree
 from lazyscope.door.leaves import concrete
+from lazyscope.door.outputs import checked_outputs
 from lazyscope.door.program import Program
 from lazyscope.examples import Batch
 
@@ -19,9 +20,11 @@ _FEW = 3  # examples that are evaluated together and each alone
 def check_examples(apply: Any, params: PyTree, x: Batch) -> None:
     """ValueError where the outputs on one example depend on the others in the batch, or on its place among them.
 
+    Outputs that are not real, with one row per example, are refused first (`checked_outputs`).
     A few examples are evaluated together and each alone, at weights beside `params` (at which a centred model is 0
     whatever it does), once for each model. Inside a transformation of JAX there are no values to look at.
     """
+    dtype = checked_outputs(apply, params, x).dtype
     n = examples.count(x)
     if not isinstance(apply, Program) or n < 2 or not concrete(params, x) or "examples" in _looked_at(apply):
         return
@@ -32,7 +35,7 @@ def check_examples(apply: Any, params: PyTree, x: Batch) -> None:
     together, alone = (np.asarray(v, float) for v in both)
     scale = float(np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone)))
     apart = np.abs(together - alone)
-    if np.any(apart[np.isfinite(apart)] > 10 * float(jnp.finfo(apply.outputs.dtype).eps) ** 0.5 * scale):
+    if np.any(apart[np.isfinite(apart)] > 10 * float(jnp.finfo(dtype).eps) ** 0.5 * scale):
         raise ValueError(
             "each example must be treated on its own here, got other outputs for a few examples together than for "
             "each alone: use batch norm with its running averages (evaluation mode), turn dropout off"

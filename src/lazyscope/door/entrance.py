@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from lazyscope import examples
 from lazyscope.door.leaves import Seen, as_came, as_type, callable_of, sealed, types, unsealed, without_scalars
 from lazyscope.door.modes import told
+from lazyscope.door.outputs import checked_outputs, real_outputs
 from lazyscope.door.program import Program, program
 from lazyscope.door.switches import our_switches
 
@@ -116,6 +117,8 @@ def _as_program(found: dict[str, Any], model: str) -> None:
         traced = program(traced.function, found[names[0]], *inputs)
     found[model] = traced
     if model == "apply":
+        # A loss of the caller's own may take other rows than one an example; what is measured on `x` may not.
+        (checked_outputs if "x" in found else real_outputs)(traced, found[names[0]], *inputs)
         _losses_as_programs(found, traced.outputs)
 
 

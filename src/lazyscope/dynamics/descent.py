@@ -20,7 +20,7 @@ from lazyscope.dynamics.run import Run, check_positive, check_record
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem
-from lazyscope.tangent import largest_eigenvalue, real_outputs
+from lazyscope.tangent import largest_eigenvalue
 
 
 class EarlyStop(NamedTuple):
@@ -80,7 +80,6 @@ def gradient_descent(
     if test_every is not None and test_every < 1:
         raise ValueError(f"test_every must be at least 1, got {test_every}")
     tree.split(params0)
-    real_outputs(apply, params0, problem.x)
     return _descend(
         passes.in_blocks(apply, params0, problem.x),
         problem.loss,

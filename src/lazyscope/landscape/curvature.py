@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import examples
-from lazyscope.door import entrance
+from lazyscope.door import checked_outputs, entrance
 from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos
 from lazyscope.landscape.vectors import flatten
 from lazyscope.models import Apply
-from lazyscope.tangent import checked_outputs, kernel_product, start_vector
+from lazyscope.tangent import kernel_product, start_vector
 
 
 class Curvature(NamedTuple):

@@ -18,7 +18,6 @@ from lazyscope.tangent.kernels import (
     tangent_kernel,
     traced_kernel,
 )
-from lazyscope.tangent.outputs import checked_outputs, real_outputs, scalar_outputs
 from lazyscope.tangent.products import (
     derivative_unit,
     kernel_product,
@@ -34,7 +33,6 @@ __all__ = [
     "Spectrum",
     "as_matrix",
     "blocked_tangent_kernel",
-    "checked_outputs",
     "derivative_unit",
     "diagonal_kernel",
     "group_kernel_examples",
@@ -44,9 +42,7 @@ __all__ = [
     "kernel_product",
     "largest_eigenvalue",
     "largest_eigenvalue_in_units",
-    "real_outputs",
     "representable",
-    "scalar_outputs",
     "spectrum",
     "start_vector",
     "tangent_kernel",

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lazyscope import examples
-from lazyscope.door import concrete
+from lazyscope.door import checked_outputs, concrete
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives, in_units
-from lazyscope.tangent.outputs import checked_outputs
 
 _Loop = Callable[[Any, Any, Callable[[Any, PyTree], PyTree], PyTree], PyTree]
 

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import examples, passes, tree
-from lazyscope.door import concrete, entrance, linearized, outputs_of
+from lazyscope.door import checked_outputs, concrete, entrance, linearized, outputs_of
 from lazyscope.examples import Batch
 from lazyscope.krylov import by_calls, lanczos, lanczos_by_calls
 from lazyscope.models import Apply
-from lazyscope.tangent.outputs import checked_outputs
 
 
 @entrance
