@@ -121,6 +121,7 @@ def test_alpha_and_tau_squared_give_the_same_diagnosis():
     np.testing.assert_allclose(by_tau.kernel_change, by_alpha.kernel_change, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cross_entropy_takes_the_worse_of_outputs_and_losses():
     labels = (PROBLEM.y > 0).astype(int)
     problem = ls.Problem(PROBLEM.x, labels, PROBLEM.x, labels, loss=ls.cross_entropy)
@@ -181,6 +182,7 @@ def test_monitor_is_zero_at_the_start_and_jits():
     np.testing.assert_allclose(moved["movement"], 0.1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_crossover_separates_lazy_from_not_lazy():
     params0 = TANH.init(jax.random.key(1), doubled=True)
     found = ls.crossover(ls.Case(TANH.apply, params0, PROBLEM), key=KEY, num_steps=200)

@@ -58,7 +58,8 @@ IGNORED = -100
 def token_cross_entropy(outputs: Array, y: Array) -> Float[Array, ""]:
     """Mean of −log softmax(f(x_i)_t)_{y_it} over the tokens that count: those whose label is not −100.
 
-    Outputs are (n, t, v), labels (n, t) integers in [0, v). Raises ValueError as `cross_entropy` does, and where no token counts.
+    Outputs are (n, t, v), labels (n, t) integers in [0, v). Raises ValueError as `cross_entropy` does, and where no
+    token counts.
     """
     if not jnp.issubdtype(y.dtype, jnp.integer) or outputs.ndim != 3 or y.shape != outputs.shape[:2]:
         raise ValueError(
