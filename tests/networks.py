@@ -73,7 +73,7 @@ def assert_same(apply, params, reference, x=None, tolerance=1e-12):
 
 
 def assert_same_diagnosis(apply, params):
-    """kappa, g and k of the MLP in another framework: to 1e-5, for the search for ‖D²h‖ starts elsewhere in another
+    """kappa, g and j of the MLP in another framework: to 1e-5, for the search for ‖D²h‖ starts elsewhere in another
     leaf order."""
     np.testing.assert_allclose(diagnosed(apply, params), diagnosed_here(), rtol=1e-5)
 
@@ -87,7 +87,7 @@ def diagnosed(apply, params):
     problem = ls.Problem(X, jnp.sin(X[:, :2]))
     found = ls.diagnose(apply, params, problem, key=jax.random.key(0), num_steps=60)
     assert found.criterion is not None
-    return found.criterion.kappa, found.gap, found.kernel_change
+    return found.criterion.kappa, float(found.gap), float(found.differential)
 
 
 def second_derivative(apply, params, x):

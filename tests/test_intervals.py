@@ -60,6 +60,8 @@ def test_the_gap_on_fifty_examples_covers_that_on_twenty_thousand(activation, ta
     params0 = model.init(key_init, tau=tau, doubled=True)
     trained = by_descent(model.apply, params0, problem, alpha, 500, jax.random.key(1))
     x, y = problem.x_test, problem.y_test
+    assert x is not None
+    assert y is not None
     f0, f = alpha * model.apply(params0, x), alpha * model.apply(trained.params, x)
     linear = alpha * ls.linearize(model.apply, params0)(trained.params_linear, x)
     whole = float(gap(ls.square_loss, f, linear, f0, y))

@@ -79,8 +79,10 @@ def test_a_batch_stays_within_the_memory_budget(monkeypatch):
     coordinates = jnp.zeros((400, 2))
     matrix = surface.direction_matrix(center, landscape.filter_normalised(KEY, center, axes=AXES))
     for budget in (4e5, 4e6):
-        batch = surface._batch(function, center, coordinates, budget)
-        analysis = surface._evaluate.lower(function, batch, center, matrix, coordinates).compile().memory_analysis()
+        devices = tuple(jax.local_devices())
+        batch = surface._batch(function, center, coordinates, budget, devices)
+        program = surface._evaluate.lower(function, batch, devices, center, matrix, coordinates)
+        analysis = program.compile().memory_analysis()
         assert analysis is not None
         assert 1 < batch < 200
         assert budget / 20 < analysis.temp_size_in_bytes < budget

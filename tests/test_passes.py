@@ -46,6 +46,7 @@ def test_a_model_in_blocks_is_the_model_with_all_its_derivatives(name):
     x = case.problem.x
     blocked = passes.in_blocks(case.apply, case.params, x, small_budget(case))
     assert passes.in_blocks(case.apply, case.params, x) is case.apply
+    assert isinstance(blocked, passes.InBlocks)
     assert blocked == passes.InBlocks(case.apply, blocked.size)
     theta, merge = tree.split(case.params)
 

@@ -107,7 +107,8 @@ def differential_change(
     starts, changes = _squares(apply, params0, params, x, directions)
     listed = tuple((name, tuple(leaves)) for name, leaves in members.items())
     probes = 0 if exact else directions.shape[1]
-    return DifferentialChange(*_summed(theta0, theta, starts, changes, listed, probes), probes)
+    value, error, by_group, by_example = _summed(theta0, theta, starts, changes, listed, probes)
+    return DifferentialChange(value, error, by_group, by_example, probes)
 
 
 @entrance

@@ -10,6 +10,7 @@ a gate that flips for one input in a thousand, is in no interval.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -35,8 +36,8 @@ class Interval(float):
         """The number as a plain float."""
         return float(self)
 
-    def __getnewargs__(self) -> tuple[float, float, float]:
-        return self.value, self.low, self.high
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Interval, (self.value, self.low, self.high)
 
     def __str__(self) -> str:
         return f"{self.value:.3g} ({self.low:.2g} to {self.high:.2g})"

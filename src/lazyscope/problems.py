@@ -153,13 +153,14 @@ class Problem:
 class Case:
     """A model at its initial parameters with its problem: what `diagnose` and the command line take.
 
-    `train(apply, params0) -> params` is the user's own trainer; `gates(params, x)` the activation pattern.
+    `train(apply, params0) -> params`, or with a third argument for the `Scale`, is the user's own trainer;
+    `gates(params, x)` the activation pattern.
     """
 
     apply: Apply
     params0: PyTree
     problem: Problem
-    train: Callable[[Apply, PyTree], PyTree] | None = None
+    train: Callable[..., PyTree] | None = None
     gates: Callable[[PyTree, Array], Any] | None = None
     alpha: float = 1.0
 

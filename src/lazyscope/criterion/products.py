@@ -61,7 +61,9 @@ def coarse_unit(size: float) -> float:
 
 def hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
     """H_z v."""
-    return _sum(apply, params, x, 0.5, lambda part, block: _hessian_product(apply, params, part, block(z), v))
+    return _sum(
+        apply, params, x, 0.5, lambda part, block: _hessian_product(apply, params, part, block(jnp.asarray(z)), v)
+    )
 
 
 def push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:

@@ -151,7 +151,7 @@ def by_descent(
 def _descent(
     apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
 ) -> tuple[PyTree, bool]:
-    settings = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
+    settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
     if by_calls(apply, params0, problem.x):
         return descent_by_calls(apply, params0, problem, **settings)
     run = gradient_descent(apply, params0, problem, record=(0, num_steps), **settings)
@@ -161,7 +161,7 @@ def _descent(
 def _linear_descent(
     apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
 ) -> PyTree:
-    settings = {"alpha": alpha, "step_size": step_size}
+    settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size}
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
     if problem.loss is square_loss and kernel_side <= CLOSED_FORM_SIDE:
         return linearized_descent(apply, params0, problem, steps=[num_steps], **settings).params

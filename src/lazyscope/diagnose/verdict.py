@@ -128,6 +128,7 @@ def _judged(
     key_train, key_kappa, key_probes = jax.random.split(key, 3)
     held_out = problem.x_test is not None
     x, y = (problem.x_test, problem.y_test) if held_out else (problem.x, problem.y)
+    assert y is not None
     start = check_outputs(apply, params0, problem.x)
     check_labels(problem.loss, start, problem.y)
     few_for_kappa = KAPPA_EXAMPLES if problem.num_examples > KAPPA_EXAMPLES else None
