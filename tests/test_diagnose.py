@@ -426,3 +426,33 @@ def test_a_low_rank_update_that_starts_at_zero_is_lazy_at_a_large_scale():
     found = ls.diagnose(ls.center(apply, params0), params0, PROBLEM, alpha=1000.0, key=KEY, with_kappa=False)
     assert found.regime == "lazy"
     assert [row.name for row in found.groups if "lora" in row.name] == ["lora"]
+
+
+@pytest.mark.slow
+def test_how_weights_are_stored_changes_no_decider():
+    def net(w, v, x):
+        return jnp.tanh(x @ w) @ v
+
+    w, v = jax.random.normal(jax.random.key(1), (8, 6)), jax.random.normal(jax.random.key(2), (6,))
+    q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(3), (48, 48)))
+    forms = {
+        "leaves": ({"w": w, "v": v}, lambda p, x: net(p["w"], p["v"], x)),
+        "one vector": (
+            jnp.concatenate([w.ravel(), v]),
+            lambda p, x: net(p[:48].reshape(8, 6), p[48:], x),
+        ),
+        "rows": ([*w, v], lambda p, x: net(jnp.stack(p[:-1]), p[-1], x)),
+        "units": (
+            [{"in": w[:, i], "out": v[i]} for i in range(6)],
+            lambda p, x: net(jnp.stack([u["in"] for u in p], axis=1), jnp.stack([u["out"] for u in p]), x),
+        ),
+        "rotated": ({"w": q @ w.ravel(), "v": v}, lambda p, x: net((q.T @ p["w"]).reshape(8, 6), p["v"], x)),
+    }
+    found = []
+    for params0, apply in forms.values():
+        centred = ls.center(apply, params0)
+        one = ls.diagnose(centred, params0, PROBLEM, alpha=4.0, key=KEY, num_steps=200, with_kappa=False)
+        found.append((float(one.gap), float(one.differential), one.regime))
+    for gap, differential, verdict in found:
+        np.testing.assert_allclose((gap, differential), found[0][:2], rtol=1e-9)
+        assert verdict == found[0][2]

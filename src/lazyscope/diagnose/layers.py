@@ -62,7 +62,7 @@ def group_rows(
     for name in order:
         before, after = ([leaves[i] for i in members[name]] for leaves in (theta0, theta))
         size = _norm(before)
-        moved = _norm([np.asarray(b) - np.asarray(a) for a, b in zip(before, after, strict=True)])
+        moved = _norm([np.subtract(b, a)[None] for a, b in zip(before, after, strict=True)])
         change = found.groups[name]
         rows.append(
             GroupRow(
