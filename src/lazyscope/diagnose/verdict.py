@@ -32,7 +32,7 @@ from lazyscope.measures import (
     relative_change,
 )
 from lazyscope.models import Apply
-from lazyscope.problems import Problem, check_labels, square_loss
+from lazyscope.problems import Problem, check_loss, square_loss
 from lazyscope.tangent import MEMORY_BUDGET, derivative_unit, group_kernel_examples, group_kernels
 
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
@@ -125,12 +125,11 @@ def _judged(
     held_out = problem.x_test is not None
     x, y = (problem.x_test, problem.y_test) if held_out else (problem.x, problem.y)
     start = check_outputs(apply, params0, problem.x)
-    check_labels(problem.loss, start, problem.y)
+    check_loss(problem.loss, start, problem.y)
     crit = criterion(apply, params0, problem, alpha=alpha, key=key_kappa, budget=budget) if with_kappa else None
     trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train)
 
     h0 = passes.outputs(apply, params0, x)
-    check_labels(problem.loss, h0, y)
     away = tree.sub(tree.split(trained.params_linear)[0], tree.split(params0)[0])
     scale = jnp.asarray(alpha, h0.dtype)
     f0, f = scale * h0, scale * passes.outputs(apply, trained.params, x)
