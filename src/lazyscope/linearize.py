@@ -30,8 +30,8 @@ def linearize(apply: Apply, params0: PyTree) -> Apply:
         theta0, merge = tree.split(start)
         widest = jnp.result_type(*theta, *theta0)
         theta, theta0 = as_type(theta, widest), as_type(theta0, widest)
-        outputs, change = pushed(lambda th: apply(unsealed(merge(th)), x), theta0, tree.sub(theta, theta0))
-        return real(outputs) + change
+        outputs, change = pushed(lambda th: real(apply(unsealed(merge(th)), x)), theta0, tree.sub(theta, theta0))
+        return outputs + change
 
     return apply_lin
 

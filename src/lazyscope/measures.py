@@ -15,7 +15,7 @@ from lazyscope import tree
 from lazyscope.door import entrance, outputs_of, pushed
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
-from lazyscope.problems import Problem
+from lazyscope.problems import Problem, check_range
 from lazyscope.tangent import (
     MEMORY_BUDGET,
     as_matrix,
@@ -135,6 +135,7 @@ def target_alignment(
 def alignment_of_kernel(kernel: Array, y: Array, shape: tuple[int, ...]) -> Float[Array, ""]:
     """`target_alignment` of a kernel on the inputs of the targets `y`, for outputs of that shape."""
     if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 and len(shape) == 2:
+        check_range("target_alignment", y, shape[1])
         y = jax.nn.one_hot(y, shape[1])
     if y.shape != shape:
         raise ValueError(

@@ -40,15 +40,16 @@ def cross_entropy(outputs: Float[Array, "n k"], y: Array) -> Float[Array, ""]:
     """(1/n) Σ_i −log softmax(f(x_i))_{y_i}, integer labels in [0, k).
 
     Raises ValueError for labels that are no integers, of another shape, or out of range, as far as there are values to
-    look at: inside a transformation of JAX there are none.
+    look at: inside a transformation of JAX there are none, and the loss is NaN.
     """
     if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != outputs.shape[:1]:
         raise ValueError(
             f"cross_entropy needs integer labels of shape {tuple(outputs.shape[:1])}, "
             f"got {y.dtype} of shape {tuple(y.shape)}: pass class indices"
         )
-    _check_range("cross_entropy", y, outputs.shape[1])
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), y[:, None], axis=1))
+    check_range("cross_entropy", y, outputs.shape[1])
+    column = jnp.where(y < 0, outputs.shape[1], y)  # NaN, as for labels beyond the last column
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), column[:, None], axis=1))
 
 
 IGNORED = -100
@@ -66,21 +67,14 @@ def token_cross_entropy(outputs: Array, y: Array) -> Float[Array, ""]:
             f"token_cross_entropy needs outputs (n, t, v) and integer labels (n, t), got outputs of shape "
             f"{tuple(outputs.shape)} and {y.dtype} of shape {tuple(y.shape)}: pass one token index a position"
         )
-    _check_range("token_cross_entropy", y, outputs.shape[2], IGNORED)
+    check_range("token_cross_entropy", y, outputs.shape[2], IGNORED)
     counted = y != IGNORED
     picked = jnp.take_along_axis(jax.nn.log_softmax(outputs), jnp.where(counted, y, 0)[..., None], axis=2)[..., 0]
     return -jnp.sum(jnp.where(counted, picked, 0)) / jnp.sum(counted).astype(outputs.dtype)
 
 
-def check_labels(loss: Loss, outputs: Any, y: Array) -> None:
-    """ValueError where labels do not fit the outputs of that shape, or the loss is not one real number.
-
-    The losses of lazyscope look at the values of labels when they are evaluated outside of a transformation.
-    """
-    if loss is cross_entropy and y.shape == outputs.shape[:1]:
-        _check_range("cross_entropy", y, outputs.shape[-1])
-    if loss is token_cross_entropy and y.shape == outputs.shape[:2]:
-        _check_range("token_cross_entropy", y, outputs.shape[-1], IGNORED)
+def check_loss(loss: Loss, outputs: Any, y: Array) -> None:
+    """ValueError where the loss on outputs of that shape is not one real number."""
     found = jax.eval_shape(loss, jax.ShapeDtypeStruct(outputs.shape, outputs.dtype), y)
     if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
         got = f"{found.dtype} of shape {tuple(found.shape)}" if hasattr(found, "shape") else type(found).__name__
@@ -88,11 +82,15 @@ def check_labels(loss: Loss, outputs: Any, y: Array) -> None:
         raise ValueError(f"a loss must return one real number, got {got} from {name}: take the mean over examples")
 
 
-def _check_range(name: str, y: Array, classes: int, ignored: int | None = None) -> None:
+def check_range(name: str, y: Array, classes: int, ignored: int | None = None) -> None:
+    """ValueError for labels that are no column of the outputs, naming them; `ignored` is no label but stands for none.
+
+    Inside a transformation of JAX there are no values to look at.
+    """
     try:
         labels = np.asarray(y)
     except jax.errors.TracerArrayConversionError:
-        return  # inside a transformation there are no values to look at
+        return
     wrong = np.unique(labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]).tolist()
     if wrong:
         listed = ", ".join(map(str, wrong[:6])) + (" ..." if len(wrong) > 6 else "")
@@ -147,6 +145,16 @@ class Problem:
     def num_examples(self) -> int:
         """n, the number of training examples."""
         return examples.count(self.x)
+
+    def check_labels(self, outputs: Any) -> None:
+        """ValueError where class labels, held-out ones included, are no columns of outputs of that shape."""
+        if self.loss not in (cross_entropy, token_cross_entropy):
+            return
+        ignored = IGNORED if self.loss is token_cross_entropy else None
+        for y in (self.y, self.y_test):
+            # What is no label, or has another shape, the loss itself refuses.
+            if isinstance(y, jax.Array) and jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == len(outputs.shape) - 1:
+                check_range(self.loss.__name__, y, outputs.shape[-1], ignored)
 
 
 @dataclass(frozen=True)

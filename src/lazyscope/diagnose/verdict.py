@@ -34,7 +34,7 @@ from lazyscope.measures import (
     relative_change,
 )
 from lazyscope.models import Apply
-from lazyscope.problems import Problem, check_labels, square_loss
+from lazyscope.problems import Problem, check_loss, square_loss
 from lazyscope.tangent import MEMORY_BUDGET, derivative_unit, group_kernel_examples, group_kernels
 
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
@@ -130,14 +130,13 @@ def _judged(
     x, y = (problem.x_test, problem.y_test) if held_out else (problem.x, problem.y)
     assert y is not None
     start = check_outputs(apply, params0, problem.x)
-    check_labels(problem.loss, start, problem.y)
+    check_loss(problem.loss, start, problem.y)
     few_for_kappa = KAPPA_EXAMPLES if problem.num_examples > KAPPA_EXAMPLES else None
     options = {"alpha": alpha, "key": key_kappa, "budget": budget, "examples": few_for_kappa}
     crit = criterion(apply, params0, problem, **options) if with_kappa else None
     trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train)
 
     h0 = passes.outputs(apply, params0, x)
-    check_labels(problem.loss, h0, y)
     away = _away(params0, trained.params_linear)
     h, change = passes.outputs(apply, trained.params, x), passes.push(apply, params0, x, away)
     f0, f, f_linear = _at_scale(alpha, h0, h, change)

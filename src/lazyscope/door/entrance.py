@@ -126,6 +126,7 @@ def _losses_as_programs(found: dict[str, Any], outputs: PyTree) -> None:
     """A loss of the caller's own, like the model, as the program that it is now."""
     problem = found.get("problem")
     if problem is not None:
+        problem.check_labels(outputs)
         loss = _loss(problem.loss, outputs, problem.y)
         if loss is not problem.loss:
             found["problem"] = copy(problem)
