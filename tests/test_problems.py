@@ -54,6 +54,11 @@ def test_wrong_data_is_refused_in_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_loss_that_is_no_function_is_refused():
+    with pytest.raises(ValueError, match=r"loss must be a function of \(outputs, y\), got 'mse': pass ls.square_loss"):
+        Problem(X, Y, loss="mse")  # type: ignore[arg-type]
+
+
 def test_teacher_student_lies_on_the_sphere_and_is_realised_by_three_units():
     problem = teacher_student(jax.random.key(0), n=400, d=3, n_test=50)
     np.testing.assert_allclose(jnp.linalg.norm(problem.x, axis=1), 1, rtol=1e-14)

@@ -119,6 +119,11 @@ class Problem:
     loss: Loss = square_loss
 
     def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise ValueError(
+                f"loss must be a function of (outputs, y), got {self.loss!r}: pass ls.square_loss, ls.cross_entropy or "
+                "your own"
+            )
         if (self.x_test is None) != (self.y_test is None):
             raise ValueError("held-out data needs both x_test and y_test, got one of them: pass both or neither")
         for name in ("x", "y", "x_test", "y_test"):
