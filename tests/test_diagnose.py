@@ -1,6 +1,7 @@
 """The regimes of design.md, the case in which every indicator misleads, and bad trainers."""
 
 import json
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,53 @@ def test_bad_trainers_and_weights_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         diagnosed(MODEL, MODEL.init(jax.random.key(1)), **options)
     assert "\n" not in str(caught.value)
+
+
+def pure(apply, params):
+    return params | {"w": params["w"] - 0.1}
+
+
+def in_place(apply, params):
+    params["w"] = params["w"] - 0.1
+    return params
+
+
+def donating(apply, params):
+    return jax.jit(lambda p: pure(apply, p), donate_argnums=0)(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [in_place, donating])
+def test_a_trainer_may_change_or_donate_what_it_is_given(train):
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"])
+
+    params0 = {"w": jnp.ones(8)}
+    found, right = (ls.diagnose(apply, params0, PROBLEM, train=one, key=KEY, with_kappa=False) for one in (train, pure))
+    assert (found.gap, found.differential, found.kernel_change) == (right.gap, right.differential, right.kernel_change)
+    np.testing.assert_array_equal(params0["w"], np.ones(8))
+
+
+@pytest.mark.slow
+def test_a_derivative_that_is_nan_is_named_for_weights_trained_elsewhere():
+    def apply(w, x):
+        return jnp.linalg.norm(x @ w, axis=1)
+
+    zero = jnp.zeros((8, 2))
+    with pytest.raises(ValueError, match=r"derivative of the outputs is NaN.* though the outputs are finite"):
+        ls.diagnose(apply, zero, PROBLEM, params=zero + 0.1, key=KEY, with_kappa=False)
+
+
+@pytest.mark.slow
+def test_the_regime_needs_no_kernel_where_none_is_affordable(monkeypatch):
+    verdict = import_module("lazyscope.diagnose.verdict")
+    affordable = diagnosed(TANH, TANH.init(KEY), num_steps=5)
+    for limit in ("KERNEL_NUMBERS", "MEMORY_BUDGET"):
+        monkeypatch.setattr(verdict, limit, 1)
+    found = diagnosed(TANH, TANH.init(KEY), num_steps=5)
+    assert (found.kernel_change, found.kernel_examples) == (None, 0)
+    assert (found.regime, found.differential) == (affordable.regime, affordable.differential)
+    assert found.regime in str(found)
 
 
 @pytest.mark.slow

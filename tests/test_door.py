@@ -63,9 +63,20 @@ JUNK = st.recursive(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=4)
 @given(one=JUNK, two=JUNK, narrow=st.booleans())
-def test_any_pytree_gives_the_numbers_of_the_flat_model_or_one_line(one, two, narrow):
+def test_a_pytree_gives_the_numbers_of_the_flat_model(one, two, narrow):
+    assert_numbers_of_the_flat_model(one, two, narrow)
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(one=JUNK, two=JUNK, narrow=st.booleans())
+def test_any_pytree_gives_the_numbers_of_the_flat_model(one, two, narrow):
+    assert_numbers_of_the_flat_model(one, two, narrow)
+
+
+def assert_numbers_of_the_flat_model(one, two, narrow):
     w = W["w"].astype(jnp.float32) if narrow else W["w"]
     params = {"w": w, "again": w, "one": one, "deep": Layer(W["v"], Pair(two, None))}
 
@@ -217,7 +228,7 @@ def test_a_model_whose_examples_see_each_other_is_refused_where_they_are_taken_a
     assert one_line(refused.value)
 
 
-@pytest.mark.parametrize("apply", [batch_norm, dropout])
+@pytest.mark.parametrize("apply", [dropout, pytest.param(batch_norm, marks=pytest.mark.slow)])
 def test_products_are_right_for_the_whole_batch_where_examples_see_each_other(apply):
     rows = jax.jacrev(lambda p: apply(p, X))(W)
     dh = jnp.concatenate([rows[name].reshape(4, -1) for name in W], axis=1)
@@ -226,7 +237,7 @@ def test_products_are_right_for_the_whole_batch_where_examples_see_each_other(ap
     np.testing.assert_allclose(step, 4 / jnp.linalg.eigvalsh(dh @ dh.T)[-1], rtol=1e-7)
 
 
-@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("power", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_derivative_that_is_nan_is_named(power):
     def apply(w, x):
         return jnp.linalg.norm(x @ w["w"], axis=1) ** power
@@ -298,3 +309,72 @@ def test_a_key_that_is_none_is_refused_with_the_one_to_pass():
     with pytest.raises(ValueError, match=r"jax\.random\.key\(0\)") as refused:
         ls.criterion(net, W, ls.Problem(X, X[:, 0]), key=seed)
     assert one_line(refused.value)
+
+
+def logits(p, x):
+    return jnp.tanh(x @ p["w"])
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda problem: ls.gradient_descent(logits, W, problem, step_size=0.1, num_steps=2),
+        lambda problem: ls.criterion(logits, W, problem, key=KEY),
+        lambda problem: ls.stable_step_size(logits, W, problem),
+        lambda problem: ls.target_alignment(logits, W, problem),
+        lambda problem: ls.diagnose(logits, W, problem, key=KEY),
+    ],
+)
+@pytest.mark.parametrize(("labels", "got"), [([1, 2, 1, 2], "2"), ([-1, 0, 1, 0], "-1"), ([-100, 0, 1, 0], "-100")])
+def test_labels_that_are_no_columns_of_the_outputs_are_refused_by_all_that_take_the_problem(measure, labels, got):
+    good = jnp.array([0, 1, 1, 0])
+    for train, held_out in ((jnp.array(labels), good), (good, jnp.array(labels))):
+        with pytest.raises(ValueError, match=f"needs labels from 0 to 1, one a column of the outputs, got {got}: ren"):
+            measure(ls.Problem(X, train, X, held_out, loss=ls.cross_entropy))
+
+
+@dataclasses.dataclass
+class Halved:
+    """A loss that is equal by value, hence without a hash."""
+
+    factor: float
+
+    def __call__(self, f, y):
+        return self.factor * jnp.mean((f - y) ** 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda problem: ls.gradient_descent(net, W, problem, step_size=0.1, num_steps=2).train_loss,
+        lambda problem: ls.criterion(net, W, problem, key=KEY).kappa,
+        lambda problem: ls.stable_step_size(net, W, problem),
+        lambda problem: ls.diagnose(net, W, problem, key=KEY, num_steps=2, with_kappa=False).gap,
+    ],
+)
+def test_a_loss_without_a_hash_gives_the_numbers_of_the_function(measure):
+    y = jnp.sin(X[:, 0])
+    right = measure(ls.Problem(X, y, loss=lambda f, y: 0.5 * jnp.mean((f - y) ** 2)))
+    np.testing.assert_allclose(measure(ls.Problem(X, y, loss=Halved(0.5))), right, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda a: ls.tangent_kernel(a, W, X),
+        lambda a: ls.kernel_product(a, W, X)(X[:, 0]),
+        lambda a: ls.linearize(a, W)(W, X),
+        lambda a: ls.stable_step_size(a, W, ls.Problem(X, X[:, 0])),
+    ],
+)
+def test_products_are_taken_in_full_precision_whatever_the_caller_has_set(measure):
+    seen = []
+
+    def apply(p, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return net(p, x)
+
+    with jax.default_matmul_precision("bfloat16"):
+        measure(apply)
+    assert set(seen) == {"highest"}

@@ -50,6 +50,13 @@ def test_the_surface_of_a_quadratic_bowl_is_exact():
     assert found.gaps == 0
 
 
+@pytest.mark.parametrize("device", jax.local_devices())
+def test_a_center_on_one_device_is_a_center(device):
+    there = jax.device_put(CENTER, device)
+    found = landscape.line(bowl, there, axis("u"), extent=0.5, resolution=5)
+    np.testing.assert_allclose(found.values, 1.5 * np.linspace(-0.5, 0.5, 5) ** 2, atol=1e-15)
+
+
 def test_a_line_through_two_points_has_their_values_at_0_and_1():
     first, second = PARAMS, MODEL.init(jax.random.key(5))
     frame = landscape.between(first, second)

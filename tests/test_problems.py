@@ -20,6 +20,13 @@ def test_cross_entropy_of_equal_logits_is_log_k():
     np.testing.assert_allclose(loss, np.log(3), rtol=1e-15)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_column_is_refused_and_nan_inside_a_transformation(label):
+    with pytest.raises(ValueError, match=f"labels from 0 to 2, one a column of the outputs, got {label}: renumber"):
+        cross_entropy(jnp.zeros((1, 3)), jnp.array([label]))
+    assert np.isnan(jax.jit(cross_entropy)(jnp.zeros((1, 3)), jnp.array([label])))
+
+
 def test_labels_for_the_square_loss_are_refused():
     with pytest.raises(ValueError, match="one-hot encode them"):
         square_loss(jnp.ones(3), jnp.array([0, 1, 2]))

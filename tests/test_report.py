@@ -83,6 +83,11 @@ def test_the_same_results_give_the_same_page(tmp_path):
     report.write_item(tmp_path, item(), svg=figures.to_svg(picture()), png=figures.to_png(picture()))
     first = report.write_page(tmp_path).read_bytes()
     assert report.write_page(tmp_path).read_bytes() == first
+    # What systems leave beside files of ours.
+    for name in ("._demo-fig.json", "._demo-fig.interactive.json", ".DS_Store"):
+        (tmp_path / "figures" / name).write_bytes(b"\0\5Mac OS X")
+    (tmp_path / "figures" / ".ipynb_checkpoints").mkdir()
+    assert report.write_page(tmp_path).read_bytes() == first
     assert figures.to_pdf(picture()) == figures.to_pdf(picture())
 
 
