@@ -208,6 +208,7 @@ def own_model(tmp_path):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "made"])
 def test_diagnose_takes_a_case_or_a_function_that_returns_one(name, own_model, capsys, monkeypatch):
     monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)

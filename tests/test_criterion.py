@@ -95,6 +95,7 @@ def reference_hessian_norm(name):
     return value.max()
 
 
+@pytest.mark.slow
 @every_case
 def test_jacobian_norm_is_the_largest_dense_singular_value(name):
     estimate, known = measured(name).jacobian_norm, BY_NAME[name].jacobian_norm
@@ -196,6 +197,7 @@ def test_kappa_exact_is_kappa_when_the_residual_lies_along_the_top_direction(alp
     assert crit.kappa_exact == pytest.approx(crit.kappa, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "degree"), [("two-layer relu", 2), pytest.param("deep linear", 3, marks=pytest.mark.slow)]
 )
@@ -245,6 +247,7 @@ def test_the_least_kappa_over_alpha_is_that_of_a_fine_scan(name):
     assert crit.kappa_least <= crit.kappa
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 4.0])
 def test_one_step_changes_are_the_measured_ones_and_the_approximations_their_limit(alpha):
     case = BY_NAME["two-layer tanh"]

@@ -41,6 +41,7 @@ def train(problem=None, **options):
     return train_in_epochs(net().difference, params0, problem or data(), **settings | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["one-hot", "labels"])
 def test_epochs_are_those_of_a_plain_loop_on_the_scaled_objective(targets):
     """Heavy ball on F_alpha in the weights themselves, no differences, no optax."""

@@ -78,6 +78,7 @@ def test_closed_form_matches_descent_on_the_linearised_model(doubled, alpha):
     assert max(jax.tree.leaves(difference)) < 1e-10
 
 
+@pytest.mark.slow
 def test_closed_form_matches_descent_with_several_outputs():
     x = jax.random.normal(jax.random.key(0), (5, 3))
     y = jax.random.normal(jax.random.key(1), (5, 2))
@@ -139,6 +140,7 @@ def test_scale_law_is_bit_exact_for_powers_of_two(doubled, exponent):
     assert bool(jnp.all(runs[0].test_loss == runs[1].test_loss))
 
 
+@pytest.mark.slow
 @given(st.floats(0.1, 10), st.floats(0.05, 1.0), st.booleans())
 def test_scale_law_holds_for_general_tau(tau, rate, doubled):
     params0 = MODEL.init(jax.random.key(1), doubled=doubled)

@@ -83,6 +83,7 @@ def test_a_centred_smooth_net_at_large_alpha_is_lazy_and_at_small_alpha_is_not()
     assert diagnosed(centred, params0, alpha=0.1).regime == "not lazy"
 
 
+@pytest.mark.slow
 def test_the_own_trainer_is_called_with_the_model_and_with_its_linearisation():
     params0 = TANH.init(jax.random.key(1), tau=0.5, doubled=True)
     seen = []
@@ -256,6 +257,7 @@ def test_crossover_of_a_linear_model_is_refused():
         ls.crossover(ls.Case(lambda w, x: x @ w, jnp.zeros(8), PROBLEM), key=KEY, num_steps=20, largest=100.0)
 
 
+@pytest.mark.slow
 def test_crossover_of_a_plain_net_says_to_center_it():
     case = ls.Case(MODEL.apply, MODEL.init(jax.random.key(1), tau=3.0), PROBLEM)
     with pytest.raises(ValueError, match="center or double the model first"):
@@ -329,6 +331,7 @@ def test_losses_and_labels_are_refused_before_anything_is_trained(loss, message)
         ls.diagnose(lambda w, x: jnp.tanh(x @ w), jnp.ones((8, 2)), problem, key=KEY, train=lambda *given: 1 / 0)
 
 
+@pytest.mark.slow
 def test_several_starts_give_the_spread_and_the_median():
     found = ls.diagnose(TANH.apply, TANH.init, PROBLEM, key=KEY, num_steps=50, with_kappa=False, seeds=3)
     gaps = sorted(float(seed.gap) for seed in found.seeds)
@@ -378,6 +381,7 @@ def test_the_rows_of_the_layers_add_up_and_say_what_did_not_train():
     np.testing.assert_allclose(merged.differential, found.differential, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_wide_intervals_allow_several_regimes_and_the_table_says_so():
     low, high = ls.Interval(0.04, 0.02, 0.2), ls.Interval(0.05, 0.04, 0.06)
     assert regimes(low, high) == ("lazy", "mixed", "not lazy")

@@ -85,6 +85,7 @@ def test_nothing_moved_is_no_change_and_a_linear_model_never_changes():
     assert float(differential_change(linear.apply, linear.params, 7 * linear.params, linear.problem.x).value) == 0
 
 
+@pytest.mark.slow
 def test_leaves_may_be_split_merged_reshaped_and_rotated():
     x = jax.random.normal(jax.random.key(0), (12, 5))
     w, v = jax.random.normal(jax.random.key(1), (5, 6)), jax.random.normal(jax.random.key(2), (6, 3))

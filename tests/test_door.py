@@ -228,6 +228,7 @@ def test_a_model_whose_examples_see_each_other_is_refused_where_they_are_taken_a
     assert one_line(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apply", [dropout, pytest.param(batch_norm, marks=pytest.mark.slow)])
 def test_products_are_right_for_the_whole_batch_where_examples_see_each_other(apply):
     rows = jax.jacrev(lambda p: apply(p, X))(W)
@@ -372,7 +373,7 @@ def test_products_are_taken_in_full_precision_whatever_the_caller_has_set(measur
     seen = []
 
     def apply(p, x):
-        seen.append(jax.config.jax_default_matmul_precision)
+        seen.append(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
         return net(p, x)
 
     with jax.default_matmul_precision("bfloat16"):

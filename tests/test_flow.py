@@ -66,6 +66,7 @@ def test_closed_form_is_the_matrix_exponential_and_the_flow_of_the_linearised_mo
     assert int(flow.status.code) == BUDGET
 
 
+@pytest.mark.slow
 def test_limits_of_the_closed_form():
     for model, rank in ((WIDE, 12), (NARROW, 10)):
         params0 = model.init(jax.random.key(1))
@@ -95,6 +96,7 @@ def test_directions_below_rcond_keep_their_initial_residual():
     np.testing.assert_allclose(outputs, run.observed[0][1], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_descent_tends_to_the_flow_with_slope_one_in_the_step():
     params0, horizon, counts = WIDE.init(jax.random.key(1)), 4.0, [50, 100, 200]
 

@@ -26,6 +26,7 @@ def bilinear(tensor, u, v):
     return float(np.linalg.norm(np.einsum("kij,i,j->k", np.asarray(tensor), u, v)))
 
 
+@pytest.mark.slow
 def test_quadratic_map_attains_both_of_its_lipschitz_constants():
     apply, w0, problem, lipschitz = quadratic_start(KEY, n=8, p=4)
     lip, lip_derivative = lipschitz(jnp.asarray(0.3))

@@ -135,6 +135,7 @@ def test_a_group_that_starts_at_zero_has_its_movement_reported_as_absolute():
     np.testing.assert_allclose(relative_change(zero, params).all, distance(zero, params).all, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_kernel_change_is_the_frobenius_ratio_with_the_floor_of_a_hundredth():
     params = away(PARAMS0, 0.5)
     # A readout a thousand times too small: the b-part of the kernel starts at a millionth of the whole.

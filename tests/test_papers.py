@@ -100,6 +100,7 @@ def dense_change(apply, params0, params, x):
     return tree.norm(tree.sub(after, before)) / tree.norm(before)
 
 
+@pytest.mark.slow
 def test_the_gap_of_an_experiment_vanishes_at_large_tau():
     ds = experiment(SMALL, (1.0, 10.0, 100.0), seeds=3, key=KEY)
     slopes = np.polyfit([0, 1, 2], np.log10(ds.gap.transpose("tau", "seed").values), 1)[0]
@@ -107,6 +108,7 @@ def test_the_gap_of_an_experiment_vanishes_at_large_tau():
     assert np.all(slopes < -0.4)  # gates flip, so slower than tau^-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("doubled", [False, True])
 def test_closed_form_of_the_hessian_norm_is_what_the_criterion_finds(doubled):
     protocol = replace(SMALL, doubled=doubled)

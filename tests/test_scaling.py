@@ -104,6 +104,7 @@ def test_the_stable_step_does_not_depend_on_alpha_for_losses_of_known_curvature(
     np.testing.assert_allclose(steps, [2 * square, 2 * square], rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.floats(0, 20))
 def test_half_bounds_the_curvature_of_the_cross_entropy(seed, scale):
     outputs = scale * jax.random.normal(jax.random.key(seed), (2, 4))
@@ -120,6 +121,7 @@ def quartic(outputs, y):
     return jnp.mean((outputs - y) ** 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [quartic, pytest.param(logistic, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("alpha", [1.0, 3.0])
 def test_other_losses_give_the_largest_eigenvalue_of_their_hessian_at_the_outputs(loss, alpha):

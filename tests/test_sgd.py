@@ -117,6 +117,7 @@ def test_bad_settings_are_refused_in_one_line(options, message):
         run(SOME, **options)
 
 
+@pytest.mark.slow
 def test_fresh_data_schedules_and_leaves_that_are_no_parameters():
     def fresh(key):
         x = jax.random.normal(key, (16, 6))

@@ -67,6 +67,7 @@ def tight_budget(case, examples=3):
     return 8 * (2 * n * n * k * k + 3 * examples * each + 2 * examples**2 * k * k)
 
 
+@pytest.mark.slow
 @named(CASES)
 def test_dense_blocked_and_matrix_free_kernels_agree(case):
     x, budget = case.problem.x, tight_budget(case)
@@ -276,6 +277,7 @@ def test_infinite_width_kernel_at_equal_opposite_orthogonal_and_zero_inputs():
     np.testing.assert_allclose(25 - near, 25 * 1e-9 / (2 * np.pi), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_finite_width_kernels_approach_the_infinite_one_as_the_square_root_of_width():
     x = jax.random.normal(jax.random.key(0), (8, 5)) / np.sqrt(5)
     limit = infinite_width_kernel(x)
