@@ -222,6 +222,7 @@ def test_a_model_without_curvature_has_kappa_zero_and_no_nan(name):
     assert "nan" not in str(crit)
 
 
+@pytest.mark.slow
 def test_a_fitted_model_has_kappa_zero_and_a_vanishing_derivative_alone_kappa_infinite():
     x = jnp.ones((4, 1))
 

@@ -64,6 +64,7 @@ def test_descent_matches_a_plain_numpy_loop_iterate_by_iterate(doubled, momentum
     np.testing.assert_allclose(run.time, 0.05 * np.arange(STEPS + 1), rtol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("doubled", [False, True])
 @pytest.mark.parametrize("alpha", [1.0, 3.7])
 def test_closed_form_matches_descent_on_the_linearised_model(doubled, alpha):
@@ -164,6 +165,7 @@ def test_large_tau_in_v_units_agrees_with_raw_float64():
     np.testing.assert_allclose(raw.train_loss, unit.train_loss, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_kernel_time_counts_in_units_of_the_largest_eigenvalue():
     params0 = MODEL.init(jax.random.key(1))
     run = gradient_descent(MODEL.apply, params0, PROBLEM, step_size=0.1, num_steps=5)

@@ -247,6 +247,7 @@ def test_target_alignment_is_the_rayleigh_quotient_of_the_targets():
     np.testing.assert_allclose(target_alignment(MODEL.apply, PARAMS0, problem), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_target_alignment_is_one_for_the_target_in_a_rank_one_kernel_and_zero_without_kernel_or_targets():
     case, zero = CASE["quadratic, rank one"], CASE["zero"]
     column = tangent_kernel(case.apply, case.params, case.problem.x)[:, 0]

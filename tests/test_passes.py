@@ -13,8 +13,10 @@ from lazyscope.dynamics.by_calls import descent_by_calls, loss_and_gradient
 BY_NAME = {case.name: case for case in CASES}
 NAMES = [
     "several outputs",
-    "conv net",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("attention", "shared weights", "cross-entropy")),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("conv net", "attention", "shared weights", "cross-entropy")
+    ),
 ]
 
 

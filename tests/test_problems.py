@@ -1,3 +1,4 @@
+import fresh
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,9 +62,16 @@ def test_wrong_data_is_refused_in_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_loss_that_is_no_function_is_refused():
-    with pytest.raises(ValueError, match=r"loss must be a function of \(outputs, y\), got 'mse': pass ls.square_loss"):
-        Problem(X, Y, loss="mse")  # type: ignore[arg-type]
+@pytest.mark.slow
+def test_a_loss_that_is_no_function_is_refused(tmp_path):
+    # Not here, where types are checked before.
+    script = "import jax.numpy as jnp, lazyscope as ls; ls.Problem(jnp.ones((2, 1)), jnp.ones(2), loss='mse')"
+    said = fresh.python("-c", script, cwd=tmp_path)
+    assert (
+        said.stderr.strip()
+        .splitlines()[-1]
+        .startswith("ValueError: loss must be a function of (outputs, y), got 'mse': pass ls.square_loss")
+    )
 
 
 def test_teacher_student_lies_on_the_sphere_and_is_realised_by_three_units():

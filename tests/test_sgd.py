@@ -60,6 +60,7 @@ def test_whole_batches_are_full_batch_descent(optimizer, momentum):
     assert bool(jnp.all(jnp.isnan(ours.test_loss)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_minibatches_match_a_numpy_loop_over_the_same_draws(momentum):
     alpha, eta, steps = 1.7, 0.05, 25
