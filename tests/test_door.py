@@ -70,7 +70,7 @@ def test_a_pytree_gives_the_numbers_of_the_flat_model(one, two, narrow):
 
 
 @pytest.mark.slow
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(one=JUNK, two=JUNK, narrow=st.booleans())
 def test_any_pytree_gives_the_numbers_of_the_flat_model(one, two, narrow):
     assert_numbers_of_the_flat_model(one, two, narrow)
