@@ -1,6 +1,7 @@
 """Strict numerics for every test: float64, no silent promotion of types or ranks, two local devices."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("NPROC", "1")
 
@@ -16,6 +17,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes single examples slow, so a deadline would only test the machine.
 hypothesis.settings.register_profile("lazyscope", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("lazyscope")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Compiled programs of a module end with it: thousands of them exhaust the memory maps that a process may have."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_configure(config: pytest.Config) -> None:
