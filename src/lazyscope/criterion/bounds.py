@@ -45,7 +45,7 @@ def dense_bound(apply: Apply, params: PyTree, x: Batch) -> UpperBound:
     tensor = np.asarray(dense_second_derivative(apply, params, x), np.float64)
     one = float(np.max(np.abs(tensor), initial=0.0)) or 1.0
     tensor = tensor / one
-    ends = np.cumsum([leaf.size for leaf in tree.split(params)[0]])
+    ends = np.cumsum([leaf.size for leaf in tree.split(params)[0] if leaf.size])
     edges = list(zip([0, *ends[:-1]], ends, strict=True))
     blocks = np.array([[min(_matricisations(tensor[:, a:b, c:d])) for c, d in edges] for a, b in edges])
     whole = _matricisations(tensor)

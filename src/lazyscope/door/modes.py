@@ -23,6 +23,7 @@ _SIGNS = (
     ("can't apply forward-mode differentiation (jvp) to a custom_vjp", _NO_FORWARD),
     ("forward-mode autodiff", _NO_FORWARD),
     ("jvp not implemented", _NO_FORWARD),
+    ("Differentiation rule for 'custom_lin' not implemented", _NO_FORWARD),
 )
 
 
