@@ -271,6 +271,8 @@ HABITS = (
     rule_of_ones_own,
 )
 HEAVY = {"gradient_flow", "criterion", "alpha_for", "sgd", "diagnose"}  # seconds to compile
+# The second derivative of a model takes a forward product through its rule for reverse mode.
+REFUSED = {(rule_of_ones_own, "criterion"), (rule_of_ones_own, "alpha_for")}
 LOOSE = {float32_weights_float64_data: 1e-5, mixed_types: 1e-5}
 _PLAIN: dict[str, Any] = {}
 
@@ -313,6 +315,10 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.__name__)
 def test_a_habit_changes_no_number(name, habit):
+    if (habit, name) in REFUSED:
+        with pytest.raises(ValueError, match="needs forward mode, which a function with a jax.custom_vjp rule"):
+            numbers(name, habit())
+        return
     expected(name)
     assert_expected(name, habit(), LOOSE.get(habit, 1e-9))
 
