@@ -316,7 +316,7 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for
 @pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.__name__)
 def test_a_habit_changes_no_number(name, habit):
     if (habit, name) in REFUSED:
-        with pytest.raises(ValueError, match="needs forward mode, which a function with a jax.custom_vjp rule"):
+        with pytest.raises(ValueError, match="needs forward mode, which a function with a"):
             numbers(name, habit())
         return
     expected(name)
