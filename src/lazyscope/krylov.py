@@ -104,7 +104,7 @@ _extend_in_place = jax.jit(_extend, donate_argnums=0)
 def _unit(v: Array, reference: Array) -> tuple[Array, Array]:
     noise = 1e-5 if jnp.finfo(v.dtype).bits < 64 else 1e-9
     length = tree.norm(v)
-    alive = length > noise * reference
+    alive = ~(length <= noise * reference)  # NaN is no breakdown: it shows in all values
     return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
 
 

@@ -84,14 +84,15 @@ def dot(a: PyTree, b: PyTree) -> Array:
 
 
 def unit(a: PyTree) -> Array:
-    """The largest magnitude over all leaves, rounded down to a power of two; 1 where it is 0 or not finite.
+    """The largest magnitude over all leaves, rounded down to a power of two; 1 where it is no normal positive number.
 
     Quantities are squared and multiplied after division by it: that changes no digit, and nothing over- or underflows
     on the way. It has no derivative.
     """
     largest = reduce(jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(a)))
     largest = jax.lax.stop_gradient(largest)
-    usable = jnp.isfinite(largest) & (largest > 0)
+    # Below the smallest normal number devices may flush to 0, and a quotient would be NaN.
+    usable = jnp.isfinite(largest) & (largest >= jnp.finfo(largest.dtype).tiny)
     largest = jnp.where(usable, largest, 1)
     mantissa, _ = jnp.frexp(largest)
     return largest / (2 * mantissa)

@@ -46,7 +46,8 @@ class _InUnits:
 
     def __call__(self, params: PyTree, x: Array) -> Array:
         outputs = self.apply(params, x)
-        return outputs / jnp.asarray(self.unit, outputs.dtype)
+        # The barrier keeps XLA from multiplying the units of two products, which no float may hold.
+        return jax.lax.optimization_barrier(outputs / jnp.asarray(self.unit, outputs.dtype))
 
 
 def in_units(apply: Apply, unit: float) -> Apply:
