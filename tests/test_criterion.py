@@ -538,3 +538,16 @@ def test_the_table_of_cases_holds_what_it_promises():
         assert isinstance(case, SmallCase)
         assert case.problem.num_examples <= 20
         assert sum(np.size(leaf) for leaf in jax.tree.leaves(case.params)) <= 300
+
+
+@pytest.mark.slow
+def test_a_second_derivative_that_alone_is_not_finite_is_refused():
+    problem = Problem(jnp.ones((5, 2)), jnp.ones(5))
+
+    def apply(w, x):
+        return x[:, 0] * jnp.abs(w[0]) ** 1.5 + x @ w
+
+    with pytest.raises(
+        ValueError, match="a second derivative of the outputs is NaN or infinite, though outputs and first"
+    ):
+        criterion(apply, jnp.zeros(2), problem, key=jax.random.key(0))

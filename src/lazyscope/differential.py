@@ -90,9 +90,8 @@ def differential_change(
     members = grouped(params0, groups)
     outputs = checked_outputs(apply, params0, x)
     check_examples(apply, params0, x)
-    theta0, theta = tree.split(params0)[0], tree.split(params)[0]
-    check_shapes(theta0, theta)
-    n, k, size = count(x), int(np.prod(outputs.shape[1:])), tree.size(theta0)
+    steps = tree.differences(params0, params)
+    n, k, size = count(x), int(np.prod(outputs.shape[1:])), tree.size(steps)
     wanted = probes or max(PROBES, -(-LEAST // n))
     exact = probes is None and (k <= wanted or n * k * size <= EXACT)
     if exact:
@@ -107,7 +106,7 @@ def differential_change(
     starts, changes = _squares(apply, params0, params, x, directions)
     listed = tuple((name, tuple(leaves)) for name, leaves in members.items())
     probes = 0 if exact else directions.shape[1]
-    value, error, by_group, by_example = _summed(theta0, theta, starts, changes, listed, probes)
+    value, error, by_group, by_example = _summed(steps, starts, changes, listed, probes)
     return DifferentialChange(value, error, by_group, by_example, probes)
 
 
@@ -132,13 +131,13 @@ def partial_gaps(
 ) -> dict[str, Float[Array, ""]]:
     """`partial_gap` of the groups whose leaves `members` lists."""
     (theta0, merge), theta = tree.split(params0), tree.split(params)[0]
-    check_shapes(theta0, theta)
+    steps = tree.differences(params0, params)
     end, start = passes.outputs(apply, params, x), passes.outputs(apply, params0, x)
     nothing = [jnp.zeros_like(leaf) for leaf in theta0]
 
     def gap(leaves: list[int]) -> Array:
         at = [theta0[i] if i in leaves else leaf for i, leaf in enumerate(theta)]
-        step = [theta[i] - theta0[i] if i in leaves else zero for i, zero in enumerate(nothing)]
+        step = [steps[i] if i in leaves else zero for i, zero in enumerate(nothing)]
         return _apart(start, end, passes.outputs(apply, merge(at), x), passes.push(apply, merge(at), x, step))
 
     return {name: gap(leaves) for name, leaves in members.items()}
@@ -146,20 +145,12 @@ def partial_gaps(
 
 @jax.jit
 def _apart(start: Array, end: Array, at: Array, change: Array) -> Array:
-    return _ratio(tree.norm(end - (at + change)), tree.norm(end - start))
+    return tree.ratio(tree.norm(end - (at + change)), tree.norm(end - start))
 
 
-def check_shapes(theta0: list[Array], theta: list[Array]) -> None:
-    """ValueError unless two checkpoints have leaves of equal shapes."""
-    shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
-    if shapes0 != shapes:
-        raise ValueError(f"two checkpoints of one model must have equal shapes, got {shapes0} and {shapes}")
-
-
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(3, 4))
 def _summed(
-    theta0: list[Array],
-    theta: list[Array],
+    steps: list[Array],
     starts: Array,
     changes: Array,
     members: tuple[tuple[str, tuple[int, ...]], ...],
@@ -168,23 +159,25 @@ def _summed(
     """From squares (examples, directions, leaves), the directions of each example of equal weight."""
     if probes == 0:
         starts, changes = jnp.sum(starts, axis=1, keepdims=True), jnp.sum(changes, axis=1, keepdims=True)
-    moved = jnp.any(jnp.stack([jnp.any(b != a) for a, b in zip(theta0, theta, strict=True)]))
+    moved = jnp.any(jnp.stack([jnp.any(step != 0) for step in steps]))
     # At w0 the two derivatives, of two programs, may still differ in the last bit.
     changes = jnp.where(moved, changes, 0)
     start, change = jnp.sum(jnp.mean(starts, axis=1)), jnp.sum(jnp.mean(changes, axis=1))
-    square = _ratio(change, start)
+    square = tree.ratio(change, start)
     error = jnp.zeros((), square.dtype)
     if probes > 1:
         # Delta method for the ratio of two means over the same directions, independent from example to example.
         scatter = jnp.var(jnp.sum(changes - square * starts, axis=2), axis=1, ddof=1) / probes
-        error = _ratio(jnp.sqrt(jnp.sum(scatter)), 2 * start * jnp.sqrt(square))
+        error = tree.ratio(jnp.sqrt(jnp.sum(scatter)), 2 * start * jnp.sqrt(square))
     elif probes == 1:
         error = jnp.full((), jnp.nan, square.dtype)
 
     def group(leaves: tuple[int, ...]) -> GroupChange:
         at = np.asarray(leaves)
         own, own_change = (jnp.sum(jnp.mean(part[:, :, at], axis=1)) for part in (starts, changes))
-        return GroupChange(_ratio(own, start), _ratio(own_change, change), jnp.sqrt(_ratio(own_change, own)))
+        return GroupChange(
+            tree.ratio(own, start), tree.ratio(own_change, change), jnp.sqrt(tree.ratio(own_change, own))
+        )
 
     by_example = jnp.stack([jnp.sum(jnp.mean(part, axis=1), axis=1) for part in (starts, changes)], axis=1)
     return jnp.sqrt(square), error, {name: group(leaves) for name, leaves in members}, by_example
@@ -248,8 +241,3 @@ def _block(apply: Apply, params0: PyTree, params: PyTree, x: Batch, directions: 
 
 def _or_one(scale: Array) -> Array:
     return jnp.where(scale > 0, scale, 1)
-
-
-def _ratio(over: Array, under: Array) -> Array:
-    # 0/0 is no change; change where there was nothing is infinite.
-    return jnp.where(over == 0, 0, over / jnp.where((under == 0) & (over == 0), 1, under))

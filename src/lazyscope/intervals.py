@@ -46,7 +46,7 @@ class Interval(float):
 def root_of_ratio(over: Float[np.ndarray, " n"], under: Float[np.ndarray, " n"]) -> Interval:
     """√(Σ over/Σ under) with its interval over the n examples; 0/0 is 0, and one example alone bounds nothing."""
     over, under = np.asarray(over, float), np.asarray(under, float)
-    return from_influences(_root(over, under), _relative(over) / 2 - _relative(under) / 2)
+    return from_influences(_root(over, under), relative(over) / 2 - relative(under) / 2)
 
 
 def from_influences(value: float, influences: Float[np.ndarray, " n"]) -> Interval:
@@ -84,6 +84,7 @@ def _root(over: np.ndarray, under: np.ndarray) -> float:
     return math.sqrt(a / b) if b > 0 else math.inf
 
 
-def _relative(values: np.ndarray) -> np.ndarray:
+def relative(values: np.ndarray) -> np.ndarray:
+    """Values over their mean; 0 where that is not positive."""
     mean = float(np.mean(values))
     return values / mean if mean > 0 else np.zeros_like(values)

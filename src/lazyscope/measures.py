@@ -50,7 +50,7 @@ class Movement(NamedTuple):
 @entrance
 def distance(params0: PyTree, params: PyTree) -> Grouped:
     """‖w − w0‖, Euclidean, in all and per group."""
-    return _grouped(params0, _differences(params0, params))
+    return _grouped(params0, tree.differences(params0, params))
 
 
 @entrance
@@ -65,7 +65,7 @@ def relative_change(params0: PyTree, params: PyTree) -> Movement:
     theta0, _ = tree.split(params0)
     shares = [
         jnp.sum(jnp.abs(change) / jnp.where(leaf == 0, jnp.inf, jnp.abs(leaf)))
-        for leaf, change in zip(theta0, _differences(params0, params), strict=True)
+        for leaf, change in zip(theta0, tree.differences(params0, params), strict=True)
     ]
     return Movement(
         all=relative(start.all, moved.all),
@@ -97,10 +97,10 @@ def change_of_kernels(before: dict[str, Array], after: dict[str, Array]) -> Grou
 
     def change(name: str) -> Array:
         scale = jnp.maximum(tree.norm(before[name]), total / 100)
-        return _ratio(tree.norm(changes[name]), scale)
+        return tree.ratio(tree.norm(changes[name]), scale)
 
     in_all = tree.norm(sum(changes.values()))
-    return Grouped(_ratio(in_all, total), {name: change(name) for name in before})
+    return Grouped(tree.ratio(in_all, total), {name: change(name) for name in before})
 
 
 @entrance
@@ -180,10 +180,10 @@ def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Batch) -
     would have trained to: that is `trained_gap`. A movement of the outputs near eps·‖h(w0)‖ leaves only rounding.
     """
     theta0, merge = tree.split(params0)
-    change = _differences(params0, params)
+    change = tree.differences(params0, params)
     outputs0, linear = pushed(lambda th: apply(merge(th), x), theta0, change)
     moved = apply(params, x) - outputs0
-    gap = _ratio(tree.norm(moved - linear), tree.norm(moved))
+    gap = tree.ratio(tree.norm(moved - linear), tree.norm(moved))
     # At w0 the two programs may still differ in the last bit.
     return jnp.where(tree.norm(change) == 0, 0, gap)
 
@@ -201,11 +201,11 @@ def trained_gap(
     spread a large initial output, which both models have to undo, would dilute the gap (docs/design.md, the regime).
     Leave `y` out for other losses. Targets that are all equal have no spread and are left out, too.
     """
-    scale = jnp.linalg.norm((f - f0).reshape(-1))
+    scale = tree.norm(f - f0)
     if y is not None:
-        spread = jnp.linalg.norm((y - jnp.mean(y, axis=0, keepdims=True)).reshape(-1))
+        spread = tree.norm(y - jnp.mean(y, axis=0, keepdims=True))
         scale = jnp.where(spread > 0, jnp.minimum(scale, spread), scale)
-    return _ratio(jnp.linalg.norm((f - f_linear).reshape(-1)), scale)
+    return tree.ratio(tree.norm(f - f_linear), scale)
 
 
 @entrance
@@ -223,15 +223,6 @@ def _kernel(apply: Apply, params: PyTree, x: Batch, memory_budget: float) -> Arr
     """The kernel up to its scale."""
     unit = derivative_unit(apply, params, x)
     return blocked_tangent_kernel(apply, params, x, memory_budget=memory_budget, unit=unit)
-
-
-def _differences(params0: PyTree, params: PyTree) -> list[Array]:
-    theta0, _ = tree.split(params0)
-    theta, _ = tree.split(params)
-    shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
-    if shapes0 != shapes:
-        raise ValueError(f"two checkpoints of one model must have equal shapes, got {shapes0} and {shapes}")
-    return tree.sub(theta, theta0)
 
 
 def _grouped(params0: PyTree, leaves: list[Array]) -> Grouped:
@@ -255,8 +246,3 @@ def _centered(kernel: Array) -> Array:
 def _unit(array: Array) -> Array:
     length = tree.norm(array)
     return array / jnp.where(length > 0, length, 1)
-
-
-def _ratio(change: Array, scale: Array) -> Array:
-    # 0/0 is no change; change where there was nothing is infinite.
-    return jnp.where(change == 0, 0, change / jnp.where((scale == 0) & (change == 0), 1, scale))

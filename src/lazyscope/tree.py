@@ -73,6 +73,20 @@ def sub(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
+def differences(a: PyTree, b: PyTree) -> list[Array]:
+    """B − A, parameter by parameter in the order of `split`; ValueError unless they are checkpoints of one model."""
+    before, after = split(a)[0], split(b)[0]
+    shapes_before, shapes_after = [leaf.shape for leaf in before], [leaf.shape for leaf in after]
+    if shapes_before != shapes_after:
+        raise ValueError(f"two checkpoints of one model must have equal shapes, got {shapes_before} and {shapes_after}")
+    return sub(after, before)
+
+
+def ratio(change: Array, scale: Array) -> Array:
+    """change/scale; 0/0 is no change, and change where there was nothing is infinite."""
+    return jnp.where(change == 0, 0, change / jnp.where((scale == 0) & (change == 0), 1, scale))
+
+
 def scale(factor: float | Array, a: PyTree) -> PyTree:
     """factor·a, each leaf in its own precision."""
     return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, a)

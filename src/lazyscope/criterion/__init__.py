@@ -3,8 +3,9 @@
     kappa = ‖αh(w0) − y‖ ‖D²h(w0)‖ / (α ‖Dh(w0)‖²)
 
 in the function space of `docs/notation.md`. `jacobian` and `hessian` search ‖Dh‖ and ‖D²h‖, `bounds` limits ‖D²h‖ from
-above, `kappa` puts them together. Automatic differentiation drops the kinks of ReLU: its second derivative is the one
-almost everywhere, so kappa counts the coupling between layers and not the gates that flip.
+above, `kappa` puts them together; `one_step` and `subsampling` measure what a step and a subset of examples change.
+Automatic differentiation drops the kinks of ReLU: its second derivative is the one almost everywhere, so kappa counts
+the coupling between layers and not the gates that flip.
 """
 
 from lazyscope.criterion.bounds import UpperBound, dense_bound, frobenius_bound
@@ -12,7 +13,10 @@ from lazyscope.criterion.budget import DEFAULT, QUICK, THOROUGH, Budget
 from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
-from lazyscope.criterion.kappa import Criterion, OneStep, Subsampling, check_outputs, check_precision, criterion
+from lazyscope.criterion.kappa import Criterion, criterion
+from lazyscope.criterion.one_step import OneStep
+from lazyscope.criterion.start import check_outputs, check_precision
+from lazyscope.criterion.subsampling import Subsampling
 
 __all__ = [
     "DEFAULT",

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from lazyscope import tree
 from lazyscope.differential import DifferentialChange, partial_gaps
-from lazyscope.examples import Batch, take
+from lazyscope.examples import Batch, first
 from lazyscope.models import Apply
 
 MATTER, MOST = 0.9, 6  # rows are printed up to this share of the change, and at most so many
@@ -56,7 +56,7 @@ def group_rows(
     """A row for each group, those with most of the change first."""
     theta0, theta = tree.split(params0)[0], tree.split(params)[0]
     order = sorted(members, key=lambda name: -float(found.groups[name].change_share))
-    few = take(x, slice(0, GAP_EXAMPLES))
+    few = first(x, GAP_EXAMPLES)
     gaps = partial_gaps(apply, params0, params, few, {name: members[name] for name in order[:GAPS]})
     rows = []
     for name in order:

@@ -23,7 +23,7 @@ from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
 from lazyscope.diagnose.training import DEFAULT_STEPS, OfCaller, Trained, Trainer, by_checkpoint, by_descent, by_trainer
 from lazyscope.differential import differential_change
 from lazyscope.door import as_key, check_derivative, entrance
-from lazyscope.examples import Batch, count, take
+from lazyscope.examples import Batch, count, first
 from lazyscope.groups import Groups, grouped
 from lazyscope.measures import (
     Grouped,
@@ -80,29 +80,22 @@ def diagnose(
     Raises ValueError for a trainer that diverges or returns other shapes, for both `train` and `params`, for labels or
     losses that do not fit the outputs, and as `criterion` does.
     """
+    options = {
+        "alpha": alpha,
+        "gates": gates,
+        "thresholds": thresholds,
+        "num_steps": num_steps,
+        "examples": examples,
+        "groups": groups,
+        "budget": budget,
+        "with_kappa": with_kappa,
+    }
     if seeds is not None:
-        options = {"train": train, "alpha": alpha, "gates": gates, "thresholds": thresholds, "num_steps": num_steps}
-        options |= {"examples": examples, "groups": groups, "budget": budget, "with_kappa": with_kappa}
-        return _over_seeds(apply, params0, problem, params, seeds, key, options)
+        return _over_seeds(apply, params0, problem, params, seeds, key, {"train": train, **options})
     if train is not None and params is not None:
         raise ValueError("diagnose takes train or params, got both: drop params to have your trainer called")
     theirs = None if train is None else OfCaller(train, params0)
-    return _judged(
-        apply,
-        params0,
-        problem,
-        params=params,
-        train=theirs,
-        alpha=alpha,
-        gates=gates,
-        key=key,
-        thresholds=thresholds,
-        num_steps=num_steps,
-        examples=examples,
-        groups=groups,
-        budget=budget,
-        with_kappa=with_kappa,
-    )
+    return _judged(apply, params0, problem, params=params, train=theirs, key=key, **options)
 
 
 @entrance
@@ -137,7 +130,7 @@ def _judged(
     trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train)
 
     h0 = passes.outputs(apply, params0, x)
-    away = _away(params0, trained.params_linear)
+    away = tree.differences(params0, trained.params_linear)
     h, change = passes.outputs(apply, trained.params, x), passes.push(apply, params0, x, away)
     f0, f, f_linear = _at_scale(alpha, h0, h, change)
     measured = losses(problem.loss, f, f_linear, f0, y)
@@ -148,7 +141,7 @@ def _judged(
         )
     g = gap(problem.loss, f, f_linear, f0, y)
     n = count(x)
-    few = take(x, slice(0, examples or DIFFERENTIAL_EXAMPLES))
+    few = first(x, examples or DIFFERENTIAL_EXAMPLES)
     change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes)
     j = change.interval
     if not np.all(np.isfinite(np.asarray(change.examples))):
@@ -233,11 +226,6 @@ def _train(
 
 
 @jax.jit
-def _away(params0: PyTree, params: PyTree) -> list[Array]:
-    return tree.sub(tree.split(params)[0], tree.split(params0)[0])
-
-
-@jax.jit
 def _at_scale(alpha: float | Array, h0: Array, h: Array, change: Array) -> tuple[Array, Array, Array]:
     scale = jnp.asarray(alpha, h0.dtype)
     return scale * h0, scale * h, scale * (h0 + change)
@@ -255,7 +243,7 @@ def _indicators(
     apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: Batch, y: Array, examples: int | None
 ) -> tuple[dict[str, float], _Kernel]:
     found = {"movement in all": float(_movement(params0, params))}
-    few = take(x, slice(0, _kernel_examples(apply, params0, x, examples)))
+    few = first(x, _kernel_examples(apply, params0, x, examples))
     n = count(few)
     if n == 0:
         return found, _Kernel(None, {}, 0)

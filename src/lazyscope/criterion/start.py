@@ -1,0 +1,86 @@
+"""Where training starts: the outputs, the loss and its gradient, and what of them no float type can carry."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from lazyscope import passes, tree
+from lazyscope.door import checked_outputs
+from lazyscope.examples import Batch, count
+from lazyscope.models import Apply
+from lazyscope.problems import Loss
+
+
+class Start(NamedTuple):
+    """The model at its initial parameters."""
+
+    outputs: Array  # h, without alpha
+    loss: Array
+    slope: Array  # ‖∇R‖ in function space
+    along: Array  # ‖Dhᵀ∇R‖/‖∇R‖, at most ‖Dh‖; 0 for ∇R = 0
+
+
+def start(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> Start:
+    """Outputs, loss and gradient, in one program where the examples fit one pass."""
+    whole = passes.block_size(apply, params, x) == count(x)
+    return (_in_one if whole else _in_blocks)(apply, loss, params, x, y, alpha)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _in_one(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> Start:
+    theta, merge = tree.split(params)
+    outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
+    scale = jnp.asarray(alpha, outputs.dtype)
+    value, slope = jax.value_and_grad(loss)(scale * outputs, y)
+    return _measured(outputs, value, slope, lambda z: pull(z)[0])
+
+
+def _in_blocks(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> Start:
+    outputs = passes.outputs(apply, params, x)
+    value, slope = jax.value_and_grad(loss)(jnp.asarray(alpha, outputs.dtype) * outputs, y)
+    return _measured(outputs, value, slope, lambda z: passes.pull(apply, params, x, z))
+
+
+def _measured(outputs: Array, value: Array, slope: Array, pull: Callable[[Array], list[Array]]) -> Start:
+    # ∂R/∂f_i is 1/n of the function-space gradient, whose norm is again a mean over examples.
+    unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(outputs.shape[0], slope.dtype))
+    size = root * tree.norm(slope / unit)
+    along = tree.norm(pull(slope / unit)) / jnp.where(size > 0, size, 1)
+    return Start(outputs, value, unit * size, along)
+
+
+def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
+    """The outputs, or a ValueError where they are not finite real floats with one row per example."""
+    checked_outputs(apply, params, x)
+    outputs = passes.outputs(apply, params, x)
+    bad = int(np.sum(~np.isfinite(np.asarray(outputs))))
+    if bad:
+        raise ValueError(f"outputs must be finite, got {bad} NaN or infinite values: lower the scale of the weights")
+    return outputs
+
+
+def check_precision(outputs: Array, y: Array, alpha: float) -> None:
+    """Refuse float32 where ten roundings of alpha·h exceed a tenth of the residual ‖αh − y‖ or of the targets."""
+    if outputs.dtype == jnp.float64:
+        return
+    f, target = alpha * np.asarray(outputs, float), np.asarray(y, float)
+    scales = [tree.host_norm(f - target)] + ([tree.host_norm(target)] if np.any(target) else [])
+    rounding = float(jnp.finfo(outputs.dtype).eps) * tree.host_norm(f)
+    if 10 * rounding > 0.1 * min(scales):
+        root = math.sqrt(f.shape[0])
+        raise ValueError(
+            f"{outputs.dtype} must round alpha·h far below the residual and the targets, got eps·‖αh‖ = "
+            f"{rounding / root:.2g} against {min(scales) / root:.2g} at alpha = {alpha:g}: "
+            'add `jax.config.update("jax_enable_x64", True)` and pass float64 parameters, or use ls.center'
+        )
+
+
+def distance(outputs: Array, y: Array, alpha: float) -> float:
+    """‖αh − y‖ in function space, in double precision."""
+    return tree.host_norm(float(alpha) * np.asarray(outputs, float) - np.asarray(y, float)) / math.sqrt(len(outputs))
