@@ -7,6 +7,6 @@ twice is one leaf. The libraries are imported when a function is called; lazysco
 
 from lazyscope.adapters.checkpoint import load_checkpoint
 from lazyscope.adapters.modules import from_equinox, from_linen, from_nnx
-from lazyscope.adapters.torch import from_torch
+from lazyscope.adapters.torch import from_exported, from_torch
 
-__all__ = ["from_equinox", "from_linen", "from_nnx", "from_torch", "load_checkpoint"]
+__all__ = ["from_equinox", "from_exported", "from_linen", "from_nnx", "from_torch", "load_checkpoint"]

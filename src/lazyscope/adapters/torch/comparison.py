@@ -5,27 +5,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from lazyscope.adapters.torch.outputs import OutputError
 from lazyscope.adapters.torch.tracing import first_line
 from lazyscope.models import Apply
 
 
-def probe(module: Any, name: str, trained: dict[str, Any], rows: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def probe(
+    module: Any, name: str, trained: dict[str, Any], rows: tuple[Any, ...]
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Outputs of the module, a direction c in output space and Dhᵀ c."""
     import torch  # pyright: ignore[reportMissingImports]
 
     try:
-        outputs = module(rows)
+        outputs = module(*rows)
+    except OutputError:
+        raise
     except Exception as error:
+        shapes = ", ".join(str(tuple(row.shape)) for row in rows)
+        raise ValueError(f"{name} must run on the batch of {shapes}, got: {first_line(error)}") from error
+    if outputs.ndim == 0 or len(outputs) != len(rows[0]):
         raise ValueError(
-            f"{name} must run on the example of shape {tuple(rows.shape)}, got: {first_line(error)}"
-        ) from error
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != len(rows):
-        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise ValueError(
-            f"{name} must return one tensor with a row per example, got {got} for {len(rows)} examples: "
-            "wrap it in a module that does"
+            f"{name} must return one tensor with a row per example, got shape {tuple(outputs.shape)} for "
+            f"{len(rows[0])} examples: take another with output=, a name, an index or a function"
         )
     if not outputs.requires_grad:
         raise ValueError(
@@ -55,7 +58,7 @@ def verify(
     apply: Apply,
     name: str,
     params0: dict[str, Array],
-    rows: np.ndarray,
+    rows: PyTree,
     outputs: np.ndarray,
     cotangent: np.ndarray,
     gradients: dict[str, Any],
@@ -69,12 +72,12 @@ def verify(
     loose, looser = (1e-4, 1e-3) if outputs.dtype == np.float32 else (1e-9, 1e-7)
 
     @jax.jit
-    def both(params: dict[str, Array], x: Array, c: Array) -> tuple[Array, dict[str, Array]]:
+    def both(params: dict[str, Array], x: PyTree, c: Array) -> tuple[Array, dict[str, Array]]:
         values, pull = jax.vjp(lambda p: apply(p, x), params)
         return values, pull(c)[0]
 
     try:
-        values, pulled = jax.device_get(both(params0, jnp.asarray(rows), jnp.asarray(cotangent)))
+        values, pulled = jax.device_get(both(params0, jax.tree.map(jnp.asarray, rows), jnp.asarray(cotangent)))
     except Exception as error:
         raise ValueError(
             f"from_torch must run {name} in JAX, got: {first_line(error)}: write that part in JAX"

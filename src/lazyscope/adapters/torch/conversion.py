@@ -5,93 +5,152 @@ operations of `operations/`, batched with `jax.vmap`. So every transformation of
 again, and examples cannot see each other. At conversion, outputs and derivatives are compared with PyTorch's.
 """
 
-from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lazyscope import examples
+from lazyscope.adapters.torch.batches import Taken, taken, taken_by_call
 from lazyscope.adapters.torch.comparison import probe, verify
-from lazyscope.adapters.torch.graph import Program, canonical, run
+from lazyscope.adapters.torch.converted import Converted
+from lazyscope.adapters.torch.graph import canonical
+from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.adapters.torch.tracing import trace
-from lazyscope.models import Apply
 
 _NUM_PROBES = 4
 
 
-def from_torch(module: Any, example: Any) -> tuple[Apply, dict[str, Array]]:
-    """A PyTorch `nn.Module` of one tensor; `params0` is a dict keyed by PyTorch's parameter names.
+def from_torch(
+    module: Any, batch: Any, *, output: Output = None, dtype: Any = None
+) -> tuple[Converted, dict[str, Array]]:
+    """A PyTorch `nn.Module` as it is; `params0` is a dict keyed by PyTorch's parameter names.
 
-    `example` is a batch (tensor or array, a few rows suffice) of the shape and type that the module will be called
-    on; `apply` takes tensors, too. The module is traced in evaluation mode and left as it was found: modes, buffers,
-    caches, gradients, random state. A parameter under two names keeps its first;
-    parameters with `requires_grad=False` and buffers (running statistics) are fixed at their present values.
+    `batch` is what the loader yields (a few rows suffice), with the shapes and types that the module will be called
+    on: a tensor or array, a list or tuple for the module's positional arguments, or a mapping for those of its
+    names, entries nested or not. Entries that the module does not take, or that its output does not depend on (labels),
+    are left out. `apply` takes such batches, as tensors or arrays, with or without what was left out, and a module of
+    one entry that entry alone. `output` says which output is meant: a name, an index, or a function of all; by default
+    the tensor that the module returns, else its `logits`. What was taken and left out, `apply.described` and every
+    printed diagnosis say.
 
-    Raises ValueError when the module does not run on the example, has uninitialised (lazy) parameters or none to train,
+    The module is traced in evaluation mode and left as it was found: modes, buffers, caches, gradients, random state.
+    A parameter under two names keeps its first; parameters with `requires_grad=False` and buffers (running statistics)
+    are fixed at their present values. `dtype`, "float32" or "float64", converts a copy of the module in that type; one
+    of bfloat16 or float16 needs it.
+
+    Raises ValueError when the module does not run on the batch, has uninitialised (lazy) parameters or none to train,
     is neither float32 nor float64, returns something else than one row per example, uses an operation that is not in
     `operations/`, or when JAX and PyTorch disagree on outputs or derivatives: the examples of a batch must not see
     each other, and a `torch.autograd.Function` with a derivative of its own is not seen. Outputs and derivatives must
-    be finite on the example.
+    be finite on the batch.
 
     Smooth functions are right at every order, where their parts have kinks too: at 0, say, log-sigmoid, the Huber
     loss and the square of a norm or of a standard deviation, which have wrong or NaN second derivatives in PyTorch.
     At kinks the first derivatives are PyTorch's; a norm has second derivative 0 at 0. A query of
     `scaled_dot_product_attention` without a key gives 0.
     """
+    name = type(module).__name__
+    inputs, leaves = taken(module.forward, name, batch)
+    if dtype is not None:
+        module, leaves = _cast(module, leaves, dtype)
+    return _converted(module, name, inputs, _tensors(inputs, leaves), output)
+
+
+def from_exported(program: Any, *, output: Output = None) -> tuple[Converted, dict[str, Array]]:
+    """A `torch.export.ExportedProgram`, from `torch.export.export` or `torch.export.load`, as `from_torch` does it.
+
+    Its example inputs are the batch. It computes what was exported: a module in evaluation mode, please. Exported with
+    a batch axis of one example or a dynamic one, it runs each example by itself; with one of n it runs blocks of n.
+
+    Raises ValueError for anything else than such a program, for one without its example inputs, and as `from_torch`.
+    """
     import torch  # pyright: ignore[reportMissingImports]
 
-    name = type(module).__name__
-    example = example if isinstance(example, torch.Tensor) else torch.tensor(np.asarray(example))
-    if example.ndim == 0 or len(example) == 0:
-        raise ValueError(f"from_torch needs a batch with at least one example, got shape {tuple(example.shape)}")
+    if not isinstance(program, torch.export.ExportedProgram):
+        raise ValueError(
+            f"from_exported needs a torch.export.ExportedProgram, got a {type(program).__name__}: "
+            "pass torch.export.export(module, args) or torch.export.load(file), or the module to from_torch"
+        )
+    if program.example_inputs is None:
+        raise ValueError("from_exported needs a program with its example inputs, got none: export the module again")
+    args, kwargs = program.example_inputs
+    module = program.module()
+    for switch in ("train", "eval"):  # the mode is fixed in the program, and PyTorch refuses to be asked for one
+        vars(module).pop(switch, None)
+    inputs, leaves = taken_by_call(module.forward, args, kwargs)
+    leaves = _tensors(inputs, leaves)
+    block = 1 if _is_dynamic(program) else len(leaves[0])
+    return _converted(module, "the program", inputs, leaves, output, block)
+
+
+def _converted(
+    module: Any, name: str, inputs: Taken, leaves: list[Any], output: Output, block: int = 1
+) -> tuple[Converted, dict[str, Array]]:
     trained = _trained(module, name)
     # Two rows or more, so that an output which loses or mixes the batch axis shows.
-    rows = example.detach()[np.arange(max(2, min(len(example), _NUM_PROBES))) % len(example)]
+    n = max(2, min(len(leaves[0]), _NUM_PROBES)) if block == 1 else block
+    rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
+    choice = Choice(output, name)
     with evaluation(module):
-        outputs, cotangent, gradients = probe(module, name, trained, rows)
-        program = trace(module, name, trained, rows[:1])
+        function = flat(module, inputs, choice)
+        outputs, cotangent, gradients = probe(function, name, trained, rows)
+        program = trace(function, name, trained, tuple(leaf[:block] for leaf in rows))
     params0 = {key: jnp.array(parameter.numpy(force=True)) for key, parameter in trained.items()}
-    inputs = rows.numpy(force=True)
-    apply = _function(program, params0, inputs, outputs)
-    verify(apply, name, params0, inputs, outputs, cotangent, gradients)
+    arrays = [leaf.numpy(force=True) for leaf in rows]
+    apply = Converted(program, inputs, params0, arrays, outputs.shape[1:], f"{choice.said} of {name}", block)
+    verify(apply, name, params0, inputs.batch(arrays), outputs, cotangent, gradients)
+    if block > 1:
+        _check_alone(apply, name, params0, inputs.batch(arrays), outputs)
     return apply, params0
 
 
-def _function(program: Program, params0: dict[str, Array], rows: np.ndarray, outputs: np.ndarray) -> Apply:
-    shape, dtype = rows.shape[1:], jax.dtypes.canonicalize_dtype(rows.dtype)
-    types = {key: leaf.dtype for key, leaf in params0.items()}
-
-    def one(params: Mapping[str, Array], example: Array) -> Array:
-        inputs = {key: params[leaf] for key, leaf in program.leaves.items()}
-        return run(program, {**inputs, program.source: example[None]}).reshape(outputs.shape[1:])
-
-    def apply(params: PyTree, x: Any) -> Array:
-        if not isinstance(params, Mapping) or {k: getattr(v, "dtype", None) for k, v in params.items()} != types:
-            raise ValueError("the parameters must keep the names and types that from_torch gave them: convert again")
-        x = _array(x)
-        same_kind = x.dtype == dtype or (dtype.kind == "i" and jnp.issubdtype(x.dtype, jnp.integer))
-        if x.shape[1:] != shape or not same_kind:
-            raise ValueError(
-                f"inputs must be {dtype} of shape (n, {', '.join(map(str, shape))}) as in the example of from_torch, "
-                f"got {x.dtype} of shape {tuple(x.shape)}: convert them, or the module again"
-            )
-        # The rules of PyTorch, whatever the caller's; results are cast to the types of the graph.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return jax.vmap(lambda example: one(params, example))(jnp.asarray(x, dtype))
-
-    return apply
+def _check_alone(apply: Converted, name: str, params0: dict[str, Array], rows: PyTree, outputs: np.ndarray) -> None:
+    """ValueError where a block of one example and repeats of it gives another output than one of several."""
+    alone = np.asarray(apply(params0, examples.first(rows, 1)))
+    if not np.allclose(alone, outputs[:1], rtol=1e-4, atol=1e-4 * float(np.max(np.abs(outputs), initial=0.0))):
+        raise ValueError(
+            f"the examples of a batch must not see each other, got another output from {name} for one of them alone: "
+            "export the module in evaluation mode"
+        )
 
 
-def _array(x: Any) -> Any:
-    """An array of NumPy's or JAX's as it is; a tensor, or nested lists, as an array of NumPy's."""
-    if hasattr(x, "detach"):
-        if str(x.dtype) == "torch.bfloat16":
-            raise ValueError("inputs must be of a type that NumPy has, got a torch.bfloat16 tensor: use x.float()")
-        return x.numpy(force=True)
-    return x if hasattr(x, "dtype") and hasattr(x, "shape") else np.asarray(x)
+def _tensors(inputs: Taken, leaves: list[Any]) -> list[Any]:
+    """Tensors of at least one example each, all of as many."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.tensor(np.asarray(leaf)) for leaf in leaves]
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
+    if len(counts) != 1 or 0 in counts:
+        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(inputs.names, tensors, strict=True))
+        raise ValueError(
+            f"a batch needs at least one example, and a row for each in every entry, got {shapes}: the first axis "
+            "counts examples"
+        )
+    return tensors
+
+
+def _cast(module: Any, leaves: list[Any], dtype: Any) -> tuple[Any, list[Any]]:
+    """A copy of the module in another type, and its inputs."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    name = str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else np.dtype(dtype).name
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, got {name}: derivatives need that many digits")
+    to = getattr(torch, name)
+    tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.tensor(np.asarray(leaf)) for leaf in leaves]
+    return deepcopy(module).to(to), [t.to(to) if t.is_floating_point() else t for t in tensors]
+
+
+def _is_dynamic(program: Any) -> bool:
+    """Whether the first axis of the inputs is one of any length."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    return all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in inputs)
 
 
 def _trained(module: Any, name: str) -> dict[str, Any]:
@@ -104,7 +163,7 @@ def _trained(module: Any, name: str) -> dict[str, Any]:
             raise ValueError(f"from_torch needs initialised parameters, got lazy {key} in {name}: call it on a batch")
         if tensor.is_floating_point() and tensor.dtype not in (float32, float64):
             raise ValueError(
-                f"from_torch needs float32 or float64, got {tensor.dtype} {key} in {name}: use module.float()"
+                f"from_torch needs float32 or float64, got {tensor.dtype} {key} in {name}: add dtype='float32'"
             )
         if tensor.dtype == float64 and canonical(np.dtype("float64")) != np.dtype("float64"):
             raise ValueError(

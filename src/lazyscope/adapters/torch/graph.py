@@ -1,5 +1,6 @@
 """A traced module without any of PyTorch, and how it is run."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,32 +31,55 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A graph within a step, a branch of control flow: a function of `sources` that returns `results`."""
+
+    steps: list[Step]
+    sources: list[str]
+    results: list[Any]
+
+
+@dataclass(frozen=True)
 class Program:
-    """A traced module without any of PyTorch: `leaves` maps graph inputs to parameter names."""
+    """A traced module without any of PyTorch.
+
+    `leaves` maps graph inputs to parameter names; `sources` are the graph inputs of the batch, None where unused.
+    """
 
     steps: list[Step]
     leaves: dict[str, str]
     constants: dict[str, np.ndarray]
-    source: str
+    sources: list[str | None]
     result: str
 
 
 def run(program: Program, values: dict[str, Any]) -> Array:
-    """The result of the program on `values`: its parameters and its input, by the names of the graph."""
-    values = {key: jnp.asarray(value) for key, value in program.constants.items()} | values
-    for step in program.steps:
-        args, kwargs = _filled(step.args, values), _filled(step.kwargs, values)
-        value = args[0][args[1]] if step.operation == "getitem" else rule(step.operation)(*args, **kwargs)
-        values[step.name] = value if step.dtype is None else jnp.asarray(value, canonical(step.dtype))
-    return values[program.result]
+    """The result of the program on `values`: its parameters and its inputs, by the names of the graph."""
+    constants = {key: jnp.asarray(value) for key, value in program.constants.items()}
+    return _computed(program.steps, constants | values)[program.result]
 
 
-def _filled(argument: Any, values: dict[str, Any]) -> Any:
-    if isinstance(argument, Reference):
-        return values[argument.name]
-    if isinstance(argument, list | tuple):
-        return type(argument)(_filled(part, values) for part in argument)
-    return {key: _filled(part, values) for key, part in argument.items()} if isinstance(argument, dict) else argument
+def needed(steps: Sequence[Step], results: Sequence[Any]) -> list[Step]:
+    """The steps that the results are made of: no assertions, no loss beside the logits."""
+    wanted, kept = {reference.name for reference in _references(results)}, []
+    for step in reversed(steps):
+        if step.name in wanted:
+            kept.append(step)
+            wanted |= {reference.name for reference in referred(step)}
+    return kept[::-1]
+
+
+def referred(step: Step) -> Iterator[Reference]:
+    """What a step refers to."""
+    return _references([step.args, step.kwargs])
+
+
+def within(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps and those of the blocks in them."""
+    for step in steps:
+        yield step
+        for block in _parts([step.args, step.kwargs], Block):
+            yield from within(block.steps)
 
 
 def rule(operation: str) -> Any:
@@ -66,3 +90,42 @@ def rule(operation: str) -> Any:
 def canonical(dtype: np.dtype) -> np.dtype:
     """The type that JAX gives to arrays of `dtype`: without 64 bits, a 32-bit one."""
     return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def _computed(steps: Sequence[Step], values: dict[str, Any]) -> dict[str, Any]:
+    values = dict(values)
+    for step in steps:
+        args, kwargs = _filled(step.args, values), _filled(step.kwargs, values)
+        value = args[0][args[1]] if step.operation == "getitem" else rule(step.operation)(*args, **kwargs)
+        values[step.name] = value if step.dtype is None else jnp.asarray(value, canonical(step.dtype))
+    return values
+
+
+def _filled(argument: Any, values: dict[str, Any]) -> Any:
+    if isinstance(argument, Reference):
+        return values[argument.name]
+    if isinstance(argument, Block):
+        return _function(argument)
+    if isinstance(argument, list | tuple):
+        return type(argument)(_filled(part, values) for part in argument)
+    return {key: _filled(part, values) for key, part in argument.items()} if isinstance(argument, dict) else argument
+
+
+def _function(block: Block) -> Any:
+    def function(*operands: Any) -> list[Any]:
+        values = _computed(block.steps, dict(zip(block.sources, operands, strict=True)))
+        return _filled(block.results, values)
+
+    return function
+
+
+def _references(argument: Any) -> Iterator[Reference]:
+    return _parts(argument, Reference)
+
+
+def _parts(argument: Any, kind: type) -> Iterator[Any]:
+    if isinstance(argument, kind):
+        yield argument
+    elif isinstance(argument, list | tuple | dict):
+        for part in argument.values() if isinstance(argument, dict) else argument:
+            yield from _parts(part, kind)

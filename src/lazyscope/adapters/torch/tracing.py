@@ -4,9 +4,10 @@ import warnings
 from operator import getitem
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from lazyscope.adapters.torch.graph import Program, Reference, Step, rule
+from lazyscope.adapters.torch.graph import Block, Program, Reference, Step, needed, referred, rule, within
 from lazyscope.adapters.torch.squares import smooth_squares
 
 # Kept whole. Decomposed, derivatives overflow or are lost at 0, and a detached value would be differentiated.
@@ -35,19 +36,18 @@ _WHOLE = {
     "xlogy.Scalar_Self",
     "xlogy.Tensor",
 }
-_EMPTY = {"_assert_tensor_metadata.default"}  # they do nothing
 # Types are cast to what the graph states; where and how an array lies in memory is JAX's business.
 _STORAGE = {"device", "dtype", "layout", "memory_format", "non_blocking", "pin_memory"}
 
 
-def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
+def trace(module: Any, name: str, trained: dict[str, Any], one: tuple[Any, ...]) -> Program:
     """The graph of the module on one example, checked to consist of known operations."""
     import torch  # pyright: ignore[reportMissingImports]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, about its internals
         try:
-            exported = torch.export.export(module, (one,))
+            exported = torch.export.export(module, one)
             _detach_without_gradient(exported)
             table = torch.export.default_decompositions()
             exported = exported.run_decompositions(
@@ -57,15 +57,29 @@ def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
             raise ValueError(
                 f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}"
             ) from error
-    nodes = [node for node in exported.graph.nodes if node.op == "call_function" and _named(node.target) not in _EMPTY]
-    steps = smooth_squares([_step(node) for node in nodes])
-    unknown = sorted({s.operation for s in steps if s.operation != "getitem" and rule(s.operation) is None})
+    leaves, constants, sources, result = _inputs(exported, module, trained)
+    steps = needed(smooth_squares(_steps(exported.graph_module)), [Reference(result)])
+    unknown = sorted({s.operation for s in within(steps) if s.operation != "getitem" and rule(s.operation) is None})
     if unknown:
         raise ValueError(
             f"from_torch has no JAX rule for {', '.join(unknown)} in {name}: "
             "replace it by other operations, or write that part in JAX"
         )
-    return Program(steps, *_inputs(exported, module, trained))
+    used = {reference.name for step in steps for reference in referred(step)}
+    constants = {key: value for key, value in constants.items() if key in used}
+    return Program(steps, leaves, constants, [source if source in used else None for source in sources], result)
+
+
+def _steps(part: Any) -> list[Step]:
+    return [_step(node, part) for node in part.graph.nodes if node.op == "call_function"]
+
+
+def _block(part: Any) -> Block:
+    graph = part.graph
+    (result,) = graph.output_node().args
+    results = _referred(list(result) if isinstance(result, list | tuple) else [result], part)
+    sources = [node.name for node in graph.nodes if node.op == "placeholder"]
+    return Block(needed(smooth_squares(_steps(part)), results), sources, results)
 
 
 def _detach_without_gradient(exported: Any) -> None:
@@ -85,39 +99,42 @@ def _named(target: Any) -> str:
     return str(target).removeprefix("aten.")
 
 
-def _inputs(exported: Any, module: Any, trained: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], str, str]:
+def _inputs(
+    exported: Any, module: Any, trained: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, np.ndarray], list[str], str]:
     from torch.export.graph_signature import InputKind, OutputKind  # pyright: ignore[reportMissingImports]
 
     first = {id(parameter): key for key, parameter in trained.items()}
     everything = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     everything |= dict(exported.constants)
-    leaves, constants, source = {}, {}, ""
+    leaves, constants, sources = {}, {}, []
     for spec in exported.graph_signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
-            source = spec.arg.name
+            sources.append(spec.arg.name)
         elif id(tensor := everything[spec.target]) in first:
             leaves[spec.arg.name] = first[id(tensor)]
         else:
             constants[spec.arg.name] = np.array(tensor.detach().cpu().numpy())
     results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return leaves, constants, source, results[0].arg.name
+    return leaves, constants, sources, results[0].arg.name
 
 
-def _step(node: Any) -> Step:
-    kwargs = {key: _referred(value) for key, value in node.kwargs.items() if key not in _STORAGE}
+def _step(node: Any, part: Any) -> Step:
+    kwargs = {key: _referred(value, part) for key, value in node.kwargs.items() if key not in _STORAGE}
     value = node.meta.get("val")
-    dtype = np.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
+    dtype = jnp.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
     operation = "getitem" if node.target is getitem else _named(node.target)
-    return Step(node.name, operation, _referred(node.args), kwargs, dtype)
+    return Step(node.name, operation, _referred(node.args, part), kwargs, dtype)
 
 
-def _referred(argument: Any) -> Any:
+def _referred(argument: Any, part: Any) -> Any:
     from torch.fx import Node  # pyright: ignore[reportMissingImports]
 
     if isinstance(argument, Node):
-        return Reference(argument.name)
+        # A branch of control flow is a graph of its own.
+        return _block(getattr(part, argument.target)) if argument.op == "get_attr" else Reference(argument.name)
     if isinstance(argument, list | tuple):
-        return [_referred(part) for part in argument]
+        return [_referred(inner, part) for inner in argument]
     return argument
 
 

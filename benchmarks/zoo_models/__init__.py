@@ -1,0 +1,1 @@
+"""Models of four families, tiny and with random weights: functions that return `(module, batch, output)`."""
