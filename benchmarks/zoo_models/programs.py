@@ -23,6 +23,7 @@ class Of(nn.Module):
                 self.register_buffer(name, tensor)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
+        """The function's value."""
         return self.function(self, *inputs)
 
 
@@ -86,6 +87,7 @@ class Symmetric(nn.Module):
     """The symmetric part of a square matrix."""
 
     def forward(self, matrix: torch.Tensor) -> torch.Tensor:
+        """By its upper triangle."""
         return matrix.triu() + matrix.triu(1).mT
 
 
@@ -111,9 +113,8 @@ def bags() -> Built:
 def in_place(s: Any, x: torch.Tensor) -> torch.Tensor:
     y = x @ s.w
     y[:, 0] *= 2
-    y[:, 1:].add_(1).relu_()
-    y.mul_(s.scale).clamp_(-3, 3)
-    return y
+    y[:, 1:].add_(1).mul_(0.5)
+    return y.add_(s.shift).tanh_()
 
 
 def counted(s: Any, x: torch.Tensor) -> torch.Tensor:
@@ -153,8 +154,9 @@ def memory(s: Any, x: torch.Tensor) -> torch.Tensor:
     return torch.softmax(-distance, -1) @ s.values
 
 
-def low_rank(s: Any, x: torch.Tensor) -> torch.Tensor:
-    return torch.baddbmm(s.bias.expand(3, 4, 4)[: len(x)], x.unsqueeze(-1) @ s.a, (x @ s.b).unsqueeze(1).expand(-1, 4, 4)[:, :2])
+def products(s: Any, x: torch.Tensor) -> torch.Tensor:
+    lifted = x.unsqueeze(-1) * s.a
+    return torch.baddbmm(s.bias.expand(len(x), 4, 2), lifted, s.b.expand(len(x), 3, 2), beta=0.5)
 
 
 def relative_bias(s: Any, x: torch.Tensor) -> torch.Tensor:
@@ -197,7 +199,9 @@ MODELS: dict[str, Callable[[], Built]] = {
     "pixel shuffle and resizing": lambda: chain(
         (4, 4, 4), nn.Conv2d(4, 8, 1), nn.PixelShuffle(2), nn.Upsample(scale_factor=2, mode="bicubic")
     ),
-    "fold and unfold": lambda: chain((2, 6, 6), nn.Conv2d(2, 2, 1), nn.Unfold(3, stride=3), nn.Fold((6, 6), 3, stride=3)),
+    "fold and unfold": lambda: chain(
+        (2, 6, 6), nn.Conv2d(2, 2, 1), nn.Unfold(3, stride=3), nn.Fold((6, 6), 3, stride=3)
+    ),
     "pooling to a size": lambda: chain((2, 9, 9), nn.Conv2d(2, 3, 2), nn.AdaptiveMaxPool2d(3), nn.LPPool2d(2, 2)),
     "weight_norm": lambda: chain((4,), weight_normed(), nn.Tanh()),
     "spectral_norm": lambda: chain((4,), spectrally_normed(), nn.Tanh()),
@@ -205,19 +209,26 @@ MODELS: dict[str, Callable[[], Built]] = {
     "symmetric parametrisation": lambda: chain((4,), symmetric(), nn.SiLU()),
     "tied embedding": tied,
     "EmbeddingBag": bags,
-    "in-place operations": lambda: of((4,), in_place, w=weight(4, 5), scale=torch.rand(5)),
+    "in-place operations": lambda: of((4,), in_place, w=weight(4, 5), shift=torch.rand(5)),
     "buffers that change": lambda: of((4,), counted, w=weight(4, 3), average=torch.ones(3), calls=torch.tensor(0)),
     "einsum": lambda: of((3, 4), lambda s, x: torch.einsum("bij,jkl,bik->bl", x, s.w, x), w=weight(4, 4, 5)),
     "bilinear form": lambda: of((4,), lambda s, x: s.parts[0](x, torch.tanh(x)), nn.Bilinear(4, 4, 3)),
     "Fourier mixing": lambda: of((4, 6), fourier_mix, w=weight(6, 6)),
     "Fourier operator": lambda: of((2, 8), fourier_operator, w=weight(5, 2)),
-    "state space, by hand": lambda: of((6, 3), state_space, inwards=weight(3, 4), outwards=weight(4, 2), rate=weight(4)),
+    "state space, by hand": lambda: of(
+        (6, 3), state_space, inwards=weight(3, 4), outwards=weight(4, 2), rate=weight(4)
+    ),
     "mixture of experts, by hand": lambda: of((4,), mixture, router=weight(4, 3), experts=weight(3, 4, 2)),
     "two branches (cond)": lambda: of((4,), branches, w=weight(4, 3)),
     "soft nearest neighbours": lambda: of((4,), memory, keys=weight(6, 4), values=weight(6, 2)),
-    "batched products": lambda: of((4,), low_rank, a=weight(1, 2), b=weight(4, 4), bias=weight(4)),
+    "batched products": lambda: of((4,), products, a=weight(3), b=weight(3, 2), bias=weight(4, 2)),
     "normalisations": lambda: chain(
-        (4, 6), nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.GroupNorm(2, 6), nn.InstanceNorm1d(6, affine=True), nn.RMSNorm(4)
+        (4, 6),
+        nn.Conv1d(4, 6, 3),
+        nn.BatchNorm1d(6),
+        nn.GroupNorm(2, 6),
+        nn.InstanceNorm1d(6, affine=True),
+        nn.RMSNorm(4),
     ),
     "losses as outputs": lambda: of(
         (4,),

@@ -12,6 +12,7 @@ from lazyscope.cli.process import say
 from lazyscope.cli.reproduce import Reproduce
 from lazyscope.cli.show import List, Report
 from lazyscope.cli.store import StoreCommand
+from lazyscope.cli.zoo import Zoo
 
 EXAMPLES = """How lazily does a model train? Reproduce two papers on lazy training, figure by figure and claim by claim.
 
@@ -23,18 +24,20 @@ Examples:
   lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
+  lazyscope zoo llama                              which PyTorch models are known to convert
   lazyscope report lazyscope-out                   make the page again from what is there
   lazyscope --version                              which version this is
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """
 
-COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Report | StoreCommand]] = {
+COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Report | StoreCommand | Zoo]] = {
     "reproduce": Reproduce,
     "diagnose": Diagnose,
     "landscape": Landscape,
     "list": List,
     "report": Report,
     "store": StoreCommand,
+    "zoo": Zoo,
 }
 
 

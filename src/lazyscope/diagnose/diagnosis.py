@@ -32,7 +32,7 @@ class Diagnosis:
     `kernel_changes` that of each leaf, None and empty where derivatives were too many to afford. `how` says what was
     trained, `inputs` on what it was judged. Indicators never decide. `criterion` is None where `with_kappa=False`,
     `recommendation` where nothing tells which scale would be lazy, or training is lazy as it is. `seeds` has what each
-    start gave, where several were asked for.
+    start gave, where several were asked for; `model` says what an adapter took for the outputs and the inputs.
     """
 
     regime: str
@@ -59,6 +59,7 @@ class Diagnosis:
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     seeds: tuple[Seed, ...] = ()
+    model: str = ""
 
     def __str__(self) -> str:
         return as_table(
@@ -67,6 +68,7 @@ class Diagnosis:
                 ("gap g", f"{self.gap}   on {self.inputs}"),
                 ("differential j", f"{self.differential}{self._probed()}   on {self._of(self.differential_examples)}"),
                 *self._spread(),
+                *_listed("model", (self.model,)),
                 ("trained by", self.how),
                 ("output scale", f"alpha = {self.alpha:g}"),
                 *([("kappa", _kappa(self.criterion))] if self.criterion is not None else []),

@@ -95,7 +95,8 @@ def diagnose(
     if train is not None and params is not None:
         raise ValueError("diagnose takes train or params, got both: drop params to have your trainer called")
     theirs = None if train is None else OfCaller(train, params0)
-    return _judged(apply, params0, problem, params=params, train=theirs, key=key, **options)
+    found = _judged(apply, params0, problem, params=params, train=theirs, key=key, **options)
+    return replace(found, model=getattr(apply, "described", ""))
 
 
 @entrance

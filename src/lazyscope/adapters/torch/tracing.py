@@ -111,6 +111,8 @@ def _inputs(
     for spec in exported.graph_signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
             sources.append(spec.arg.name)
+        elif spec.target is None:
+            continue  # a token, which keeps checks in their order
         elif id(tensor := everything[spec.target]) in first:
             leaves[spec.arg.name] = first[id(tensor)]
         else:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lazyscope.adapters.torch.operations import (
     activations,
+    control,
     elementwise,
     losses,
     normalization,
@@ -23,6 +24,7 @@ from lazyscope.adapters.torch.operations import (
 
 OPERATIONS: dict[str, Callable[..., Any]] = (
     activations.OPERATIONS
+    | control.OPERATIONS
     | elementwise.OPERATIONS
     | losses.OPERATIONS
     | normalization.OPERATIONS
