@@ -31,6 +31,13 @@ class Classifier(nn.Module):
         return SimpleNamespace(loss=loss, logits=logits, hidden=hidden)
 
 
+class Product(nn.Linear):
+    """Of two inputs."""
+
+    def forward(self, x, y):
+        return super().forward(x) * super().forward(y)
+
+
 class Rows(torch.utils.data.Dataset):
     """Six rows as dicts, with text that no module takes."""
 
@@ -65,7 +72,7 @@ def test_a_mapping_of_a_loader_is_an_input_and_labels_are_left_out_and_named():
     problem = ls.Problem(arrays, batch["labels"], loss=ls.cross_entropy)
     found = ls.diagnose(apply, params0, problem, num_steps=2, with_kappa=False, key=jax.random.key(0))
     assert found.model == apply.described
-    assert f"model           {apply.described}" in str(found)
+    assert ["model", apply.described] in [line.split(maxsplit=1) for line in str(found).splitlines()]
     with pytest.raises(
         ValueError, match=r"entries of the batch at conversion, mask, price, tokens, got a dict of mask"
     ):
@@ -88,9 +95,9 @@ def test_a_tuple_of_a_loader_is_the_positional_arguments_and_a_tensor_the_only_o
         assert apply.described == told
         for same in (batch, x, x.numpy(), (x,)):
             assert_is(lambda p, _, same=same, apply=apply: apply(p, same), params0, 0, module(x))
-    bilinear = nn.Bilinear(3, 3, 2).double()
-    apply, params0 = ls.adapters.from_torch(bilinear, (x, 2 * x, torch.arange(5)))
-    assert_is(apply, params0, (x.numpy(), 2 * x.numpy()), bilinear(x, 2 * x))
+    product = Product(3, 2).double()
+    apply, params0 = ls.adapters.from_torch(product, (x, x**2, torch.arange(5)))
+    assert_is(apply, params0, (x.numpy(), x.numpy() ** 2), product(x, x**2))
 
 
 def test_an_output_is_chosen_by_name_index_or_function():
@@ -199,9 +206,9 @@ def test_what_is_no_program_of_single_examples_is_refused():
 def test_a_branch_is_taken_for_each_example():
     class Branches(nn.Linear):
         def forward(self, x):
-            return torch.cond(x.sum() > 0, lambda v, w: torch.tanh(v @ w.T), lambda v, w: v @ w.T * 2, (x, self.weight))
+            return torch.cond(x.sum() > 0, lambda v, w: torch.tanh(v @ w), lambda v, w: v @ w * 2, (x, self.weight))
 
-    module, x = Branches(3, 2).double(), torch.randn(6, 3, dtype=torch.float64)
+    module, x = Branches(3, 3).double(), torch.randn(6, 3, dtype=torch.float64)
     apply, params0 = ls.adapters.from_torch(module, x[:1])
     expected = torch.cat([module(row[None]) for row in x])
     assert 0 < int((x.sum(1) > 0).sum()) < 6

@@ -43,14 +43,13 @@ class Taken:
     def leaves(self, x: PyTree) -> list[Any]:
         """The leaves of a batch like that of the conversion; ValueError for one of other entries."""
         entries = self._entries(x)
-        leaves, structure = (None, None) if entries is None else jax.tree.flatten(entries)
-        if structure != self.structure or leaves is None:
+        if entries is None or jax.tree.structure(entries) != self.structure:
             got = f"a {type(x).__name__}" + (f" of {', '.join(map(str, x))}" if isinstance(x, Mapping) else "")
             raise ValueError(
                 f"inputs must have the entries of the batch at conversion, {', '.join(self.names)}, got {got}: pass "
                 "what the same loader yields"
             )
-        return leaves
+        return jax.tree.leaves(entries)
 
     def without(self, unused: set[int]) -> "tuple[Taken, list[int]]":
         """The same without entries of which every leaf is unused, and which leaves are left."""

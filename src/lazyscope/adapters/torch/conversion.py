@@ -83,16 +83,17 @@ def from_exported(program: Any, *, output: Output = None) -> tuple[Converted, di
         vars(module).pop(switch, None)
     inputs, leaves = taken_by_call(module.forward, args, kwargs)
     leaves = _tensors(inputs, leaves)
-    block = 1 if _is_dynamic(program) else len(leaves[0])
-    return _converted(module, "the program", inputs, leaves, output, block)
+    fixed = None if _is_dynamic(program) else len(leaves[0])
+    return _converted(module, "the program", inputs, leaves, output, fixed)
 
 
 def _converted(
-    module: Any, name: str, inputs: Taken, leaves: list[Any], output: Output, block: int = 1
+    module: Any, name: str, inputs: Taken, leaves: list[Any], output: Output, fixed: int | None = None
 ) -> tuple[Converted, dict[str, Array]]:
+    """A module of any number of examples, or of a fixed one."""
     trained = _trained(module, name)
     # Two rows or more, so that an output which loses or mixes the batch axis shows.
-    n = max(2, min(len(leaves[0]), _NUM_PROBES)) if block == 1 else block
+    n, block = fixed or max(2, min(len(leaves[0]), _NUM_PROBES)), fixed or 1
     rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
     choice = Choice(output, name)
     with evaluation(module):
