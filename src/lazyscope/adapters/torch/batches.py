@@ -17,7 +17,8 @@ class Taken:
     """The entries of a batch that a module takes: positions in a sequence or keys of a mapping, in `keys`.
 
     `structure` is that of `{key: entry}` and `names` are those of its leaves. `fixed` has the arguments that are no
-    arrays, `left_out` the names of what is not taken. An array by itself is entry 0.
+    arrays, `left_out` the names of what is not taken, `positional` the keys of a mapping that are given by position. An
+    array by itself is entry 0.
     """
 
     kind: str
@@ -26,12 +27,13 @@ class Taken:
     names: tuple[str, ...]
     fixed: dict[Key, Any]
     left_out: tuple[str, ...]
+    positional: tuple[str, ...] = ()
 
     def arguments(self, leaves: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The positional and the named arguments of a call, from the leaves."""
         entries = self.fixed | jax.tree.unflatten(self.structure, leaves)
-        positions = sorted(key for key in entries if isinstance(key, int))
-        return [entries[key] for key in positions], {k: v for k, v in entries.items() if isinstance(k, str)}
+        positions = self.positional or sorted(key for key in entries if isinstance(key, int))
+        return [entries[key] for key in positions], {k: v for k, v in entries.items() if k not in positions}
 
     def batch(self, leaves: Sequence[Any]) -> PyTree:
         """A batch of what is taken, as the caller has it."""
@@ -93,12 +95,15 @@ def taken(forward: Callable[..., Any], name: str, batch: Any) -> tuple[Taken, li
     return _made("array", {0: batch if hasattr(batch, "shape") else np.asarray(batch)}, [])
 
 
-def taken_by_call(forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def taken_by_call(
+    forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Taken, list[Any]]:
     """The same of the arguments of a call, all of which are taken."""
     if not kwargs:
         return _made("array" if len(args) == 1 and hasattr(args[0], "shape") else "sequence", dict(enumerate(args)), [])
-    names = list(inspect.signature(forward).parameters)
-    return _made("mapping", dict(zip(names, args, strict=False)) | dict(kwargs), [])
+    names = tuple(inspect.signature(forward).parameters)[: len(args)]
+    found, leaves = _made("mapping", dict(zip(names, args, strict=True)) | dict(kwargs), [])
+    return replace(found, positional=names), leaves
 
 
 def _positions(parameters: list[inspect.Parameter], name: str, entries: int) -> int:

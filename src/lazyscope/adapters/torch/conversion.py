@@ -150,8 +150,8 @@ def _is_dynamic(program: Any) -> bool:
     """Whether the first axis of the inputs is one of any length."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    return all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in inputs)
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    return all(isinstance(v.shape[0], torch.SymInt) for v in inputs if isinstance(v, torch.Tensor))
 
 
 def _trained(module: Any, name: str) -> dict[str, Any]:
