@@ -146,7 +146,7 @@ def mixture(s: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def branches(s: Any, x: torch.Tensor) -> torch.Tensor:
-    return torch.cond(x.sum() > 0, lambda v, w: torch.tanh(v @ w), lambda v, w: v @ w * 2, (x, s.w))
+    return torch.cond(s.w.sum() > 0, lambda v, w: torch.tanh(v @ w), lambda v, w: v @ w * 2, (x, s.w))
 
 
 def memory(s: Any, x: torch.Tensor) -> torch.Tensor:

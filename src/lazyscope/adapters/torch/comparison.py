@@ -24,7 +24,7 @@ def probe(
         raise
     except Exception as error:
         shapes = ", ".join(str(tuple(row.shape)) for row in rows)
-        raise ValueError(f"{name} must run on the batch of {shapes}, got: {first_line(error)}") from error
+        raise ValueError(f"{name} must run on the example of shape {shapes}, got: {first_line(error)}") from error
     if outputs.ndim == 0 or len(outputs) != len(rows[0]):
         raise ValueError(
             f"{name} must return one tensor with a row per example, got shape {tuple(outputs.shape)} for "
