@@ -19,7 +19,7 @@ from lazyscope.adapters.torch.converted import Converted
 from lazyscope.adapters.torch.graph import canonical
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
-from lazyscope.adapters.torch.tracing import trace
+from lazyscope.adapters.torch.tracing import first_line, trace
 
 _NUM_PROBES = 4
 
@@ -143,7 +143,13 @@ def _cast(module: Any, leaves: list[Any], dtype: Any) -> tuple[Any, list[Any]]:
         raise ValueError(f"dtype must be float32 or float64, got {name}: derivatives need that many digits")
     to = getattr(torch, name)
     tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.tensor(np.asarray(leaf)) for leaf in leaves]
-    return deepcopy(module).to(to), [t.to(to) if t.is_floating_point() else t for t in tensors]
+    try:
+        copy = deepcopy(module)
+    except Exception as error:
+        raise ValueError(
+            f"dtype needs a module that can be copied, got: {first_line(error)}: use module.to(torch.{name}) instead"
+        ) from error
+    return copy.to(to), [t.to(to) if t.is_floating_point() else t for t in tensors]
 
 
 def _is_dynamic(program: Any) -> bool:
