@@ -27,7 +27,8 @@ class Classifier(nn.Module):
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         price = torch.zeros(len(tokens), dtype=pooled.dtype) if price is None else price
         logits = self.head(torch.cat([torch.tanh(pooled), price[:, None]], 1))
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        known = None if labels is None else labels[labels >= 0]  # of a number that no graph can know
+        loss = None if labels is None else nn.functional.cross_entropy(logits[: len(known)], known)
         return SimpleNamespace(loss=loss, logits=logits, hidden=hidden)
 
 

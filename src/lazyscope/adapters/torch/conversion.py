@@ -22,6 +22,7 @@ from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.adapters.torch.tracing import first_line, trace
 
 _NUM_PROBES = 4
+_LABELS = ("start_positions", "end_positions")  # of Hugging Face, beside those with "label" in their names
 
 
 def from_torch(
@@ -97,6 +98,7 @@ def _converted(
     rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
     choice = Choice(output, name)
     with evaluation(module):
+        inputs, rows = _without_labels(module, inputs, rows, choice)
         function = flat(module, inputs, choice)
         outputs, cotangent, gradients = probe(function, name, trained, rows)
         program = trace(function, name, trained, tuple(leaf[:block] for leaf in rows))
@@ -107,6 +109,22 @@ def _converted(
     if block > 1:
         _check_alone(apply, name, params0, inputs.batch(arrays), outputs)
     return apply, params0
+
+
+def _without_labels(module: Any, inputs: Taken, rows: tuple[Any, ...], choice: Choice) -> tuple[Taken, tuple[Any, ...]]:
+    """What is left without the labels, where the output is the same to the last bit: a loss is not always traceable."""
+    from torch import equal  # pyright: ignore[reportMissingImports]
+
+    labels = {i for i, name in enumerate(inputs.names) if "label" in name or name in _LABELS}
+    fewer, kept = inputs.without(labels)
+    if not labels or not kept:
+        return inputs, rows
+    chosen = tuple(rows[i] for i in kept)
+    try:
+        same = equal(flat(module, fewer, choice)(*chosen), flat(module, inputs, choice)(*rows))
+    except Exception:  # they are needed
+        return inputs, rows
+    return (fewer, chosen) if same else (inputs, rows)
 
 
 def _check_alone(apply: Converted, name: str, params0: dict[str, Array], rows: PyTree, outputs: np.ndarray) -> None:
