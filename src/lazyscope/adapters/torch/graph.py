@@ -1,6 +1,6 @@
 """A traced module without any of PyTorch, and how it is run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -56,6 +56,44 @@ def _filled(argument: Any, values: dict[str, Any]) -> Any:
     if isinstance(argument, list | tuple):
         return type(argument)(_filled(part, values) for part in argument)
     return {key: _filled(part, values) for key, part in argument.items()} if isinstance(argument, dict) else argument
+
+
+def doubled(program: Program) -> Program:
+    """The same program with float64 for every real type."""
+    steps = [step if step.dtype is None else replace(step, dtype=_double(step.dtype)) for step in program.steps]
+    constants = {key: value.astype(_double(value.dtype)) for key, value in program.constants.items()}
+    return replace(program, steps=steps, constants=constants)
+
+
+def _double(dtype: np.dtype) -> np.dtype:
+    return np.dtype({"f": "float64", "c": "complex128"}.get(dtype.kind, dtype))
+
+
+def unreached(program: Program) -> str:
+    """Why no derivative by a trained parameter reaches the result of the program, and what to do."""
+    carrying, needed, lost = set(program.leaves), {program.result}, {}
+    operations = {step.name: step.operation for step in program.steps}
+    for step in program.steps:
+        if carrying & _names([step.args, step.kwargs]):
+            if step.operation.startswith("detach.") or (step.dtype is not None and step.dtype.kind in "biu"):
+                lost[step.name] = operations[step.args[0].name] if step.operation == "getitem" else step.operation
+            else:
+                carrying.add(step.name)
+    for step in reversed(program.steps):
+        needed |= _names([step.args, step.kwargs]) if step.name in needed else set()
+    ends = [operation for name, operation in lost.items() if name in needed]
+    if not ends:
+        return "none that takes part in them: train those that do, requires_grad_(True)"
+    if ends[-1].startswith("detach."):
+        return "them detached: leave out .detach(), .data, .item() or torch.no_grad on the way"
+    return f"their derivatives lost in {ends[-1]}, which has none: return what it is computed from"
+
+
+def _names(argument: Any) -> set[str]:
+    if isinstance(argument, Reference):
+        return {argument.name}
+    parts = argument.values() if isinstance(argument, dict) else argument if isinstance(argument, list | tuple) else ()
+    return set().union(*map(_names, parts))
 
 
 def rule(operation: str) -> Any:

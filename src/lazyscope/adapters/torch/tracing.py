@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazyscope.adapters.torch.graph import Program, Reference, Step, rule
+from lazyscope.adapters.torch.replay import Graph
 from lazyscope.adapters.torch.squares import smooth_squares
 
 # Kept whole. Decomposed, derivatives overflow or are lost at 0, and a detached value would be differentiated.
@@ -31,33 +32,45 @@ _WHOLE = {
     "special_xlog1py.self_scalar",
     "std.correction",
     "std_mean.correction",
+    "upsample_bicubic2d.vec",
+    "upsample_linear1d.vec",
+    "upsample_trilinear3d.vec",
     "xlogy.Scalar_Other",
     "xlogy.Scalar_Self",
     "xlogy.Tensor",
 }
-_EMPTY = {"_assert_tensor_metadata.default"}  # they do nothing
+_EMPTY = {"_assert_tensor_metadata.default", "_linalg_check_errors.default"}  # they do nothing
 # Types are cast to what the graph states; where and how an array lies in memory is JAX's business.
 _STORAGE = {"device", "dtype", "layout", "memory_format", "non_blocking", "pin_memory"}
 
 
-def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
-    """The graph of the module on one example, checked to consist of known operations."""
+def export(module: Any, name: str, trained: dict[str, Any], one: Any) -> Graph:
+    """The module on one example as `torch.export` sees it."""
     import torch  # pyright: ignore[reportMissingImports]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, about its internals
         try:
             exported = torch.export.export(module, (one,))
-            _detach_without_gradient(exported)
-            table = torch.export.default_decompositions()
-            exported = exported.run_decompositions(
-                {key: how for key, how in table.items() if _named(key) not in _WHOLE}
-            )
         except Exception as error:
-            raise ValueError(
-                f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}"
-            ) from error
-    nodes = [node for node in exported.graph.nodes if node.op == "call_function" and _named(node.target) not in _EMPTY]
+            raise _untraceable(name, error) from error
+    _detach_without_gradient(exported)
+    return _graph(exported, module, trained)
+
+
+def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Program:
+    """The graph in operations that are known."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            table = torch.export.default_decompositions()
+            kept = {key: how for key, how in table.items() if _named(key) not in _WHOLE}
+            exported = graph.exported.run_decompositions(kept)
+        except Exception as error:
+            raise _untraceable(name, error) from error
+    nodes = [node for node in exported.graph.nodes if node.op == "call_function" and not _empty(node)]
     steps = smooth_squares([_step(node) for node in nodes])
     unknown = sorted({s.operation for s in steps if s.operation != "getitem" and rule(s.operation) is None})
     if unknown:
@@ -65,7 +78,20 @@ def trace(module: Any, name: str, trained: dict[str, Any], one: Any) -> Program:
             f"from_torch has no JAX rule for {', '.join(unknown)} in {name}: "
             "replace it by other operations, or write that part in JAX"
         )
-    return Program(steps, *_inputs(exported, module, trained))
+    found = _graph(exported, module, trained)
+    constants = {key: np.array(tensor.numpy(force=True)) for key, tensor in found.fixed.items()}
+    return Program(steps, found.leaves, constants, found.source, found.result)
+
+
+def _empty(node: Any) -> bool:
+    """Whether a node does nothing but check, or hand the order of checks on."""
+    if node.target is getitem:
+        return _empty(node.args[0])
+    return _named(node.args[1] if _named(node.target) == "with_effects" else node.target) in _EMPTY
+
+
+def _untraceable(name: str, error: Exception) -> ValueError:
+    return ValueError(f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}")
 
 
 def _detach_without_gradient(exported: Any) -> None:
@@ -85,22 +111,24 @@ def _named(target: Any) -> str:
     return str(target).removeprefix("aten.")
 
 
-def _inputs(exported: Any, module: Any, trained: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], str, str]:
+def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
     from torch.export.graph_signature import InputKind, OutputKind  # pyright: ignore[reportMissingImports]
 
     first = {id(parameter): key for key, parameter in trained.items()}
     everything = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     everything |= dict(exported.constants)
-    leaves, constants, source = {}, {}, ""
+    leaves, fixed, source = {}, {}, ""
     for spec in exported.graph_signature.input_specs:
+        if spec.kind == InputKind.TOKEN:
+            continue
         if spec.kind == InputKind.USER_INPUT:
             source = spec.arg.name
         elif id(tensor := everything[spec.target]) in first:
             leaves[spec.arg.name] = first[id(tensor)]
         else:
-            constants[spec.arg.name] = np.array(tensor.detach().cpu().numpy())
+            fixed[spec.arg.name] = tensor
     results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return leaves, constants, source, results[0].arg.name
+    return Graph(exported, leaves, fixed, source, results[0].arg.name)
 
 
 def _step(node: Any) -> Step:
@@ -108,7 +136,29 @@ def _step(node: Any) -> Step:
     value = node.meta.get("val")
     dtype = np.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
     operation = "getitem" if node.target is getitem else _named(node.target)
+    if operation == "as_strided.default":
+        places = _places(node)
+        operation = "as_strided beyond its array" if places is None else operation
+        return Step(node.name, operation, [_referred(node.args[0]), places], {}, dtype)
     return Step(node.name, operation, _referred(node.args), kwargs, dtype)
+
+
+def _places(node: Any) -> np.ndarray | None:
+    """Which entries of an array `as_strided` reads, counted in the array's own order; None for others than its own."""
+    source, (sizes, strides) = node.args[0].meta["val"], node.args[1:3]
+    offset = node.args[3] if len(node.args) > 3 and node.args[3] is not None else source.storage_offset()
+    held = _memory(source.shape, source.stride(), source.storage_offset()).ravel()
+    read = _memory(sizes, strides, offset)
+    order = np.argsort(held, kind="stable")
+    found = np.minimum(np.searchsorted(held[order], read), max(held.size - 1, 0))
+    return order[found] if held.size and (held[order][found] == read).all() else None
+
+
+def _memory(sizes: Any, strides: Any, offset: int) -> np.ndarray:
+    places = np.full((1,) * len(sizes), offset)
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        places = places + np.arange(size).reshape((-1,) + (1,) * (len(sizes) - axis - 1)) * stride
+    return places
 
 
 def _referred(argument: Any) -> Any:
