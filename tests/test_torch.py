@@ -233,7 +233,8 @@ def test_what_is_computed_without_gradient_is_a_constant():
 
 def test_derivatives_stay_finite_where_an_exponential_overflows():
     activations = nn.Sequential(nn.Linear(3, 3), nn.Softplus(), nn.CELU(), nn.ELU(), nn.Mish()).double()
-    apply, params0 = ls.adapters.from_torch(activations, 1e4 * jnp.eye(3))
+    with pytest.warns(UserWarning, match="no second derivative of Sequential .* NaN .* differences of the first"):
+        apply, params0 = ls.adapters.from_torch(activations, 1e4 * jnp.eye(3))
     gradients = jax.grad(lambda p: jnp.sum(apply(p, 1e4 * jnp.eye(3))))(params0)
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradients.values())
 
@@ -350,14 +351,21 @@ class Straight(torch.autograd.Function):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Of(lambda s, x: torch.fft.rfft(x * s.p).abs()), r"no JAX rule for _fft_r2c\.default in Of"),
+        (lambda: Of(lambda s, x: torch.mode(x * s.p, keepdim=True)[0]), r"no JAX rule for mode\.default in Of"),
         (lambda: Of(lambda s, x: nn.functional.dropout(x * s.p)), r"no JAX rule for native_dropout\.default"),
         (lambda: nn.LazyLinear(2), "needs initialised parameters, got lazy weight in LazyLinear"),
         (lambda: nn.Linear(3, 2).bfloat16(), r"needs float32 or float64, got torch\.bfloat16 weight"),
         (lambda: nn.Linear(4, 2), "Linear must run on the example of shape .*, got: mat1 and mat2"),
         (lambda: Of(lambda s, x: (x * s.p, x)), "must return one tensor with a row per example, got tuple"),
         (lambda: Of(lambda s, x: (x * s.p).sum()), r"a row per example, got shape \(\) for 3 examples"),
-        (lambda: Of(lambda s, x: x), "must depend on its trained parameters"),
+        (
+            lambda: Of(lambda s, x: torch.special.bessel_j0(x * s.p)),
+            "PyTorch must have derivatives of Of, got: .*bessel",
+        ),
+        (lambda: Of(lambda s, x: x), "must depend on its trained parameters, got none that takes part in them"),
+        (lambda: Of(lambda s, x: (x * s.p).detach()), "on its trained parameters, got them detached: leave out"),
+        (lambda: Of(lambda s, x: (x * s.p).argsort(-1).to(x.dtype)), r"their derivatives lost in sort\.\w+, which has"),
+        (lambda: Of(lambda s, x: (x * s.p).argsort(-1)), r"must return floating-point numbers, got torch\.int64"),
         (lambda: Of(lambda s, x: x * s.p if x.sum() > 0 else s.p - x), "that torch.export can trace, got from Of"),
         (lambda: Of(lambda s, x: (x - x.mean(0)) * s.p), "examples of a batch must not see each other"),
         (lambda: Of(lambda s, x: Straight.apply(x * s.p)), r"derivatives by p that differ by .* custom derivatives"),
@@ -369,6 +377,58 @@ def test_a_module_that_cannot_be_converted_is_refused_in_one_line(build, message
     with pytest.raises(ValueError, match=message) as caught:
         ls.adapters.from_torch(build(), torch.randn(3, 3))
     assert "\n" not in str(caught.value)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.parts = nn.Sequential(
+            *(nn.Conv2d(width, width // 2, 1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU()),
+            *(nn.Conv2d(width // 2, width // 2, 3, 1, 1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU()),
+            *(nn.Conv2d(width // 2, width, 1, bias=False), nn.BatchNorm2d(width)),
+        )
+
+    def forward(self, x):
+        return torch.relu(x + self.parts(x))
+
+
+def resnet(seed, width=32, depth=2):
+    torch.manual_seed(seed)
+    stem = nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    return nn.Sequential(*stem, *(Bottleneck(width) for _ in range(depth)), *head), torch.randn(4, 3, 64, 64)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_gate_is_near_enough_to_its_kink_to_refuse_a_residual_net_in_float32(seed):
+    module, x = resnet(seed)
+    apply, params0 = ls.adapters.from_torch(module, x)
+    outputs = module.eval()(x).detach()
+    np.testing.assert_allclose(apply(params0, x), outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_that_rounding_closes_in_float32_is_no_disagreement():
+    module = Of(lambda s, x: torch.relu((x * s.p).sum(-1, keepdim=True)) + x @ s.p[:, None])
+    module.p.data = torch.tensor([1e8, 1.0, -1e8])
+    apply, params0 = ls.adapters.from_torch(module, torch.ones(2, 3))
+    assert apply(params0, np.ones((2, 3), np.float32)).dtype == jnp.float32
+
+
+def test_hardsigmoid_converts_in_float64():
+    module = nn.Sequential(nn.Linear(4, 30), nn.Hardsigmoid()).double()
+    apply, params0 = ls.adapters.from_torch(module, X)
+    inner = X @ params0["0.weight"].T + params0["0.bias"][None]
+    np.testing.assert_allclose(apply(params0, X), jnp.clip(inner + 3, 0, 6) / 6, atol=1e-14)
+
+
+def test_where_pytorch_has_no_second_derivative_it_is_checked_by_differences():
+    points = torch.arange(6, dtype=torch.float64).reshape(2, 3)
+    module = Of(lambda s, x: torch.cdist((x * s.p)[:, None], points, p=3.0)[:, 0]).double()
+    x = torch.randn(3, 3, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=r"PyTorch has no second derivative of Of \(.*_cdist_backward"):
+        apply, params0 = ls.adapters.from_torch(module, x)
+    apart = jnp.asarray((x * module.p)[:, None].detach().numpy()) - jnp.asarray(points.numpy())[None]
+    np.testing.assert_allclose(apply(params0, x), jnp.sum(jnp.abs(apart) ** 3, -1) ** (1 / 3), rtol=1e-12)
 
 
 def test_inputs_of_another_type_or_shape_are_refused():

@@ -1,101 +1,93 @@
-"""Outputs and derivatives of PyTorch, and whether JAX has the same."""
-
-from typing import Any
+"""Whether a module, its graph in PyTorch, and its program in JAX agree."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lazyscope.adapters.torch.outputs import OutputError
+from lazyscope.adapters.torch.probing import Gradients, Probe, Wide
 from lazyscope.adapters.torch.tracing import first_line
 from lazyscope.models import Apply
 
 
-def probe(
-    module: Any, name: str, trained: dict[str, Any], rows: tuple[Any, ...]
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Outputs of the module, a direction c in output space and Dhᵀ c."""
-    import torch  # pyright: ignore[reportMissingImports]
+def verify_graph(name: str, found: Probe, outputs: np.ndarray, gradients: Gradients) -> None:
+    """The module on a batch, on rows alone, and its graph on the first, all in PyTorch and in the module's type.
 
-    try:
-        outputs = module(*rows)
-    except OutputError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(tuple(row.shape)) for row in rows)
-        raise ValueError(f"{name} must run on the example of shape {shapes}, got: {first_line(error)}") from error
-    if outputs.ndim == 0 or len(outputs) != len(rows[0]):
+    A derivative that tracing does not see shows here.
+    """
+    loose, looser = (1e-4, 1e-3) if found.outputs.dtype == np.float32 else (1e-9, 1e-7)
+    together, alone = found.outputs, np.stack(found.alone).reshape(found.outputs.shape)
+    if not _close(together, alone, loose, 0.0):
         raise ValueError(
-            f"{name} must return one tensor with a row per example, got shape {tuple(outputs.shape)} for "
-            f"{len(rows[0])} examples: take another with output=, a name, an index or a function"
+            f"{name} must do the same with a row in a batch and alone, got {_differ('outputs', together, alone)}: "
+            "examples of a batch must not see each other, nor draw numbers"
         )
-    if not outputs.requires_grad:
+    if not _close(outputs, found.alone[0], loose, 0.0):
         raise ValueError(
-            f"the output of {name} must depend on its trained parameters, got none it depends on: "
-            "compute it outside torch.no_grad and without .detach()"
+            f"{name} must be what torch.export sees of it, got {_differ('outputs', outputs, found.alone[0])}: "
+            "it must neither draw numbers nor depend on earlier calls"
         )
-    values = outputs.detach().cpu().numpy()
-    if not np.isfinite(values).all():
+    for key, traced, expected in _apart(gradients, found.gradients, looser, 0.0):
+        difference = _differ(f"derivatives by {key}", traced, expected)
         raise ValueError(
-            f"the outputs of {name} must be finite on the example, got {_bad(values)}: "
-            "convert it on other rows, or mend the module (an attention row without a key, say)"
+            f"{name} must be what torch.export sees of it, got {difference}: "
+            "write custom derivatives as .detach() and operations of PyTorch"
         )
-    cotangent = np.random.default_rng(0).standard_normal(values.shape).astype(values.dtype)
-    direction = torch.tensor(cotangent, device=outputs.device)
-    found = torch.autograd.grad(outputs, list(trained.values()), direction, allow_unused=True)
-    gradients = [None if g is None else g.cpu().numpy() for g in found]
-    for key, gradient in zip(trained, gradients, strict=True):
-        if gradient is not None and not np.isfinite(gradient).all():
-            raise ValueError(
-                f"the derivatives of {name} must be finite on the example, got {_bad(gradient)} by {key} from PyTorch: "
-                "convert it on other rows or weights, or mend the module"
-            )
-    return values, cotangent, dict(zip(trained, gradients, strict=True))
 
 
-def verify(
-    apply: Apply,
-    name: str,
-    params0: dict[str, Array],
-    rows: PyTree,
-    outputs: np.ndarray,
-    cotangent: np.ndarray,
-    gradients: dict[str, Any],
-) -> None:
-    """Compare outputs and Dhᵀ c with PyTorch's.
+def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
+    """Compare outputs on the batch x, Dhᵀ c and one second-order product, in float64.
 
-    The transposed product rather than a forward one: it shows each parameter by itself, so that a derivative lost in a
+    Transposed products rather than forward ones: they show each parameter by itself, so that a derivative lost in a
     small layer does not hide behind a large one.
     """
-    # In float64, some constants of PyTorch's derivatives are of float32 (nn.Hardsigmoid).
-    loose, looser = (1e-4, 1e-3) if outputs.dtype == np.float32 else (1e-9, 1e-7)
 
     @jax.jit
-    def both(params: dict[str, Array], x: PyTree, c: Array) -> tuple[Array, dict[str, Array]]:
-        values, pull = jax.vjp(lambda p: apply(p, x), params)
-        return values, pull(c)[0]
+    def products(
+        params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array], Array]:
+        def pulled(p: dict[str, Array]) -> tuple[dict[str, Array], Array]:
+            values, pull = jax.vjp(lambda q: apply(q, x), p)
+            return pull(c)[0], values
+
+        return jax.jvp(pulled, (params,), (v,), has_aux=True)
 
     try:
-        values, pulled = jax.device_get(both(params0, jax.tree.map(jnp.asarray, rows), jnp.asarray(cotangent)))
+        rows, c, v, *starts = (
+            jax.tree.map(jnp.asarray, part) for part in (x, wide.cotangent, wide.direction, wide.params, wide.moved)
+        )
+        (gradients, _, values), (_, changes, _) = (jax.device_get(products(start, rows, c, v)) for start in starts)
     except Exception as error:
         raise ValueError(
             f"from_torch must run {name} in JAX, got: {first_line(error)}: write that part in JAX"
         ) from error
-    if not _close(values, outputs, loose, 0.0):
+    # What is 0 but for rounding is as large as the digits of first derivatives.
+    floor = 1e-6 * _whole(wide.gradients)
+    second = [_apart(changes, expected, wide.tolerance, floor) for expected in wide.changes]
+    wrong = [("outputs", values, wide.outputs)] if not _close(values, wide.outputs, 1e-9, 0.0) else []
+    wrong += [(f"derivatives by {key}", *both) for key, *both in _apart(gradients, wide.gradients, 1e-7, 0.0)]
+    wrong += [(f"second derivatives by {key}", *both) for key, *both in second[0]] if all(second) else []
+    if wrong:
         raise ValueError(
-            f"JAX and PyTorch must agree on {name}, got outputs that differ by {_largest(values - outputs):.1e} where "
-            f"the largest is {_largest(outputs):.1e}: examples of a batch must not see each other, nor draw numbers"
+            f"JAX and PyTorch must agree on {name}, got {_differ(*wrong[0])} in float64: "
+            "convert it at other weights if these are at a kink, or write that part in JAX"
         )
-    whole = np.sqrt(sum(np.sum(g.astype(float) ** 2) for g in gradients.values() if g is not None))
-    for key, found in pulled.items():
-        expected = np.zeros_like(found) if gradients[key] is None else gradients[key]
-        if not _close(found, expected, looser, 1e-3 * float(whole)):
-            raise ValueError(
-                f"JAX and PyTorch must agree on {name}, got derivatives by {key} that differ by "
-                f"{_largest(found - expected):.1e} where the largest is {_largest(expected):.1e}: convert it at other "
-                "weights if these are at a kink, write custom derivatives as .detach() and operations of PyTorch"
-            )
+
+
+def _apart(
+    found: Gradients, expected: Gradients, tolerance: float, floor: float
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Parameters whose derivatives differ, with both; None stands for 0."""
+    floor, apart = max(floor, 1e-3 * _whole(expected)), []
+    for key, leaf in expected.items():
+        if (one := found[key]) is not None or leaf is not None:
+            left, right = (np.zeros_like(other) if v is None else v for v, other in ((one, leaf), (leaf, one)))
+            apart += [] if _close(left, right, tolerance, floor) else [(key, left, right)]
+    return apart
+
+
+def _whole(gradients: Gradients) -> float:
+    return float(np.sqrt(sum(np.sum(g.astype(float) ** 2) for g in gradients.values() if g is not None)))
 
 
 def _close(found: np.ndarray, expected: np.ndarray, tolerance: float, floor: float) -> bool:
@@ -104,9 +96,6 @@ def _close(found: np.ndarray, expected: np.ndarray, tolerance: float, floor: flo
     return error <= tolerance * max(size, floor)
 
 
-def _bad(v: np.ndarray) -> str:
-    return f"{np.count_nonzero(~np.isfinite(v))} of {v.size} entries NaN or infinite"
-
-
-def _largest(v: np.ndarray) -> float:
-    return float(np.max(np.abs(v), initial=0.0))
+def _differ(what: str, found: np.ndarray, expected: np.ndarray) -> str:
+    error, size = (float(np.max(np.abs(v), initial=0.0)) for v in (found - expected, expected))
+    return f"{what} that differ by {error:.1e} where the largest is {size:.1e}"

@@ -8,18 +8,20 @@ again, and examples cannot see each other. At conversion, outputs and derivative
 from copy import deepcopy
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from lazyscope import examples
 from lazyscope.adapters.torch.batches import Taken, taken, taken_by_call
-from lazyscope.adapters.torch.comparison import probe, verify
+from lazyscope.adapters.torch.comparison import verify, verify_graph
 from lazyscope.adapters.torch.converted import Converted
-from lazyscope.adapters.torch.graph import canonical
+from lazyscope.adapters.torch.graph import canonical, doubled, unreached
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
-from lazyscope.adapters.torch.tracing import first_line, trace
+from lazyscope.adapters.torch.probing import leading, probe, retraced, widely
+from lazyscope.adapters.torch.tracing import export, first_line, trace
 
 _NUM_PROBES = 4
 _LABELS = ("start_positions", "end_positions")  # of Hugging Face, beside those with "label" in their names
@@ -43,11 +45,16 @@ def from_torch(
     are fixed at their present values. `dtype`, "float32" or "float64", converts a copy of the module in that type; one
     of bfloat16 or float16 needs it.
 
+    The graph is compared with the module by its outputs and derivatives, in the module's type; then JAX with the graph
+    in float64 on copies, whatever the type: outputs, derivatives, and one second-order product at weights moved by .1 %
+    (a start at 0 is at kinks). A UserWarning says when PyTorch has no second derivative; differences of the first take
+    its place.
+
     Raises ValueError when the module does not run on the batch, has uninitialised (lazy) parameters or none to train,
-    is neither float32 nor float64, returns something else than one row per example, uses an operation that is not in
-    `operations/`, or when JAX and PyTorch disagree on outputs or derivatives: the examples of a batch must not see
-    each other, and a `torch.autograd.Function` with a derivative of its own is not seen. Outputs and derivatives must
-    be finite on the batch.
+    is neither float32 nor float64, returns something else than one row per example or what does not depend on its
+    parameters (the message says where it was lost), uses an operation that is not in `operations/`, or when one of the
+    comparisons fails: the examples of a batch must not see each other, and a `torch.autograd.Function` with a
+    derivative of its own is not seen. Outputs and derivatives must be finite on the batch.
 
     Smooth functions are right at every order, where their parts have kinks too: at 0, say, log-sigmoid, the Huber
     loss and the square of a norm or of a standard deviation, which have wrong or NaN second derivatives in PyTorch.
@@ -100,14 +107,24 @@ def _converted(
     with evaluation(module):
         inputs, rows = _without_labels(module, inputs, rows, choice)
         function = flat(module, inputs, choice)
-        outputs, cotangent, gradients = probe(function, name, trained, rows)
-        program = trace(function, name, trained, tuple(leaf[:block] for leaf in rows))
+        found = probe(function, name, trained, rows, block)
+        graph = export(function, name, trained, tuple(leading(rows, block)))
+        program = trace(graph, name, function, trained)
+        if not found.depends:
+            raise ValueError(f"the outputs of {name} must depend on its trained parameters, got {unreached(program)}")
+        verify_graph(name, found, *retraced(graph, trained, leading(rows, block), found.cotangent))
+        shape = found.outputs.shape[1:]
+        wide = widely(graph, name, trained, rows, shape, block)
     params0 = {key: jnp.array(parameter.numpy(force=True)) for key, parameter in trained.items()}
-    arrays = [leaf.numpy(force=True) for leaf in rows]
-    apply = Converted(program, inputs, params0, arrays, outputs.shape[1:], f"{choice.said} of {name}", block)
-    verify(apply, name, params0, inputs.batch(arrays), outputs, cotangent, gradients)
+    arrays, said = [row.numpy(force=True) for row in rows], f"{choice.said} of {name}"
+    apply = Converted(program, inputs, params0, arrays, shape, said, block)
+    if not apply.taken.keys:
+        raise ValueError(f"the outputs of {name} must depend on its batch, got none of it used: pass what it uses")
+    with jax.enable_x64(True):
+        checked = Converted(doubled(program), inputs, wide.params, wide.rows, shape, said, block)
+        verify(checked, name, wide, inputs.batch(wide.rows))
     if block > 1:
-        _check_alone(apply, name, params0, inputs.batch(arrays), outputs)
+        _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs)
     return apply, params0
 
 

@@ -20,7 +20,7 @@ class Converted:
         self,
         program: Program,
         inputs: Taken,
-        params0: Mapping[str, Array],
+        params0: Mapping[str, Any],
         rows: Sequence[np.ndarray],
         shape: tuple[int, ...],
         said: str,

@@ -1,7 +1,7 @@
 """A traced module without any of PyTorch, and how it is run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -65,7 +65,7 @@ def needed(steps: Sequence[Step], results: Sequence[Any]) -> list[Step]:
     for step in reversed(steps):
         if step.name in wanted:
             kept.append(step)
-            wanted |= {reference.name for reference in referred(step)}
+            wanted |= _names(step)
     return kept[::-1]
 
 
@@ -80,6 +80,49 @@ def within(steps: Sequence[Step]) -> Iterator[Step]:
         yield step
         for block in _parts([step.args, step.kwargs], Block):
             yield from within(block.steps)
+
+
+def doubled(program: Program) -> Program:
+    """The same program with float64 for every real type."""
+    constants = {key: value.astype(_double(value.dtype)) for key, value in program.constants.items()}
+    return replace(program, steps=_doubled(program.steps), constants=constants)
+
+
+def _doubled(argument: Any) -> Any:
+    if isinstance(argument, Step):
+        dtype = None if argument.dtype is None else _double(argument.dtype)
+        return replace(argument, args=_doubled(argument.args), dtype=dtype)
+    if isinstance(argument, Block):
+        return replace(argument, steps=_doubled(argument.steps))
+    return [_doubled(part) for part in argument] if isinstance(argument, list) else argument
+
+
+def _double(dtype: np.dtype) -> np.dtype:
+    return np.dtype({"f": "float64", "c": "complex128"}.get(dtype.kind, dtype))
+
+
+def unreached(program: Program) -> str:
+    """Why no derivative by a trained parameter reaches the result of the program, and what to do."""
+    carrying, wanted, lost = set(program.leaves), {program.result}, {}
+    operations = {step.name: step.operation for step in program.steps}
+    for step in program.steps:
+        if carrying & _names(step):
+            if step.operation.startswith("detach.") or (step.dtype is not None and step.dtype.kind in "biu"):
+                lost[step.name] = operations[step.args[0].name] if step.operation == "getitem" else step.operation
+            else:
+                carrying.add(step.name)
+    for step in reversed(program.steps):
+        wanted |= _names(step) if step.name in wanted else set()
+    ends = [operation for name, operation in lost.items() if name in wanted]
+    if not ends:
+        return "none that takes part in them: train those that do, requires_grad_(True)"
+    if ends[-1].startswith("detach."):
+        return "them detached: leave out .detach(), .data, .item() or torch.no_grad on the way"
+    return f"their derivatives lost in {ends[-1]}, which has none: return what it is computed from"
+
+
+def _names(step: Step) -> set[str]:
+    return {reference.name for reference in referred(step)}
 
 
 def rule(operation: str) -> Any:

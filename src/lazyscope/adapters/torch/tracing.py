@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lazyscope.adapters.torch.graph import Block, Program, Reference, Step, needed, referred, rule, within
+from lazyscope.adapters.torch.replay import Graph
 from lazyscope.adapters.torch.squares import smooth_squares
 
 # Kept whole. Decomposed, derivatives overflow or are lost at 0, and a detached value would be differentiated.
@@ -32,6 +33,9 @@ _WHOLE = {
     "special_xlog1py.self_scalar",
     "std.correction",
     "std_mean.correction",
+    "upsample_bicubic2d.vec",
+    "upsample_linear1d.vec",
+    "upsample_trilinear3d.vec",
     "xlogy.Scalar_Other",
     "xlogy.Scalar_Self",
     "xlogy.Tensor",
@@ -40,34 +44,44 @@ _WHOLE = {
 _STORAGE = {"device", "dtype", "layout", "memory_format", "non_blocking", "pin_memory"}
 
 
-def trace(module: Any, name: str, trained: dict[str, Any], one: tuple[Any, ...]) -> Program:
-    """The graph of the module on one example, checked to consist of known operations."""
+def export(module: Any, name: str, trained: dict[str, Any], rows: tuple[Any, ...]) -> Graph:
+    """The module on a few examples as `torch.export` sees it."""
     import torch  # pyright: ignore[reportMissingImports]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, about its internals
         try:
-            exported = torch.export.export(module, one)
-            _detach_without_gradient(exported)
-            table = torch.export.default_decompositions()
-            exported = exported.run_decompositions(
-                {key: how for key, how in table.items() if _named(key) not in _WHOLE}
-            )
+            exported = torch.export.export(module, rows)
         except Exception as error:
-            raise ValueError(
-                f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}"
-            ) from error
-    leaves, constants, sources, result = _inputs(exported, module, trained)
-    steps = needed(smooth_squares(_steps(exported.graph_module)), [Reference(result)])
+            raise _untraceable(name, error) from error
+    _detach_without_gradient(exported)
+    return _graph(exported, module, trained)
+
+
+def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Program:
+    """The graph in operations that are known."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            table = torch.export.default_decompositions()
+            kept = {key: how for key, how in table.items() if _named(key) not in _WHOLE}
+            exported = graph.exported.run_decompositions(kept)
+        except Exception as error:
+            raise _untraceable(name, error) from error
+    found = _graph(exported, module, trained)
+    steps = needed(smooth_squares(_steps(exported.graph_module)), [Reference(found.result)])
     unknown = sorted({s.operation for s in within(steps) if s.operation != "getitem" and rule(s.operation) is None})
     if unknown:
         raise ValueError(
             f"from_torch has no JAX rule for {', '.join(unknown)} in {name}: "
             "replace it by other operations, or write that part in JAX"
         )
-    used = {reference.name for step in steps for reference in referred(step)}
-    constants = {key: value for key, value in constants.items() if key in used}
-    return Program(steps, leaves, constants, [source if source in used else None for source in sources], result)
+    used = {reference.name for step in steps for reference in referred(step)} | {found.result}
+    constants = {key: np.array(tensor.numpy(force=True)) for key, tensor in found.fixed.items() if key in used}
+    sources = [source if source in used else None for source in found.sources]
+    return Program(steps, found.leaves, constants, sources, found.result)
 
 
 def _steps(part: Any) -> list[Step]:
@@ -75,11 +89,14 @@ def _steps(part: Any) -> list[Step]:
 
 
 def _block(part: Any) -> Block:
-    graph = part.graph
-    (result,) = graph.output_node().args
+    (result,) = part.graph.output_node().args
     results = _referred(list(result) if isinstance(result, list | tuple) else [result], part)
-    sources = [node.name for node in graph.nodes if node.op == "placeholder"]
+    sources = [node.name for node in part.graph.nodes if node.op == "placeholder"]
     return Block(needed(smooth_squares(_steps(part)), results), sources, results)
+
+
+def _untraceable(name: str, error: Exception) -> ValueError:
+    return ValueError(f"from_torch needs a module that torch.export can trace, got from {name}: {first_line(error)}")
 
 
 def _detach_without_gradient(exported: Any) -> None:
@@ -99,26 +116,24 @@ def _named(target: Any) -> str:
     return str(target).removeprefix("aten.")
 
 
-def _inputs(
-    exported: Any, module: Any, trained: dict[str, Any]
-) -> tuple[dict[str, str], dict[str, np.ndarray], list[str], str]:
+def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
     from torch.export.graph_signature import InputKind, OutputKind  # pyright: ignore[reportMissingImports]
 
     first = {id(parameter): key for key, parameter in trained.items()}
     everything = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     everything |= dict(exported.constants)
-    leaves, constants, sources = {}, {}, []
+    leaves, fixed, sources = {}, {}, []
     for spec in exported.graph_signature.input_specs:
+        if spec.kind == InputKind.TOKEN:
+            continue
         if spec.kind == InputKind.USER_INPUT:
             sources.append(spec.arg.name)
-        elif spec.target is None:
-            continue  # a token, which keeps checks in their order
         elif id(tensor := everything[spec.target]) in first:
             leaves[spec.arg.name] = first[id(tensor)]
         else:
-            constants[spec.arg.name] = np.array(tensor.detach().cpu().numpy())
+            fixed[spec.arg.name] = tensor
     results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return leaves, constants, sources, results[0].arg.name
+    return Graph(exported, leaves, fixed, sources, results[0].arg.name)
 
 
 def _step(node: Any, part: Any) -> Step:
@@ -126,7 +141,29 @@ def _step(node: Any, part: Any) -> Step:
     value = node.meta.get("val")
     dtype = jnp.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
     operation = "getitem" if node.target is getitem else _named(node.target)
+    if operation == "as_strided.default":
+        places = _places(node)
+        operation = "as_strided beyond its array" if places is None else operation
+        return Step(node.name, operation, [_referred(node.args[0], part), places], {}, dtype)
     return Step(node.name, operation, _referred(node.args, part), kwargs, dtype)
+
+
+def _places(node: Any) -> np.ndarray | None:
+    """Which entries of an array `as_strided` reads, counted in the array's own order; None for others than its own."""
+    source, (sizes, strides) = node.args[0].meta["val"], node.args[1:3]
+    offset = node.args[3] if len(node.args) > 3 and node.args[3] is not None else source.storage_offset()
+    held = _memory(source.shape, source.stride(), source.storage_offset()).ravel()
+    read = _memory(sizes, strides, offset)
+    order = np.argsort(held, kind="stable")
+    found = np.minimum(np.searchsorted(held[order], read), max(held.size - 1, 0))
+    return order[found] if held.size and (held[order][found] == read).all() else None
+
+
+def _memory(sizes: Any, strides: Any, offset: int) -> np.ndarray:
+    places = np.full((1,) * len(sizes), offset)
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        places = places + np.arange(size).reshape((-1,) + (1,) * (len(sizes) - axis - 1)) * stride
+    return places
 
 
 def _referred(argument: Any, part: Any) -> Any:
@@ -134,7 +171,7 @@ def _referred(argument: Any, part: Any) -> Any:
 
     if isinstance(argument, Node):
         # A branch of control flow is a graph of its own.
-        return _block(getattr(part, argument.target)) if argument.op == "get_attr" else Reference(argument.name)
+        return _block(getattr(part, str(argument.target))) if argument.op == "get_attr" else Reference(argument.name)
     if isinstance(argument, list | tuple):
         return [_referred(inner, part) for inner in argument]
     return argument

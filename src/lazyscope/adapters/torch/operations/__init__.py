@@ -11,26 +11,42 @@ from typing import Any
 
 from lazyscope.adapters.torch.operations import (
     activations,
+    algebra,
+    complexes,
     control,
     elementwise,
     losses,
     normalization,
+    ordering,
     pooling,
     products,
     reductions,
     resizing,
+    sampling,
+    scattering,
     shapes,
+    special,
 )
 
-OPERATIONS: dict[str, Callable[..., Any]] = (
-    activations.OPERATIONS
-    | control.OPERATIONS
-    | elementwise.OPERATIONS
-    | losses.OPERATIONS
-    | normalization.OPERATIONS
-    | pooling.OPERATIONS
-    | products.OPERATIONS
-    | reductions.OPERATIONS
-    | resizing.OPERATIONS
-    | shapes.OPERATIONS
-)
+KINDS: dict[str, dict[str, Callable[..., Any]]] = {
+    kind.__name__.rpartition(".")[2]: kind.OPERATIONS
+    for kind in (
+        activations,
+        algebra,
+        complexes,
+        control,
+        elementwise,
+        losses,
+        normalization,
+        ordering,
+        pooling,
+        products,
+        reductions,
+        resizing,
+        sampling,
+        scattering,
+        shapes,
+        special,
+    )
+}
+OPERATIONS: dict[str, Callable[..., Any]] = {name: rule for kind in KINDS.values() for name, rule in kind.items()}

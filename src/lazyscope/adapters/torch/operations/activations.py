@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyscope.adapters.torch.operations.axes import vector
+
 
 def _hardtanh(x: Array, low: Any = -1.0, high: Any = 1.0) -> Array:
     return jnp.where(x <= low, low, jnp.where(x >= high, high, x))  # derivative 0 at the bounds
@@ -44,10 +46,15 @@ def _safe_softmax(x: Array, dim: int, dtype: Any = None) -> Array:  # noqa: ARG0
     return jnp.where(none, 0, jax.nn.softmax(jnp.where(none, 0, x), axis=dim))
 
 
+def _along(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A function along an axis, of one number too."""
+    return lambda x, dim, *_: function(vector(x), axis=dim).reshape(x.shape)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "_log_softmax": lambda x, dim, _: jax.nn.log_softmax(x, axis=dim),
+    "_log_softmax": _along(jax.nn.log_softmax),
     "_safe_softmax": _safe_softmax,
-    "_softmax": lambda x, dim, _: jax.nn.softmax(x, axis=dim),
+    "_softmax": _along(jax.nn.softmax),
     "celu": lambda x, alpha=1.0: _elu(x, alpha, 1.0, 1 / alpha),
     "elu": _elu,
     "gelu": _gelu,

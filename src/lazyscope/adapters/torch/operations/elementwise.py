@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lazyscope.adapters.torch.operations.axes import norm_of_square
+from lazyscope.adapters.torch.operations.axes import norm_of_square, size, square
 
 
 def _add(a: Any, b: Any, alpha: Any = 1) -> Array:
@@ -34,8 +34,19 @@ def _clamp(x: Array, low: Any = None, high: Any = None) -> Array:
     return x if high is None else jnp.where(x > high, high, x)
 
 
-def _abs(x: Array) -> Array:
-    return x * jnp.sign(x)  # derivative 0 at 0
+def _copysign(a: Array, b: Any) -> Array:
+    """|a| with the sign of b; derivative 0 by a where it is 0."""
+    return a * jnp.where(a == 0, 0, jnp.where(jnp.signbit(a) == jnp.signbit(jnp.asarray(b, a.dtype)), 1, -1))
+
+
+def _either(choose: Callable[[Any, Any], Any]) -> Callable[[Array, Array], Array]:
+    """The extremum of two, or the one that is a number; on a tie half the derivative each."""
+    return lambda a, b: jnp.where(jnp.isnan(a), b, jnp.where(jnp.isnan(b), a, choose(a, b)))
+
+
+def _frexp(x: Array) -> tuple[Array, Array]:
+    exponent = jnp.frexp(jax.lax.stop_gradient(x))[1]
+    return x * 2.0 ** -exponent.astype(x.dtype), exponent
 
 
 def _hypot(a: Array, b: Array) -> Array:
@@ -74,8 +85,8 @@ def _times_log(log: Callable[[Any], Array], lowest: float) -> Callable[[Any, Any
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "abs": _abs,
-    "abs.squared": lambda x: x * x,
+    "abs": size,
+    "abs.squared": square,
     "acos": jnp.arccos,
     "acosh": jnp.arccosh,
     "add": _add,
@@ -92,6 +103,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "clamp": _clamp,
     "clamp_max": lambda x, high: _clamp(x, None, high),
     "clamp_min": _clamp,
+    "bitwise_left_shift": jnp.left_shift,
+    "bitwise_right_shift": jnp.right_shift,
+    "copysign": _copysign,
     "cos": jnp.cos,
     "cosh": jnp.cosh,
     "div": _div,
@@ -102,13 +116,19 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "expm1": jnp.expm1,
     "floor": jnp.floor,
     "floor_divide": jnp.floor_divide,
+    "fmax": _either(jnp.maximum),
+    "fmin": _either(jnp.minimum),
     "fmod": jnp.fmod,
+    "frexp": _frexp,
+    "gcd": jnp.gcd,
     "ge": jnp.greater_equal,
     "gt": jnp.greater,
     "hypot": _hypot,
     "hypot.squared": lambda a, b: a * a + b * b,
     "isinf": jnp.isinf,
     "isnan": jnp.isnan,
+    "lcm": jnp.lcm,
+    "ldexp": lambda x, n: x * 2.0**n,
     "le": jnp.less_equal,
     "log": jnp.log,
     "log10": jnp.log10,
@@ -125,6 +145,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "mul": jnp.multiply,
     "ne": jnp.not_equal,
     "neg": jnp.negative,
+    "nextafter": jnp.nextafter,
     "pow": _pow,
     "reciprocal": lambda x: 1 / x,
     "remainder": jnp.remainder,
@@ -132,6 +153,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "rsqrt": jax.lax.rsqrt,
     "rsub": lambda a, b, alpha=1: _sub(b, a, alpha),
     "sign": jnp.sign,
+    "signbit": jnp.signbit,
     "sin": jnp.sin,
     "sinc": _sinc,
     "sinh": jnp.sinh,

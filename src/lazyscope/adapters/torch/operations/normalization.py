@@ -15,9 +15,11 @@ def _affine(y: Array, weight: Array | None, bias: Array | None) -> Array:
     return y if bias is None else y + bias
 
 
-def _standardize(x: Array, axes: tuple[int, ...], eps: float) -> Array:
-    centered = x - jnp.mean(x, axes, keepdims=True)
-    return centered * jax.lax.rsqrt(jnp.mean(centered * centered, axes, keepdims=True) + eps)
+def _standardize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    """The standardised array, its mean and the inverse of its standard deviation, with axes of length 1."""
+    mean = jnp.mean(x, axes, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean((x - mean) * (x - mean), axes, keepdims=True) + eps)
+    return (x - mean) * inverse, mean, inverse
 
 
 def _batch_norm(x: Array, weight: Any, bias: Any, mean: Array, var: Array, momentum: float, eps: float) -> tuple[Array]:  # noqa: ARG001
@@ -25,18 +27,30 @@ def _batch_norm(x: Array, weight: Any, bias: Any, mean: Array, var: Array, momen
     return (_affine(scaled, *(None if v is None else channels(v, x.ndim) for v in (weight, bias))),)
 
 
-def _instance_norm(x: Array, weight: Any, bias: Any, training: bool, momentum: float, eps: float) -> tuple[Array]:  # noqa: ARG001
-    scaled = _standardize(x, (0, *range(2, x.ndim)), eps)
-    return (_affine(scaled, *(None if v is None else channels(v, x.ndim) for v in (weight, bias))),)
+def _instance_norm(
+    x: Array,
+    weight: Any,
+    bias: Any,
+    training: bool,  # noqa: ARG001
+    momentum: float,  # noqa: ARG001
+    eps: float,
+) -> tuple[Array, Array, Array]:
+    scaled, mean, inverse = _standardize(x, (0, *range(2, x.ndim)), eps)
+    y = _affine(scaled, *(None if v is None else channels(v, x.ndim) for v in (weight, bias)))
+    return y, mean.reshape(-1), inverse.reshape(-1)
 
 
-def _layer_norm(x: Array, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[Array]:
-    return (_affine(_standardize(x, tuple(range(-len(shape), 0)), eps), weight, bias),)
+def _layer_norm(x: Array, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[Array, Array, Array]:
+    scaled, mean, inverse = _standardize(x, tuple(range(-len(shape), 0)), eps)
+    return _affine(scaled, weight, bias), mean, inverse
 
 
-def _group_norm(x: Array, weight: Any, bias: Any, n: int, c: int, size: int, groups: int, eps: float) -> tuple[Array]:
-    scaled = _standardize(x.reshape(n, groups, c // groups * size), (2,), eps).reshape(x.shape)
-    return (_affine(scaled, *(None if v is None else channels(v, x.ndim) for v in (weight, bias))),)
+def _group_norm(
+    x: Array, weight: Any, bias: Any, n: int, c: int, size: int, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    scaled, mean, inverse = _standardize(x.reshape(n, groups, c // groups * size), (2,), eps)
+    y = _affine(scaled.reshape(x.shape), *(None if v is None else channels(v, x.ndim) for v in (weight, bias)))
+    return y, mean[..., 0], inverse[..., 0]
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

@@ -28,29 +28,54 @@ def _windows(
     return [1] * free + kernel, [1] * free + stride, [(0, 0)] * free + widths, [1] * free + dilation
 
 
-def _max_pool(spatial: int) -> Callable[..., tuple[Array]]:
+def _max_pool(spatial: int) -> Callable[..., tuple[Array, Array]]:
     def pool(
         x: Array, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False
-    ) -> tuple[Array]:
-        window, strides, widths, spread = _windows(x, kernel, stride, padding, dilation, ceil_mode, spatial)
+    ) -> tuple[Array, Array]:
+        shape = _windows(x, kernel, stride, padding, dilation, ceil_mode, spatial)
+        places = _places(x, *shape, spatial)
+        window, strides, widths, spread = shape
         if max(spread) > 1:  # JAX has no transposed derivative of the dilated window
-            return (_dilated_max(x, window, strides, widths, spread),)
+            flat = x.reshape(*x.shape[:-spatial], -1)
+            return jnp.take_along_axis(flat, places.reshape(*flat.shape[:-1], -1), -1).reshape(places.shape), places
         low = np.asarray(-np.inf, x.dtype)  # NumPy: JAX must see a constant to know that this is a maximum
-        return (jax.lax.reduce_window(x, low, jax.lax.max, window, strides, widths),)
+        return jax.lax.reduce_window(x, low, jax.lax.max, window, strides, widths), places
 
     return pool
 
 
-def _dilated_max(x: Array, window: Any, strides: Any, widths: Any, dilation: Any) -> Array:
-    padded = jnp.pad(x, widths, constant_values=-np.inf)
+def _places(x: Array, window: Any, strides: Any, widths: Any, dilation: Any, spatial: int) -> Array:
+    """Where in its image the largest entry of each window is, the first on a tie: rows after each other."""
+    image = np.arange(np.prod(x.shape[-spatial:])).reshape((1,) * (x.ndim - spatial) + x.shape[-spatial:])
+    padded = jnp.pad(jax.lax.stop_gradient(x), widths, constant_values=-np.inf)
+    numbers = np.pad(image, widths)
     reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
-    shifted = [
-        padded[tuple(slice(o * d, n - r + o * d, s) for o, d, n, r, s in zip(*axes, strict=True))]
+    cuts = [
+        tuple(slice(o * d, n - r + o * d, s) for o, d, n, r, s in zip(*axes, strict=True))
         for offset in np.ndindex(*window)
         for axes in [(offset, dilation, padded.shape, reach, strides)]
     ]
-    stacked = jnp.stack(shifted)
-    return jnp.take_along_axis(stacked, jnp.argmax(stacked, axis=0, keepdims=True), axis=0)[0]
+    at = [tuple(slice(None) if n == 1 else c for n, c in zip(numbers.shape, cut, strict=True)) for cut in cuts]
+    values = jnp.stack([padded[cut] for cut in cuts])
+    named = jnp.stack([jnp.broadcast_to(numbers[cut], values.shape[1:]) for cut in at])
+    return jnp.take_along_axis(named, jnp.argmax(values, axis=0, keepdims=True), axis=0)[0]
+
+
+def _adaptive_max_pool(spatial: int) -> Callable[..., tuple[Array, Array]]:
+    def pool(x: Array, sizes: Sequence[int]) -> tuple[Array, Array]:
+        olds = x.shape[-spatial:]
+        flat = x.reshape(*x.shape[:-spatial], -1)
+        member = np.ones((1, 1), bool)
+        for old, new in zip(olds, sizes, strict=True):
+            i, places = np.arange(new)[:, None], np.arange(old)
+            one = (places >= i * old // new) & (places < -(-(i + 1) * old // new))
+            member = np.einsum("ab,cd->acbd", member, one).reshape(member.shape[0] * new, -1)
+        inside = jnp.where(member, jax.lax.stop_gradient(flat)[..., None, :], -jnp.inf)
+        index = jnp.argmax(inside, -1)
+        shape = (*x.shape[:-spatial], *sizes)
+        return jnp.take_along_axis(flat, index, -1).reshape(shape), index.reshape(shape)
+
+    return pool
 
 
 def _avg_pool(spatial: int) -> Callable[..., Array]:
@@ -93,6 +118,9 @@ def _adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "_adaptive_avg_pool2d": _adaptive_avg_pool,
     "_adaptive_avg_pool3d": _adaptive_avg_pool,
+    "adaptive_avg_pool1d": _adaptive_avg_pool,
+    "adaptive_max_pool2d": _adaptive_max_pool(2),
+    "adaptive_max_pool3d": _adaptive_max_pool(3),
     "avg_pool1d": _avg_pool(1),
     "avg_pool2d": _avg_pool(2),
     "avg_pool3d": _avg_pool(3),

@@ -5,14 +5,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from lazyscope.adapters.torch.operations.axes import channels, spread
+from lazyscope.adapters.torch.operations.axes import channels, norm, spread
 
 
 def _addmm(bias: Array, a: Array, b: Array, beta: Any = 1, alpha: Any = 1) -> Array:
     product = a @ b
     return (bias if beta == 1 else beta * bias) + (product if alpha == 1 else alpha * product)
+
+
+def _addbmm(bias: Array, a: Array, b: Array, beta: Any = 1, alpha: Any = 1) -> Array:
+    return beta * bias + alpha * jnp.sum(a @ b, 0)
+
+
+def _trilinear(a: Array, b: Array, c: Array, expand1: Any, expand2: Any, expand3: Any, sumdim: Any, *_: Any) -> Array:
+    a, b, c = (jnp.expand_dims(v, tuple(axes)) for v, axes in ((a, expand1), (b, expand2), (c, expand3)))
+    return jnp.sum(a * b * c, tuple(sumdim))
+
+
+def _differences(a: Array, b: Array) -> Array:
+    return a[..., :, None, :] - b[..., None, :, :]
+
+
+def _pairs(x: Array) -> Array:
+    rows, columns = np.triu_indices(x.shape[0], 1)
+    return x[rows] - x[columns]
 
 
 def _convolution(
@@ -47,9 +66,18 @@ def _convolution(
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "_cdist_forward": lambda a, b, p, _: norm(_differences(a, b), p, -1),
+    "_cdist_forward.squared": lambda a, b, *_: jnp.sum(_differences(a, b) ** 2, -1),
+    "_euclidean_dist": lambda a, b: norm(_differences(a, b), 2, -1),
+    "_euclidean_dist.squared": lambda a, b: jnp.sum(_differences(a, b) ** 2, -1),
+    "_pdist_forward": lambda x, p=2.0: norm(_pairs(x), p, -1),
+    "_trilinear": _trilinear,
+    "addbmm": _addbmm,
     "addmm": _addmm,
+    "addmv": _addmm,
     "baddbmm": _addmm,
     "bmm": jnp.matmul,
+    "dist": lambda a, b, p=2: norm(a - b, p, None),
     "dot": jnp.matmul,
     "mm": jnp.matmul,
     "mv": jnp.matmul,

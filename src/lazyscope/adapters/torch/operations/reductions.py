@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyscope.adapters.torch.operations.axes import along, norm_of_square
+from lazyscope.adapters.torch.operations.axes import along, norm, norm_of_square, square, vector
 
 
 def _axes(dim: Any) -> Any:
@@ -16,7 +16,8 @@ def _axes(dim: Any) -> Any:
 
 
 def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda x, dim=None, keepdim=False: function(x, axis=_axes(dim), keepdims=keepdim)
+    # Of one number there is axis 0, too.
+    return lambda x, dim=None, keepdim=False: function(x, axis=_axes(dim) if x.ndim else None, keepdims=keepdim)
 
 
 def _var(x: Array, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Array:
@@ -27,6 +28,8 @@ def _extremum(reduce: Callable[..., Array], choose: Callable[..., Array]) -> Cal
     def function(x: Array, dim: int | None = None, keepdim: bool = False) -> Array | tuple[Array, Array]:
         if dim is None:
             return reduce(x)
+        if not x.ndim:
+            return x, jnp.zeros((), int)
         index = choose(x, axis=dim, keepdims=True)  # one index takes the whole derivative, also on a tie
         value = jnp.take_along_axis(x, index, axis=dim)
         return (value, index) if keepdim else (jnp.squeeze(value, dim), jnp.squeeze(index, dim))
@@ -36,20 +39,24 @@ def _extremum(reduce: Callable[..., Array], choose: Callable[..., Array]) -> Cal
 
 def _cumsum(x: Array, dim: int) -> Array:
     # As a product: on CPU, XLA compiles the derivative of one entry of jnp.cumsum wrongly (jax 0.10).
-    x = x.astype(int) if x.dtype == bool else x
-    return along(x, dim % x.ndim, np.triu(np.ones((x.shape[dim], x.shape[dim]))))
+    x, shape = vector(x.astype(int) if x.dtype == bool else x), x.shape
+    return along(x, dim % x.ndim, np.triu(np.ones((x.shape[dim], x.shape[dim])))).reshape(shape)
+
+
+def _cumprod(x: Array, dim: int) -> Array:
+    return jax.lax.associative_scan(jnp.multiply, vector(x), axis=dim % max(x.ndim, 1)).reshape(x.shape)
+
+
+def _logcumsumexp(x: Array, dim: int) -> Array:
+    return jax.lax.associative_scan(jnp.logaddexp, vector(x), axis=dim % max(x.ndim, 1)).reshape(x.shape)
 
 
 def _vector_norm(x: Array, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Array:  # noqa: A002
-    if ord == 2:
-        return norm_of_square(_square_norm(x, dim, keepdim))
-    if ord == 1:
-        return jnp.sum(x * jnp.sign(x), axis=_axes(dim), keepdims=keepdim)  # derivative 0 at 0
-    raise ValueError(f"from_torch knows vector norms of order 1 and 2, got {ord}: write it out")
+    return norm(x, ord, _axes(dim) if x.ndim else None, keepdim)
 
 
 def _square_norm(x: Array, dim: Any, keepdim: bool) -> Array:
-    return jnp.sum(x * x, axis=_axes(dim), keepdims=keepdim)
+    return jnp.sum(square(x), axis=_axes(dim) if x.ndim else None, keepdims=keepdim)
 
 
 def _std(x: Array, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Array:
@@ -63,9 +70,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "any": _reduction(jnp.any),
     "argmax": _reduction(jnp.argmax),
     "argmin": _reduction(jnp.argmin),
+    "cumprod": _cumprod,
     "cumsum": _cumsum,
     "linalg_vector_norm": _vector_norm,
     "linalg_vector_norm.squared": lambda x, _=2, dim=None, keepdim=False: _square_norm(x, dim, keepdim),
+    "logcumsumexp": _logcumsumexp,
     "logsumexp": _reduction(jax.nn.logsumexp),
     "max": _extremum(jnp.max, jnp.argmax),
     "mean": _reduction(jnp.mean),

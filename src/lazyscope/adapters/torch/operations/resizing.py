@@ -17,19 +17,38 @@ def _nearest(x: Array, sizes: Any, scales: Any) -> Array:
     return x
 
 
-def _bilinear(x: Array, sizes: Any, align_corners: bool, scales: Any) -> Array:
-    for axis, (new, ratio) in _resized(x, sizes, scales):
-        old = x.shape[axis]
-        if align_corners:
-            place = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0)
-        else:
-            place = np.maximum((np.arange(new) + 0.5) * ratio - 0.5, 0)
-        low = np.minimum(np.floor(place).astype(int), old - 1)
-        weights = np.zeros((old, new))
-        np.add.at(weights, (low, np.arange(new)), 1 - (place - low))
-        np.add.at(weights, (np.minimum(low + 1, old - 1), np.arange(new)), place - low)
-        x = along(x, axis, weights)
-    return x
+def _interpolated(weight: Callable[[np.ndarray], np.ndarray], reach: int) -> Callable[..., Array]:
+    """Weights of the old entries around each new place, by their distance; beyond the border its last entry."""
+
+    def resize(x: Array, sizes: Any, align_corners: bool, scales: Any = None, *more: Any) -> Array:
+        scales = [scales, *more] if scales is None or isinstance(scales, float) else scales
+        for axis, (new, ratio) in _resized(x, sizes, None if scales is None or None in scales else scales):
+            old = x.shape[axis]
+            if align_corners:
+                place = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0)
+            else:
+                place = (np.arange(new) + 0.5) * ratio - 0.5
+                place = np.maximum(place, 0) if reach == 1 else place
+            low, weights = np.floor(place).astype(int), np.zeros((old, new))
+            for near in range(1 - reach, 1 + reach):
+                np.add.at(
+                    weights, (np.clip(low + near, 0, old - 1), np.arange(new)), weight(np.abs(place - low - near))
+                )
+            x = along(x, axis, weights)
+        return x
+
+    return resize
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' kernel with PyTorch's constant."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+
+
+_linear = _interpolated(lambda distance: 1 - distance, 1)
+_bicubic = _interpolated(_cubic, 2)
 
 
 def _resized(x: Array, sizes: Any, scales: Any) -> list[tuple[int, tuple[int, float]]]:
@@ -43,8 +62,11 @@ def _resized(x: Array, sizes: Any, scales: Any) -> list[tuple[int, tuple[int, fl
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "upsample_bilinear2d": _bilinear,
+    "upsample_bicubic2d": _bicubic,
+    "upsample_bilinear2d": _linear,
+    "upsample_linear1d": _linear,
     "upsample_nearest1d": _nearest,
     "upsample_nearest2d": _nearest,
     "upsample_nearest3d": _nearest,
+    "upsample_trilinear3d": _linear,
 }
