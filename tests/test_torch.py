@@ -379,58 +379,6 @@ def test_a_module_that_cannot_be_converted_is_refused_in_one_line(build, message
     assert "\n" not in str(caught.value)
 
 
-class Bottleneck(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.parts = nn.Sequential(
-            *(nn.Conv2d(width, width // 2, 1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU()),
-            *(nn.Conv2d(width // 2, width // 2, 3, 1, 1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU()),
-            *(nn.Conv2d(width // 2, width, 1, bias=False), nn.BatchNorm2d(width)),
-        )
-
-    def forward(self, x):
-        return torch.relu(x + self.parts(x))
-
-
-def resnet(seed, width=32, depth=2):
-    torch.manual_seed(seed)
-    stem = nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
-    return nn.Sequential(*stem, *(Bottleneck(width) for _ in range(depth)), *head), torch.randn(4, 3, 64, 64)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_no_gate_is_near_enough_to_its_kink_to_refuse_a_residual_net_in_float32(seed):
-    module, x = resnet(seed)
-    apply, params0 = ls.adapters.from_torch(module, x)
-    outputs = module.eval()(x).detach()
-    np.testing.assert_allclose(apply(params0, x), outputs, rtol=1e-4, atol=1e-4)
-
-
-def test_a_gate_that_rounding_closes_in_float32_is_no_disagreement():
-    module = Of(lambda s, x: torch.relu((x * s.p).sum(-1, keepdim=True)) + x @ s.p[:, None])
-    module.p.data = torch.tensor([1e8, 1.0, -1e8])
-    apply, params0 = ls.adapters.from_torch(module, torch.ones(2, 3))
-    assert apply(params0, np.ones((2, 3), np.float32)).dtype == jnp.float32
-
-
-def test_hardsigmoid_converts_in_float64():
-    module = nn.Sequential(nn.Linear(4, 30), nn.Hardsigmoid()).double()
-    apply, params0 = ls.adapters.from_torch(module, X)
-    inner = X @ params0["0.weight"].T + params0["0.bias"][None]
-    np.testing.assert_allclose(apply(params0, X), jnp.clip(inner + 3, 0, 6) / 6, atol=1e-14)
-
-
-def test_where_pytorch_has_no_second_derivative_it_is_checked_by_differences():
-    points = torch.arange(6, dtype=torch.float64).reshape(2, 3)
-    module = Of(lambda s, x: torch.cdist((x * s.p)[:, None], points, p=3.0)[:, 0]).double()
-    x = torch.randn(3, 3, dtype=torch.float64)
-    with pytest.warns(UserWarning, match=r"PyTorch has no second derivative of Of \(.*_cdist_backward"):
-        apply, params0 = ls.adapters.from_torch(module, x)
-    apart = jnp.asarray((x * module.p)[:, None].detach().numpy()) - jnp.asarray(points.numpy())[None]
-    np.testing.assert_allclose(apply(params0, x), jnp.sum(jnp.abs(apart) ** 3, -1) ** (1 / 3), rtol=1e-12)
-
-
 def test_inputs_of_another_type_or_shape_are_refused():
     apply, params0 = ls.adapters.from_torch(torch_mlp().float(), X.astype(jnp.float32))
     for x in (X, X[:, :2].astype(jnp.float32)):

@@ -98,7 +98,9 @@ def _doubled(argument: Any) -> Any:
 
 
 def _double(dtype: np.dtype) -> np.dtype:
-    return np.dtype({"f": "float64", "c": "complex128"}.get(dtype.kind, dtype))
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return np.dtype("complex128")
+    return np.dtype("float64") if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def unreached(program: Program) -> str:

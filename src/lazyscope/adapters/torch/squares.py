@@ -8,6 +8,8 @@ from lazyscope.adapters.torch.operations import OPERATIONS
 
 _MOVES = {"alias", "clone", "expand", "permute", "select", "slice", "squeeze", "transpose", "unsqueeze", "view"}
 
+_ORDER = {"linalg_vector_norm": 1, "_cdist_forward": 2}  # which argument is the order of a norm
+
 
 def smooth_squares(steps: list[Step]) -> list[Step]:
     """The same steps, with ‖x‖² as the sum of squares wherever the graph squares a norm, and so for its relatives.
@@ -41,7 +43,8 @@ def _squared(base: Any, known: dict[str, Step], prefix: str) -> list[Step] | Non
     if step is None:
         return None
     kind, name = step.operation.split(".")[0], prefix + step.name
-    if f"{kind}.squared" in OPERATIONS and not (kind == "linalg_vector_norm" and step.args[1:2] not in ([], [2])):
+    order = _ORDER.get(kind)
+    if f"{kind}.squared" in OPERATIONS and (order is None or step.args[order : order + 1] in ([], [2])):
         return [replace(step, name=name, operation=f"{kind}.squared")]
     inner = _squared(step.args[0], known, prefix) if kind in _MOVES else None
     return inner and [*inner, replace(step, name=name, args=[Reference(inner[-1].name), *step.args[1:]])]

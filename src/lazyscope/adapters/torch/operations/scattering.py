@@ -15,6 +15,7 @@ def _index_put(x: Array, indices: Sequence[Array | None], values: Array, accumul
     if not masks:
         where = tuple(slice(None) if index is None else index for index in indices)
         return x.at[where].add(values) if accumulate else x.at[where].set(values)
+    values = values.reshape(()) if values.size == 1 else values
     places = [place for place, index in enumerate(indices) if index is not None]
     if len(places) > 1 or values.ndim > x.ndim - places[0] - masks[0].ndim:
         raise ValueError(
