@@ -127,9 +127,9 @@ def widely(graph: Graph, name: str, trained: dict[str, Any], rows: Any, shape: t
         if not bool(outputs(moved).isfinite().all()):  # out of what the module is defined on
             moved = params
         changes, tolerance = _second(outputs, name, moved, cotangent, direction)
-    leaves = [{key: p.detach().numpy() for key, p in tree.items()} for tree in (params, moved, direction)]
-    outside = values.detach().numpy(), cotangent.numpy(), gradients
-    return Wide(rows.numpy(), leaves[0], *outside, *leaves[1:], changes, tolerance)
+    start, end, v = ({key: p.detach().numpy() for key, p in tree.items()} for tree in (params, moved, direction))
+    c = cotangent.numpy()
+    return Wide(rows.numpy(), start, values.detach().numpy(), c, gradients, end, v, changes, tolerance)
 
 
 def _second(
