@@ -156,7 +156,8 @@ def by_pytorch(module, x, params, cotangent, directions):
 
     first = gradient(params)
     try:
-        slope = sum((g * v).sum() for g, v in zip(gradient(params, True), directions.values(), strict=True))
+        pairs = zip(gradient(params, True), directions.values(), strict=True)
+        slope = torch.stack([(g * v).sum() for g, v in pairs]).sum()
         if slope.requires_grad:
             change = torch.autograd.grad(slope, list(params.values()), allow_unused=True)
             second = [torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), change, strict=True)]

@@ -1,5 +1,7 @@
 """Whether a module, its graph in PyTorch, and its program in JAX agree."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,9 +66,11 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
     # What is 0 but for rounding is as large as the digits of first derivatives.
     floor = 1e-6 * _whole(wide.gradients)
     second = [_apart(changes, expected, wide.tolerance, floor) for expected in wide.changes]
-    wrong = [("outputs", values, wide.outputs)] if not _close(values, wide.outputs, 1e-9, 0.0) else []
-    wrong += [(f"derivatives by {key}", *both) for key, *both in _apart(gradients, wide.gradients, 1e-7, 0.0)]
-    wrong += [(f"second derivatives by {key}", *both) for key, *both in second[0]] if all(second) else []
+    wrong: list[tuple[str, Any, Any]] = (
+        [("outputs", values, wide.outputs)] if not _close(values, wide.outputs, 1e-9, 0.0) else []
+    )
+    wrong += [(f"derivatives by {key}", one, other) for key, one, other in _apart(gradients, wide.gradients, 1e-7, 0.0)]
+    wrong += [(f"second derivatives by {key}", one, other) for key, one, other in second[0]] if all(second) else []
     if wrong:
         raise ValueError(
             f"JAX and PyTorch must agree on {name}, got {_differ(*wrong[0])} in float64: "

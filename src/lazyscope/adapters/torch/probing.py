@@ -141,9 +141,9 @@ def widely(
         if not bool(outputs(moved).isfinite().all()):  # out of what the module is defined on
             moved = params
         changes, tolerance = _second(outputs, name, moved, cotangent, direction)
-    leaves = [{key: p.detach().numpy() for key, p in tree.items()} for tree in (params, moved, direction)]
-    outside = values.detach().numpy(), cotangent.numpy(), gradients
-    return Wide([row.numpy() for row in rows], leaves[0], *outside, *leaves[1:], changes, tolerance)
+    start, end, v = ({key: p.detach().numpy() for key, p in tree.items()} for tree in (params, moved, direction))
+    blocks, c = [row.numpy() for row in rows], cotangent.numpy()
+    return Wide(blocks, start, values.detach().numpy(), c, gradients, end, v, changes, tolerance)
 
 
 def leading(rows: Sequence[Any], number: int) -> list[Any]:

@@ -23,7 +23,7 @@ def _grid_sample(x: Array, grid: Array, mode: int, outside: int, align_corners: 
     lows = [jnp.floor(place) for place in places]
     total = jnp.zeros(())
     for corner in product((0, 1), repeat=len(sizes)):
-        weight = 1
+        weight = jnp.ones(lows[0].shape)
         for place, low, step in zip(places, lows, corner, strict=True):
             weight = weight * (place - low if step else low + 1 - place)
         total = total + _read(x, [low + step for low, step in zip(lows, corner, strict=True)]) * weight[:, None]
@@ -64,7 +64,7 @@ def _cubic(x: Array, places: list[Array], outside: int, align_corners: bool) -> 
     lows = [jnp.floor(place) for place in places]
     total = jnp.zeros(())
     for corner in product(range(-1, 3), repeat=len(places)):
-        weight, near = 1, []
+        weight, near = jnp.ones(lows[0].shape), []
         for place, low, step, size in zip(places, lows, corner, x.shape[2:], strict=True):
             weight = weight * _keys(place - low, step)
             near.append(_inside(low + step, size, outside, align_corners))
