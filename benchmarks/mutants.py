@@ -4,7 +4,7 @@
 
 A mutant is one change of one place: a comparison or an arithmetic operator swapped, an integer off by one, a `not`, an
 `abs` or a `sqrt` dropped, a condition negated, `min` for `max`. `--count` of them are drawn from all places of the
-modules in `TESTS`. Each is written into a copy of the tree and the fast tests of its module run there until one fails:
+modules in `TESTS`. Each is written into a copy of the tree and the tests of its module run there until one fails:
 then it is killed; so is one that does not import or takes longer than `--timeout` (make sure first that the tests of
 the tree as it is pass well within that). Some survivors are equivalent (a bound that is never met, an order that does
 not matter): look at each. Finished ones are read from `--out` and not run again.
@@ -42,7 +42,10 @@ TESTS = {
     "adapters": ["test_adapters", "test_torch"],
     "store": ["test_store", "test_store_cli"],
     "differential": ["test_differential"],
+    "adapters/torch": ["test_torch", "test_torch_kinks"],
 }
+# Those whose tests need PyTorch are slow ones.
+SLOW = {"adapters/torch"}
 
 _COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -149,7 +152,7 @@ def files(module: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in (ROOT / SOURCE / module).glob("*.py"))
 
 
-def outcome(tree: Path, path: str, mutated: str, tests: list[str], timeout: float) -> str:
+def outcome(tree: Path, path: str, mutated: str, tests: list[str], marked: str, timeout: float) -> str:
     """`killed`, `timeout` (killed, too) or `survived`, by the tests in a copy of the tree."""
     whole = (tree / path).read_text()
     (tree / path).write_text(mutated)
@@ -162,12 +165,20 @@ def outcome(tree: Path, path: str, mutated: str, tests: list[str], timeout: floa
         "-n",
         "0",
         "-m",
-        "not slow",
+        marked,
         "-p",
         "no:cacheprovider",
         *tests,
     ]
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1", "NPROC": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(tree / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NPROC": "1",
+        # Nearly every program is that of the tree as it is: compiled once for all mutants, found by what it computes.
+        "JAX_COMPILATION_CACHE_DIR": str(tree.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     try:
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -217,7 +228,8 @@ def main() -> None:
                 tree = free.get()
                 try:
                     tests = [f"tests/{name}.py" for name in TESTS[module] if (tree / f"tests/{name}.py").exists()]
-                    found = outcome(tree, path, mutated, tests, given.timeout)
+                    marked = "slow or not slow" if module in SLOW else "not slow"
+                    found = outcome(tree, path, mutated, tests, marked, given.timeout)
                 finally:
                     free.put(tree)
                 out.write(json.dumps({"file": path, "line": line, "change": change, "outcome": found}) + "\n")
