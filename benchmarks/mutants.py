@@ -1,10 +1,11 @@
 """Would the tests notice a slip? Small changes of the source, each put to the tests of its module.
 
     python benchmarks/mutants.py --count 200 --seed 0 [--only measures krylov] [--processes 2] [--out mutants.jsonl]
+    python benchmarks/mutants.py --slow --out mutants.jsonl    # then: what survived, put to the slow tests
 
 A mutant is one change of one place: a comparison or an arithmetic operator swapped, an integer off by one, a `not`, an
 `abs` or a `sqrt` dropped, a condition negated, `min` for `max`. `--count` of them are drawn from all places of the
-modules in `TESTS`. Each is written into a copy of the tree and the tests of its module run there until one fails:
+modules in `TESTS`. Each is written into a copy of the tree and the fast tests of its module run there until one fails:
 then it is killed; so is one that does not import or takes longer than `--timeout` (make sure first that the tests of
 the tree as it is pass well within that). Some survivors are equivalent (a bound that is never met, an order that does
 not matter): look at each. Finished ones are read from `--out` and not run again.
@@ -34,7 +35,7 @@ TESTS = {
     "claims": ["test_claims"],
     "linearize": ["test_linearize"],
     "krylov": ["test_krylov", "test_units"],
-    "criterion": ["test_criterion", "test_units"],
+    "criterion": ["test_criterion", "test_units", "test_passes"],
     "tangent": ["test_tangent", "test_weights", "test_units"],
     "diagnose/regime": ["test_diagnose"],
     "problems": ["test_problems"],
@@ -212,6 +213,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds a mutant")
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--slow", action="store_true", help="judge the survivors in --out by the slow tests")
     given = parser.parse_args()
 
     known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
@@ -224,11 +226,11 @@ def main() -> None:
         def judge(drawn: tuple[str, tuple[str, int, str, str]]) -> None:
             module, (path, line, change, mutated) = drawn
             found = done.get((path, line, change))
-            if found is None:
+            if found is None or (given.slow and found == "survived"):
                 tree = free.get()
                 try:
                     tests = [f"tests/{name}.py" for name in TESTS[module] if (tree / f"tests/{name}.py").exists()]
-                    marked = "slow or not slow" if module in SLOW else "not slow"
+                    marked = "slow" if given.slow or module in SLOW else "not slow"
                     found = outcome(tree, path, mutated, tests, marked, given.timeout)
                 finally:
                     free.put(tree)

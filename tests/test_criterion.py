@@ -25,6 +25,7 @@ from lazyscope.criterion import (
     jacobian_norm,
 )
 from lazyscope.criterion.bounds import dense_second_derivative
+from lazyscope.criterion.subsampling import _squares
 from lazyscope.krylov import lanczos
 from lazyscope.models import center, double, two_layer
 from lazyscope.problems import Problem, square_loss, teacher_student
@@ -374,6 +375,13 @@ def test_the_same_key_gives_the_same_numbers():
 
 def test_the_printed_criterion_says_what_automatic_differentiation_leaves_out():
     assert "drops the kinks of ReLU" in str(measured("two-layer relu"))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
+def test_shares_of_examples_are_by_their_squared_norms(scale):
+    rows = scale * np.asarray([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]])
+    found = _squares(rows)
+    np.testing.assert_allclose(found / np.sum(found), [25 / 26, 1 / 26, 0], rtol=1e-14)
 
 
 @pytest.mark.slow
