@@ -25,8 +25,9 @@ from lazyscope.criterion import (
     jacobian_norm,
 )
 from lazyscope.criterion.bounds import dense_second_derivative
+from lazyscope.criterion.jacobian import _largest
 from lazyscope.criterion.subsampling import _squares
-from lazyscope.krylov import lanczos
+from lazyscope.krylov import RitzPairs, lanczos
 from lazyscope.models import center, double, two_layer
 from lazyscope.problems import Problem, square_loss, teacher_student
 from lazyscope.scaling import alpha_for
@@ -105,6 +106,21 @@ def test_jacobian_norm_is_the_largest_dense_singular_value(name):
         np.testing.assert_allclose(estimate.value, known, rtol=1e-6)
     assert estimate.converged
     assert abs(estimate.value - dense_jacobian_norm(name)) <= max(2 * estimate.error, 1e-14 * estimate.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "residual", "error"),
+    [
+        ([1.0, 2.0], 0.1, 0.01 / 0.9),  # far from the next one: r²/gap (Parlett 1998, §11.7), r off at most
+        ([1.95, 2.0], 0.1, 0.1),  # no gap left: r
+        ([1.0, 2.0], 1e-12, 2 * float(jnp.finfo(float).eps)),  # below the rounding of the value
+    ],
+)
+def test_the_error_of_the_largest_value_follows_from_its_residual_and_gap(values, residual, error):
+    pairs = RitzPairs(jnp.asarray(values), jnp.eye(2), jnp.asarray([0.5, residual]))
+    found = _largest(jnp.ones(()), pairs, pairs.vectors[::-1], 3 * jnp.eye(2), True)
+    np.testing.assert_allclose(found.error, error, rtol=1e-12)
+    np.testing.assert_allclose(found.right, [1, 0])  # images have length 1
 
 
 @every_case
@@ -375,6 +391,28 @@ def test_the_same_key_gives_the_same_numbers():
 
 def test_the_printed_criterion_says_what_automatic_differentiation_leaves_out():
     assert "drops the kinks of ReLU" in str(measured("two-layer relu"))
+
+
+@pytest.mark.slow
+def test_held_out_examples_cost_two_products_of_each_order_more():
+    model = two_layer(2, 2, jnp.tanh)
+    params = model.init(KEY)
+    alike = jnp.ones((6, 2))
+
+    def products(n, examples=None):
+        problem = Problem(alike[:n], jnp.ones(n))
+        return criterion(model.apply, params, problem, key=KEY, budget=QUICK, examples=examples).products
+
+    assert products(6, examples=3) == products(3) + 4
+
+
+@pytest.mark.slow
+def test_a_search_whose_starts_have_all_settled_stops():
+    case = BY_NAME["two-layer tanh"]
+    budget = DEFAULT._replace(dense=0, products=20_000)
+    found = criterion(case.apply, case.params, case.problem, key=KEY, budget=budget)
+    assert found.hessian_norm.converged
+    assert found.products < 10_000
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])

@@ -800,6 +800,34 @@ def test_export_has_every_cell_with_its_coordinates(filled, finished, tmp_path):
     }
 
 
+def shifted(key, *, t, u=0.0):
+    return {"value": t + u}
+
+
+def test_export_keeps_sweeps_of_one_function_over_other_axes_apart(tmp_path):
+    with Store(tmp_path / "s") as store:
+        for axes in ({"t": (0.0, 1.0)}, {"t": (0.0, 1.0, 2.0), "u": (0.5, 1.5)}):
+            sweep_function(shifted, axes, key=KEY, seeds=1, store=store)
+    written, problems = stores.export_cells(tmp_path / "s", tmp_path / "out", write=stores.write_netcdf)
+    assert problems == []
+    stems = sorted(path.stem for path in written)
+    assert len(stems) == 2
+    assert stems[1] == f"{stems[0]}-2"
+    tables = [xr.load_dataset(path, engine="h5netcdf") for path in written]
+    assert sorted(table.sizes["cell"] for table in tables) == [2, 6]
+
+
+def test_a_function_of_the_program_that_runs_is_known_by_the_file_or_module(monkeypatch):
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(ValueError, match="a store needs functions it can name, got cell of a session"):
+        keys._main_module("cell", "the function")
+    main.__file__ = "/somewhere/study.py"
+    assert keys._main_module("cell", "the function") == "study"
+    main.__spec__ = types.SimpleNamespace(name="package.study")
+    assert keys._main_module("cell", "the function") == "package.study"
+
+
 def test_export_stays_in_its_folder_whatever_a_header_says(tmp_path):
     with Store(tmp_path / "s") as store:
         program = keys.described({"function": "../../evil.../etc/passwd", "version": 1, "settings": {}})
