@@ -105,6 +105,7 @@ def test_jacobian_norm_is_the_largest_dense_singular_value(name):
     if known is not None:
         np.testing.assert_allclose(estimate.value, known, rtol=1e-6)
     assert estimate.converged
+    assert estimate.products % 2 == 0  # each step of Lanczos takes one of either mode
     assert abs(estimate.value - dense_jacobian_norm(name)) <= max(2 * estimate.error, 1e-14 * estimate.value)
 
 

@@ -78,10 +78,10 @@ def test_many_outputs_are_estimated_and_need_a_key():
         np.testing.assert_allclose(found.groups[name].change_share, group.change_share, atol=0.05)
 
 
-@pytest.mark.parametrize(("n", "probes"), [(4, 16), (10, 7), (50, 4)])
-def test_directions_are_four_an_example_and_64_in_all_at_least(n, probes, monkeypatch):
+@pytest.mark.parametrize(("n", "outputs", "probes"), [(4, 20, 16), (10, 20, 7), (50, 20, 4), (50, 4, 0)])
+def test_directions_are_four_an_example_and_64_in_all_at_least_or_all_outputs(n, outputs, probes, monkeypatch):
     monkeypatch.setattr("lazyscope.differential.EXACT", 1)
-    model = ls.mlp((3, 20))
+    model = ls.mlp((3, outputs))
     params0 = model.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (n, 3))
     assert differential_change(model.apply, params0, params0, x, key=jax.random.key(2)).probes == probes
