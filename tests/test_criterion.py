@@ -25,6 +25,7 @@ from lazyscope.criterion import (
     jacobian_norm,
 )
 from lazyscope.criterion.bounds import dense_second_derivative
+from lazyscope.criterion.budget import Counter
 from lazyscope.criterion.jacobian import _largest
 from lazyscope.criterion.subsampling import _squares
 from lazyscope.krylov import RitzPairs, lanczos
@@ -361,6 +362,13 @@ def test_the_quick_budget_spends_at_most_60_products_and_claims_no_upper_bound()
     assert crit.kappa_interval[1] == math.inf
     assert "no upper bound was computed" in str(crit)
     assert crit.hessian_norm.value <= measured(case.name).hessian_norm.value * (1 + 1e-9)
+
+
+def test_what_is_left_of_a_budget_is_never_negative():
+    count = Counter(10, 7)
+    assert (count.left, count.allows(3), count.allows(4)) == (3, True, False)
+    count.add(5)
+    assert (count.left, count.allows(0)) == (0, False)
 
 
 @pytest.mark.parametrize("products", [150, 700])

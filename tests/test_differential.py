@@ -87,6 +87,16 @@ def test_directions_are_four_an_example_and_64_in_all_at_least_or_all_outputs(n,
     assert differential_change(model.apply, params0, params0, x, key=jax.random.key(2)).probes == probes
 
 
+def test_all_directions_are_taken_up_to_the_stated_number_of_derivatives(monkeypatch):
+    model = ls.mlp((3, 20))
+    params0, x = model.init(jax.random.key(0)), jnp.ones((50, 3))
+    numbers = 50 * 20 * tree.size(tree.split(params0)[0])
+    monkeypatch.setattr("lazyscope.differential.EXACT", numbers)
+    assert differential_change(model.apply, params0, params0, x).probes == 0
+    monkeypatch.setattr("lazyscope.differential.EXACT", numbers - 1)
+    assert differential_change(model.apply, params0, params0, x, key=jax.random.key(2)).probes == 4
+
+
 def test_nothing_moved_is_no_change_and_a_linear_model_never_changes():
     case = BY_NAME["attention"]
     assert float(differential_change(case.apply, case.params, case.params, case.problem.x).value) == 0
