@@ -24,7 +24,7 @@ from lazyscope.criterion import (
     hessian_norm,
     jacobian_norm,
 )
-from lazyscope.criterion.bounds import dense_second_derivative
+from lazyscope.criterion.bounds import _matricisations, dense_second_derivative
 from lazyscope.criterion.budget import Counter
 from lazyscope.criterion.jacobian import _largest
 from lazyscope.criterion.subsampling import _squares
@@ -416,6 +416,18 @@ def test_held_out_examples_cost_two_products_of_each_order_more():
 
 
 @pytest.mark.slow
+def test_a_step_costs_its_gradient_and_four_products_for_each_of_at_most_24_outputs():
+    for outputs in (5, 30):
+        model, x = two_layer(2, 2, jnp.tanh), jnp.cos(jnp.arange(2.0 * outputs)).reshape(outputs, 2)
+        problem, params = Problem(x, jnp.ones(outputs)), model.init(KEY)
+        plain, stepped = (
+            criterion(model.apply, params, problem, key=KEY, budget=QUICK, step_size=size).products
+            for size in (None, 0.1)
+        )
+        assert stepped - plain == 1 + 4 * min(24, outputs)
+
+
+@pytest.mark.slow
 def test_a_search_whose_starts_have_all_settled_stops():
     case = BY_NAME["two-layer tanh"]
     budget = DEFAULT._replace(dense=0, products=20_000)
@@ -513,6 +525,12 @@ def test_alpha_for_is_the_larger_root_whatever_the_size_and_sign_of_the_targets(
     # Equal there, and larger at every smaller alpha.
     assert kappas[10] == pytest.approx(wanted, rel=1e-3)
     assert np.all(np.diff(kappas[10:]) > 0)
+
+
+def test_norms_of_the_three_unfoldings_of_a_tensor_are_spectral():
+    block = np.random.default_rng(0).standard_normal((3, 4, 5))
+    unfolded = [np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1) for axis in range(3)]
+    np.testing.assert_allclose(_matricisations(block), [np.linalg.norm(rows, 2) for rows in unfolded], rtol=1e-12)
 
 
 def test_the_standard_error_of_the_frobenius_bound_is_the_spread_of_its_values():
