@@ -38,7 +38,7 @@ TESTS = {
     "criterion": ["test_criterion", "test_units", "test_passes"],
     "tangent": ["test_tangent", "test_weights", "test_units"],
     "diagnose/regime": ["test_diagnose"],
-    "problems": ["test_problems"],
+    "problems": ["test_problems", "test_diagnose"],
     "models": ["test_models", "test_mlp"],
     "adapters": ["test_adapters", "test_torch"],
     "store": ["test_store", "test_store_cli"],

@@ -123,6 +123,10 @@ def test_the_error_of_the_largest_value_follows_from_its_residual_and_gap(values
     found = _largest(jnp.ones(()), pairs, pairs.vectors[::-1], 3 * jnp.eye(2), True)
     np.testing.assert_allclose(found.error, error, rtol=1e-12)
     np.testing.assert_allclose(found.right, [1, 0])  # images have length 1
+    alone = _largest(
+        jnp.ones(()), RitzPairs(jnp.array([2.0]), jnp.eye(1), jnp.array([0.1])), jnp.eye(1), jnp.eye(1), True
+    )
+    np.testing.assert_allclose(alone.error, 0.01 / 1.9, rtol=1e-12)
 
 
 @every_case
@@ -359,6 +363,7 @@ def test_the_quick_budget_spends_at_most_60_products_and_claims_no_upper_bound()
     case = BY_NAME["several outputs"]
     crit = criterion(case.apply, case.params, case.problem, key=KEY, budget=QUICK)
     assert crit.products <= 60
+    assert crit.products == crit.jacobian_norm.products + crit.hessian_norm.products + 1
     assert crit.kappa_interval[1] == math.inf
     assert "no upper bound was computed" in str(crit)
     assert crit.hessian_norm.value <= measured(case.name).hessian_norm.value * (1 + 1e-9)

@@ -621,7 +621,7 @@ class Kind:
 
 def inner(t, bound=2.0):
     # a comment
-    return bound * t
+    return bound * t if f"below {bound}" else bound
 
 
 def made(factor):
@@ -690,6 +690,7 @@ OTHER = [
     ("value**self.power", "value*self.power"),
     ("bound=2.0", "bound=3.0"),
     ("bound * t", "bound / t"),
+    ("below {bound}", "above {bound}"),
     ("factor * t", "factor / t"),
     ("made(2)", "made(3)"),
     ("t + 1", "t + 2"),
@@ -826,6 +827,28 @@ def test_a_function_of_the_program_that_runs_is_known_by_the_file_or_module(monk
     assert keys._main_module("cell", "the function") == "study"
     main.__spec__ = types.SimpleNamespace(name="package.study")
     assert keys._main_module("cell", "the function") == "package.study"
+
+
+def named(key, *, rule, t):
+    return {"value": t if rule == "chizat" else -t}
+
+
+def test_export_has_words_as_words(tmp_path):
+    axes = {"rule": ["fixed", "chizat"], "t": (0.0, 1.0)}
+    with Store(tmp_path / "s") as store:
+        sweep_function(named, axes, key=KEY, seeds=1, static=("rule",), store=store)
+    ((csv,), _) = stores.export_cells(tmp_path / "s", tmp_path / "out", write=stores.write_csv)
+    lines = sorted(csv.read_text().splitlines()[1:])
+    assert lines == ["0,chizat,0.0,0.0", "0,chizat,1.0,1.0", "0,fixed,0.0,-0.0", "0,fixed,1.0,-1.0"]
+
+
+def test_a_store_is_known_by_its_marker_or_by_its_chunks(filled, tmp_path):
+    assert stores.locate(filled) == filled
+    assert stores.locate(filled.parent / "s") == filled
+    (filled / "store.json").unlink()
+    assert stores.locate(filled) == filled
+    with pytest.raises(StoreError, match="a store needs a folder with"):
+        stores.locate(tmp_path)
 
 
 def test_export_stays_in_its_folder_whatever_a_header_says(tmp_path):
