@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,11 @@ GROUPS = {  # by the first part of a figure's name; the rest are later papers'
 
 @dataclass(frozen=True)
 class Item:
-    """One figure on the page: what it shows, what was claimed and measured, and where it comes from."""
+    """One figure on the page: what it shows, what was claimed and measured, and where it comes from.
+
+    `settings` holds what was run, by name; `stated` what the paper states of it where that is said, and why ours is
+    another value.
+    """
 
     name: str
     title: str
@@ -49,6 +53,7 @@ class Item:
     settings: dict[str, str]
     numbers: list[list[str]]
     provenance: dict[str, str]
+    stated: dict[str, list[str]] = field(default_factory=dict)
 
 
 def describe(finding: Finding, size: str) -> dict[str, Any]:
@@ -120,11 +125,12 @@ def _item(values: Any, stem: str) -> Item:
     item = Item(**values)
     table = isinstance(item.numbers, list) and all(isinstance(row, list) for row in item.numbers)
     claims = isinstance(item.findings, list) and all(isinstance(finding, dict) for finding in item.findings)
-    facts = isinstance(item.settings, dict) and isinstance(item.provenance, dict)
+    facts = all(isinstance(facts, dict) for facts in (item.settings, item.stated, item.provenance))
     if item.name != stem or not (table and item.numbers and claims and facts):
         raise ValueError
     texts: list[Any] = [item.title, item.caption, item.size, item.command]
     texts += [*item.settings.values(), *item.provenance.values(), *(cell for row in item.numbers for cell in row)]
+    texts += [text for stated, why in item.stated.values() for text in (stated, why)]
     texts += [finding[name] for finding in item.findings for name in ("sentence", "outcome", "reason", "measure")]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError

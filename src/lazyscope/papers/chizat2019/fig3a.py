@@ -27,6 +27,7 @@ from lazyscope.papers.chizat2019 import deep_cells
 from lazyscope.papers.chizat2019.deep_cells import Runs
 
 SIZES: dict[str, Runs] = deep_cells.SIZES
+SETTINGS = deep_cells.SETTINGS
 CAPTION = (
     "Accuracy on training images (left) and held-out images (right) against the output scale alpha, at equal numbers "
     "of epochs; bands: one standard deviation over trials. At large alpha the net ends where its linearisation ends; "

@@ -21,6 +21,7 @@ from lazyscope.papers.chizat2019 import deep_cells
 from lazyscope.papers.chizat2019.deep_cells import Runs
 
 SIZES: dict[str, Runs] = deep_cells.SIZES
+SETTINGS = deep_cells.SETTINGS
 CAPTION = (
     "Share of ReLU signs and pooling choices that training leaves as they were at the start, on held-out images, one "
     "curve a layer from the first (dark) to the last (light). The larger alpha, the fewer gates flip; deeper layers "

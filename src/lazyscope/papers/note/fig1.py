@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.protocol import Protocol
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 from lazyscope.papers.trajectories import along
 from lazyscope.sweep import Progress, Store
 
@@ -52,6 +53,17 @@ SIZES = {
     "quick": Movement(replace(FULL, num_steps=2000), (RICH, LAZY), seeds=3),
     "paper": Movement(FULL, (RICH, LAZY), seeds=10),
 }
+PLOTS = "the note says the setup of chizat2019, whose plots of movement are its Figure 1(a) and (b)"
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    Setting("taus", NOT_STATED, "those that chizat2019 calls non-lazy and lazy"),
+    Setting("protocol.n", "15 in chizat2019's plots of movement", PLOTS),
+    Setting("protocol.d", "2 in chizat2019's plots of movement", PLOTS),
+    Setting("protocol.width", "16 in chizat2019's plots of movement", PLOTS),
+    Setting("protocol.num_steps", NOT_STATED, "10000 in chizat2019's experiment over tau"),
+    Setting("protocol.doubled", "no", "what is lazy at tau = 2 is the symmetrised net", run="no, and yes beside it"),
+)
 CAPTION = (
     "Left: the note's sum of relative changes. Middle: relative l2 movement of the weights. Right: test loss, and "
     "dashed that of the linearised descent at the same steps. Plain nets at tau = 2 (blue) move less than at tau = 0.1 "

@@ -31,6 +31,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers import panels
 from lazyscope.papers.protocol import Protocol, decades, experiment
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 from lazyscope.sweep import Progress, Store
 
 LAZY_GAP, LAZY_DIFFERENTIAL_CHANGE = 0.05, 0.1  # the deciders of docs/design.md
@@ -62,6 +63,15 @@ SIZES = {
     ),
     "paper": TwoStarts(FULL, decades(-1, 2, 0.2) + decades(3, 6, 1), decades(-2.2, 1, 0.1), seeds=10),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    Setting("taus", "0.1 to 1000000 (note §4.3)", "fewer values at quick"),
+    Setting("symmetrised_taus", NOT_STATED, "as far as needed to see where it gets lazy"),
+    Setting("protocol.num_steps", "10000 in chizat2019's code", "time"),
+    Setting("protocol.doubled", "no", "with tau of symmetrised_taus", run="no, and yes beside it"),
+    Setting("seeds", "10 in chizat2019's code", "time"),
+)
 CAPTION = (
     "Left, plain initialisation: the test loss rises, then stays flat up to tau = 10^6. Right, what decides whether "
     "that is lazy training: the gap g to the trained linearised model and the change j of the differential. "

@@ -21,6 +21,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers import panels
 from lazyscope.papers.protocol import Protocol, Specification, decades, experiment
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 from lazyscope.sweep import Progress, Store
 
 FULL = Protocol()
@@ -31,6 +32,13 @@ SIZES = {
     "quick": Specification(replace(FULL, num_steps=5000), decades(-2, 2, 0.5), seeds=3),
     "paper": Specification(FULL, decades(-2.2, 1, 0.1) + decades(1.5, 3, 0.5) + decades(4, 6, 1), seeds=10),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    Setting("taus", NOT_STATED, "chizat2019's range and two decades more"),
+    Setting("protocol.num_steps", NOT_STATED, "10000 in chizat2019's code"),
+    Setting("seeds", NOT_STATED, "10 in chizat2019's code"),
+)
 CAPTION = (
     "Test loss at the end of training (solid) and at its best (dotted) against the initialisation scale tau, mean and "
     "one standard deviation over trials; orange, the same budget of the linearised model. From tau = 1 on the two "

@@ -42,6 +42,7 @@ from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import DIVERGED, EarlyStop, gradient_descent
 from lazyscope.models import Model, mlp
 from lazyscope.papers.protocol import Protocol, decades, held_out, setup
+from lazyscope.papers.settings import FULL_BATCH, NOTE_RULE, Setting, unused
 from lazyscope.scaling import distinct_runs
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import largest_eigenvalue
@@ -114,6 +115,28 @@ SIZES = {
     "quick": Planes(SMALL, MAIN, PLAIN, EQUAL, NOTE, 500, OTHERS, DEEP, seeds=3),
     "paper": Planes(FULL, MAIN, PLAIN, EQUAL, NOTE, 2000, OTHERS, DEEP, seeds=3),
 }
+CODE = {"n": "1000", "n_test": "1000", "d": "100", "width": "50"}
+SETTINGS = (
+    FULL_BATCH,
+    Setting(
+        "early stopping", NOTE_RULE, "at equal kernel_time no cell may stop early", run="none; that rule on `note`"
+    ),
+    Setting(
+        "step",
+        "min(10, 0.1/(tau² alpha²))/alpha in the note's code",
+        "equal kernel_time for every cell",
+        run="0.3·n/λmax(K(w0)); that of the note's code on `note`",
+    ),
+    *(Setting(f"protocol.{name}", f"{value} in the note's code", "time") for name, value in CODE.items()),
+    Setting(
+        "protocol.doubled", "no in the note's code", "both", run="yes on `grid` and `equal`, no on `plain` and `note`"
+    ),
+    Setting("grid.taus", "the note's grid is `note`", "a level must be crossed in every column"),
+    Setting("note_steps", "2000 in the note's code", "time"),
+    Setting("seeds", "3 (note §4.4)"),
+    *unused("protocol", "step_rule", "test_every", "stop"),
+    *unused("others", "step_rule", "test_every", "stop"),
+)
 CAPTION = (
     "Left: test loss of symmetrised nets over tau and alpha at equal kernel_time, level lines, and dashed the law "
     "alpha ∝ tau^−2; white cells diverged. Middle: where the loss crosses a level, one line a trial, for two-layer and "

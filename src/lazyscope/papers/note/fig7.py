@@ -22,6 +22,7 @@ from lazyscope.dynamics import EarlyStop
 from lazyscope.papers import panels
 from lazyscope.papers.note import fig4
 from lazyscope.papers.protocol import Protocol, decades, experiment, fixed_step_size, runs, shrinking_step_size
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
 from lazyscope.sweep import Progress, Store
 
 NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
@@ -71,6 +72,15 @@ SIZES = {
         seeds=10,
     ),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    Setting("taus", NOT_STATED, "chizat2019's range"),
+    Setting("protocol.num_steps", NOT_STATED, "10000 in chizat2019's code"),
+    Setting("protocol.doubled", NOT_STATED, "§5.1 speaks of Figure 3, which is plain", run="yes, and no at plain_taus"),
+    Setting("matched.doubled", "", "", run="yes at matched_taus, no at compared_taus"),
+    Setting("matched.stop", NOTE_RULE, "beside it the same with this rule", run="none, and 1e-4 in 100 iterations"),
+)
 CAPTION = (
     "Test loss against tau at a fixed step of 0.005 and a fixed number of steps: solid at the end, dotted at its best. "
     "The best falls with tau because small tau is hardly trained. In green the same nets at equal kernel_time, the "
