@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import panels
 from lazyscope.papers.protocol import Protocol, Specification, decades, experiment
 from lazyscope.papers.settings import Setting
@@ -79,6 +79,7 @@ CLAIMS = (
         measure="Spearman correlation of tau and end test loss",
         quantity=rank_correlation,
         accepted=(0.8, np.inf),
+        scale=Scale.CORRELATION,
         expected=EXPECTED,
     ),
     Claim(

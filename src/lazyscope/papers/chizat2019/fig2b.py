@@ -32,7 +32,7 @@ from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import DIVERGED, gradient_descent, minibatches, sgd
 from lazyscope.models import Doubled, two_layer
 from lazyscope.papers.protocol import Protocol, chizat_step_size, decades, setup
@@ -232,6 +232,7 @@ CLAIMS = (
         measure="Spearman correlation of tau >= 0.1 and the population loss, normalised as Figure 1(c)",
         quantity=rank_correlation,
         accepted=(0.8, np.inf),
+        scale=Scale.CORRELATION,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(

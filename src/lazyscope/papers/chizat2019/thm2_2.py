@@ -20,7 +20,7 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers.flow_cells import Net, farthest, horizons, slopes
 from lazyscope.papers.settings import NOT_STATED, Setting
 from lazyscope.sweep import Progress, Store
@@ -137,6 +137,8 @@ CLAIMS = (
         measure="largest sup ‖w − w0‖ over this bound, all nets and alpha",
         quantity=worst_moved_bound,
         accepted=(0, 1),
+        scale=Scale.RATIO,
+        every_seed=True,
         expected=HOLDS,
     ),
     Claim(

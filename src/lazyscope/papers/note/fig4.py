@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import panels
 from lazyscope.papers.protocol import Protocol, Specification, decades, experiment
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
@@ -96,6 +96,7 @@ CLAIMS = (
         measure="largest |end test loss / that of the linearised descent − 1| over tau >= 3",
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
+        scale=Scale.RATIO,
         expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
         note="Both at the same steps; the linearised model itself would go on to the dashed level.",
     ),
