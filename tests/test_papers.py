@@ -17,8 +17,8 @@ from lazyscope.papers.protocol import (
     experiment,
     fixed_step_size,
     held_out,
+    power_step_size,
     setup,
-    shrinking_step_size,
     train,
 )
 from lazyscope.papers.reproduce import load, reproduce
@@ -54,7 +54,8 @@ def test_step_rules():
     taus = jnp.array([0.01, 0.1, 1.0, 10.0])
     np.testing.assert_allclose(chizat_step_size(taus), [10, 10, 0.1, 0.001])
     np.testing.assert_allclose(fixed_step_size(taus), 0.005)
-    np.testing.assert_allclose(shrinking_step_size(taus), [5e-5, 5e-4, 5e-3, 5e-3])
+    np.testing.assert_allclose(power_step_size(taus, power=1.0), [1e-3, 1e-2, 0.1, 1])
+    np.testing.assert_allclose(power_step_size(taus, power=-2.0)[1:], chizat_step_size(taus)[1:])
 
 
 def test_decades_are_short_decimal_numbers():

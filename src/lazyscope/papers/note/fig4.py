@@ -7,7 +7,7 @@ On two cores: tiny 10 s, quick 40 s, paper about 50 min.
 
 Expected at quick (3 seeds, 5000 steps): end test loss 1.3e-4 at tau = 0.01, 1.6e-3 at 0.1, then 2.6e-3 to 2.8e-3 from
 tau = 1 on, where it equals that of the linearised descent to 1 %; best of training about 1.9e-3 on the plateau.
-The note gives no range of tau for this figure and no number of steps; ours are marked so in the settings.
+The note gives no range of tau for this figure and no number of steps; `SETTINGS` says so on the page.
 """
 
 from dataclasses import replace
@@ -43,7 +43,8 @@ CAPTION = (
     "Test loss at the end of training (solid) and at its best (dotted) against the initialisation scale tau, mean and "
     "one standard deviation over trials; orange, the same budget of the linearised model. From tau = 1 on the two "
     "coincide: this plateau is lazy training. Below, the net leaves its linearisation behind and generalises better. "
-    "The dashed level is where the linearised model ends when it is trained for ever."
+    "The dashed level is where the linearised model ends when it is trained for ever. Full-batch descent without early "
+    "stopping, where the note says SGD and stops early."
 )
 
 
