@@ -64,7 +64,7 @@ class Population:
 SMALL = Protocol(n=100, n_test=1, d=10, width=10)
 SIZES = {
     "tiny": Population((0.316228, 1.0, 4.0), 6, 8, 40, 400, 100, Protocol(n=40, n_test=1, d=5, width=6), seeds=3),
-    "quick": Population((0.1, 0.316228, 1.0, 4.0), 100, 50, 200, 3000, 500, SMALL, seeds=3),
+    "quick": Population((0.1, 0.316228, 1.0, 4.0), 100, 50, 200, 3000, 500, SMALL, seeds=5),
     "paper": Population((0.01, 0.02, 0.04, *decades(-1, 0, 0.1), 2.0, 4.0, 8.0), 100, 50, 200, 20_000, 2000, SMALL, 10),
 }
 SETTINGS = (

@@ -53,7 +53,7 @@ class Horizon:
 
 SIZES = {
     "tiny": Horizon(8, 3, 8, (16.0, 64.0, 256.0), horizon=5.0, seeds=3, few=True),
-    "quick": Horizon(20, 5, 30, (2.0, 8.0, 32.0, 128.0, 512.0), horizon=20.0, seeds=3, few=True),
+    "quick": Horizon(20, 5, 30, (2.0, 8.0, 32.0, 128.0, 512.0), horizon=20.0, seeds=5, few=True),
     "paper": Horizon(20, 5, 30, tuple(2.0**k for k in range(2, 11)), horizon=20.0, seeds=10),
 }
 SETTINGS = (
