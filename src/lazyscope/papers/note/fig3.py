@@ -156,7 +156,7 @@ def _expect(outcome: Outcome) -> dict[str, Outcome | None]:
     return {"tiny": None, "quick": outcome, "paper": outcome}
 
 
-AFTER = "the number was measured on symmetrised nets only, of which the note does not speak here."
+AFTER = "before, the number was measured on symmetrised nets only, of which the note does not speak here."
 CLAIMS = (
     Claim(
         sentence="The test loss increases with tau.",
@@ -166,7 +166,7 @@ CLAIMS = (
         accepted=(0.0, np.inf),
         expected=_expect(Outcome.HOLDS),
         note="It about doubles, and not monotonically: at paper size there is a maximum near tau = 0.16.",
-        moved="a factor of 2 was asked for, of which the note says nothing; the interval contains it.",
+        moved="before, a factor of 2 was asked for, of which the note says nothing; the interval contains it.",
     ),
     Claim(
         sentence="Beyond a certain tau the test loss exhibits a plateau.",

@@ -256,14 +256,14 @@ CLAIMS = (
         expected=_expect(Outcome.FAILS, None),
         note="Each cell there is trained for another time: more at small alpha. The slope is -2 only where nothing is "
         "trained and the loss is the initial one.",
-        moved="written after a look at that plane.",
+        moved="this claim was added, once the plane was known.",
     ),
     _slope_claim(
         "",
         "To maintain the test loss alpha decays as 1/tau^q, q = 2 (symmetrised).",
         -2,
         0.02,
-        "the level was the median of the plane, which in one trial lay on the flat plateau.",
+        "before, the level was the median of the plane, which in one trial lay on the flat plateau.",
     ),
     Claim(
         sentence="That level is a straight line on logarithmic axes.",

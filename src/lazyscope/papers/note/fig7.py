@@ -185,7 +185,7 @@ def _expect(quick: Outcome, *paper: Outcome | None) -> dict[str, Outcome | None]
     return {"tiny": None, "quick": quick, "paper": paper[0] if paper else quick}
 
 
-AFTER = "written after a first look at g and j of these cells."
+AFTER = "this claim was added, once g and j of these cells were known."
 MEASURED = "|log10 of end test loss over that of Figure 3's rule η = 0.1/tau²| at tau = 0.1, plain"
 CLAIMS = (
     Claim(
@@ -197,7 +197,7 @@ CLAIMS = (
         expected=_expect(Outcome.FAILS, None),
         note="§5.1 speaks of Figure 3, which is plain. In so many steps a plain net at tau = 1 has not even unlearnt "
         "its initial output.",
-        moved="symmetrised nets alone were judged; the note does not say which nets Figure 7 shows.",
+        moved="symmetrised nets alone were judged before; the note does not say which nets Figure 7 shows.",
     ),
     Claim(
         sentence="With a fixed step the inverse result: the best test loss falls as tau increases (symmetrised).",
