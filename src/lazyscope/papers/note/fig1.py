@@ -10,7 +10,9 @@ On two idle cores: tiny 10 s, quick 40 s, paper about 7 min.
 
 Expected at quick (3 seeds, 2000 steps), plain at tau = 0.1 and 2: movement 0.46 and 0.107, largest group 1.7 and 1.0
 (the readout is erased), S_t 1.2e4 and 980, gap g 0.46 and 8.7, test loss 1.9e-3 and 4.2e-3; symmetrised at tau = 2:
-movement 1.6e-3, gap 0.019, test loss 2.2e-3.
+movement 1.6e-3, gap 0.019, test loss 2.2e-3. Of the final movement the first tenth of the steps makes .95 and the
+second half 1e-5 at tau = 2, plain; .45 and .22 there symmetrised; .63 and .065 at tau = 0.1, plain; .73 and .021
+symmetrised.
 
 Measured at paper size (`docs/pictures/note-fig1-paper.png`), means of 10 trials after 10^4 steps (kernel_time 8.5e3):
 
