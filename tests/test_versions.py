@@ -13,10 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import convergence_cells, flow_cells, practice, protocol, solutions, trajectories, widths
+from lazyscope.papers import (
+    convergence_cells,
+    flow_cells,
+    plane_cells,
+    practice,
+    protocol,
+    solutions,
+    trajectories,
+    widths,
+)
 from lazyscope.papers.chizat2019 import deep_cells, fig2b, fig3c, particles
 from lazyscope.papers.later import lewkowycz2020
-from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s4_6, s5_1
+from lazyscope.papers.note import ref1, ref3, ref6, ref8, s4_6, s5_1
 from lazyscope.store.code import reached
 
 RECORD = Path(__file__).with_name("versions.json")
@@ -41,8 +50,8 @@ CELLS = {
     "lazyscope.papers.note.ref6.predictors": (ref6.predictors, ref6.CELL_VERSION),
     "lazyscope.papers.note.ref8.train": (ref8.train, ref8.CELL_VERSION),
     "lazyscope.papers.trajectories.trajectory": (trajectories.trajectory, trajectories.CELL_VERSION),
-    "lazyscope.papers.note.fig5.plane": (fig5.plane, fig5.CELL_VERSION),
-    "lazyscope.papers.note.fig5.note_plane": (fig5.note_plane, fig5.CELL_VERSION),
+    "lazyscope.papers.plane_cells.plane": (plane_cells.plane, plane_cells.CELL_VERSION),
+    "lazyscope.papers.plane_cells.note_plane": (plane_cells.note_plane, plane_cells.CELL_VERSION),
     "lazyscope.papers.note.s5_1.stall": (s5_1.stall, s5_1.CELL_VERSION),
     "lazyscope.papers.note.s5_1.edge": (s5_1.edge, s5_1.CELL_VERSION),
     "lazyscope.papers.chizat2019.particles.train": (particles.train, particles.CELL_VERSION),

@@ -28,6 +28,7 @@ from scipy import stats
 from lazyscope import figures, landscape
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers import landscape_panels
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.solutions import (
     SIZES,
     Solutions,
@@ -46,6 +47,7 @@ __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numb
 RISE = 0.1  # of the zero predictor's loss: the level of the radius
 REACH = 3.0  # half-length of the lines: filter-normalised, or in units of the rms weight
 SPAN = 1.5  # half-width of the corrected planes
+SETTINGS = (FULL_BATCH, NO_STOP)
 CAPTION = (
     "Test loss over that of the zero predictor (colour, log10) on planes of weight space, first trial. Upper half, the "
     "note's protocol: principal components of independent solutions around their mean, raw weights; crosses are the "

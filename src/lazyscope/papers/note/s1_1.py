@@ -20,6 +20,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.kappa_cells import CELL_VERSION, over_width
 from lazyscope.papers.protocol import Protocol, decades
+from lazyscope.papers.settings import TRAINING, Setting, unused
 from lazyscope.sweep import Progress, Store, sweep
 
 EXPONENTS = (0.5, 0.75, 1.0)
@@ -42,6 +43,12 @@ SIZES = {
     "quick": Widths(replace(FULL, n_test=1), (64, 128, 256, 512), decades(-2, 6, 0.5), seeds=6),
     "paper": Widths(replace(FULL, n_test=1), (64, 128, 256, 512, 1024, 2048, 4096), decades(-2, 6, 0.25), seeds=10),
 }
+SETTINGS = (
+    Setting(
+        "protocol.target_scale", "not stated", "at unit targets the residual is not that of h(w0) and 1/m falls, too"
+    ),
+    *unused("protocol", "width", *TRAINING),
+)
 CAPTION = (
     "Left: kappa at initialisation against width for three output scales; the dashed lines have slopes −1/2, −1/4 "
     "and 0. Right: kappa against alpha at the largest width. It falls for ever only when the output is centred; raw "

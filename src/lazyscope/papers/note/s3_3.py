@@ -20,6 +20,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.kappa_cells import CELL_VERSION, over_plane
 from lazyscope.papers.protocol import Protocol, decades
+from lazyscope.papers.settings import TRAINING, Setting, unused
 from lazyscope.sweep import Progress, Store, sweep
 
 
@@ -40,6 +41,7 @@ SIZES = {
     "quick": Scales(FULL, decades(-2, 4, 0.5), (1.0,), seeds=5),
     "paper": Scales(FULL, decades(-2.2, 6, 0.2), (1.0,), seeds=10),
 }
+SETTINGS = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))
 CAPTION = (
     "kappa at initialisation against tau. Plain (blue), it stops falling at kappa_inf, the level at which the residual "
     "is the initial output itself. Symmetrised (orange), it falls as tau^−2 for ever: there is no plateau of the "

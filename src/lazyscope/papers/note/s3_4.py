@@ -18,12 +18,14 @@ from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.note import s3_3
 from lazyscope.papers.note.s3_3 import FULL, SMALL, Scales
 from lazyscope.papers.protocol import decades
+from lazyscope.papers.settings import TRAINING, Setting, unused
 
 SIZES = {
     "tiny": Scales(SMALL, decades(-1, 1, 0.5), decades(-2, 2, 0.5), seeds=3),
     "quick": Scales(FULL, decades(-2, 2, 0.25), decades(-3, 3, 0.25), seeds=5),
     "paper": Scales(replace(FULL), decades(-2.2, 3, 0.1), decades(-3, 6, 0.1), seeds=10),
 }
+SETTINGS = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))
 CAPTION = (
     "kappa at initialisation over tau and alpha, symmetrised (left) and plain (right); lines of equal kappa, and "
     "dashed the law alpha ∝ tau^−2. Symmetrised, every level is such a line. Plain, levels above kappa_inf bend into "

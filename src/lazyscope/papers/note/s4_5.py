@@ -14,12 +14,14 @@ from jaxtyping import Array, Key
 
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers import width_panels
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.width_panels import equal_time_loss, log_slope
 from lazyscope.papers.widths import MEAN, SIZES, SQRT, Widths, over_width
 from lazyscope.sweep import Progress, Store
 
 __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "numbers"]
 
+SETTINGS = (FULL_BATCH, NO_STOP)
 CAPTION = (
     "Left: test loss at the end of training against width, for both output scales, plain initialisation; dashed, their "
     "linearised models; dotted, m^(−1/2) at the kernel_time that 1/m reaches, a twentieth of its steps. Right: how far "

@@ -24,6 +24,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import kernel_flow
 from lazyscope.papers.protocol import Protocol, decades, experiment, setup
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, Setting, unused
 from lazyscope.problems import square_loss
 from lazyscope.sweep import Progress, Store, sweep
 
@@ -54,6 +55,12 @@ SIZES = {
         replace(DESCENT, num_steps=210_000), decades(-1.5, 1.5, 0.5), WIDE, tuple(range(2, 33, 2)), seeds=10
     ),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    Setting("protocol.d", "m << d", "descent ends within 21000 steps; `wide` has d = 100, in closed form"),
+    *unused("wide", "width", *TRAINING),
+)
 CAPTION = (
     "Left: train loss of a narrow symmetrised net during descent; at tau = 30 it stalls at the projection of the "
     "targets on the range of Dh(w0) (dashed), at small tau it goes on. Middle: that gap closing. Right: loss of the "

@@ -26,6 +26,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.papers.protocol import Protocol, setup
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, unused
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import largest_eigenvalue
 
@@ -51,6 +52,7 @@ SIZES = {
     "quick": Steps(Protocol(n=200, n_test=1, d=10, width=8), 6000.0, (0.1, 0.4, 0.8), seeds=5),
     "paper": Steps(Protocol(n=200, n_test=1, d=10, width=8), 20_000.0, (0.05, 0.1, 0.2, 0.4, 0.8), seeds=10),
 }
+SETTINGS = (FULL_BATCH, NO_STOP, *unused("protocol", *TRAINING))
 CAPTION = (
     "Left: train loss at the end over the residual of projecting y on the range of Dh(w0), for steps from a tenth of "
     "the stability limit on, with and without momentum, at equal effective kernel_time. Lazy nets (tau = 30) all stall "

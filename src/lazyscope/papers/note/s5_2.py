@@ -26,6 +26,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import EarlyStop
 from lazyscope.papers.protocol import Protocol
+from lazyscope.papers.settings import FULL_BATCH, Setting
 from lazyscope.papers.trajectories import along
 from lazyscope.sweep import Progress, Store
 
@@ -48,6 +49,7 @@ SIZES = {
     "quick": Speeds(replace(FULL, num_steps=1000), (0.01, RICH, LAZY), seeds=3),
     "paper": Speeds(FULL, (0.01, 0.0316228, RICH, 0.316228, 1.0, LAZY), seeds=10),
 }
+SETTINGS = (FULL_BATCH, Setting("protocol.doubled", run="no; yes"))
 CAPTION = (
     "Train loss against kernel_time, symmetrised (left) and plain (right). Symmetrised, all start from the same loss "
     "and the non-lazy net at tau = 0.1 is faster. Plain, the net at tau = 2 falls furthest, from a start thousands of "
