@@ -129,6 +129,20 @@ def test_the_error_of_the_largest_value_follows_from_its_residual_and_gap(values
     np.testing.assert_allclose(alone.error, 0.01 / 1.9, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_a_search_that_is_cut_short_does_not_claim_to_have_converged(scale):
+    case = BY_NAME["several outputs"]
+
+    def apply(params, x):
+        return scale * case.apply(params, x)
+
+    budget = QUICK._replace(jacobian_steps=2)
+    estimate = criterion(apply, case.params, case.problem, key=KEY, budget=budget).jacobian_norm
+    off = abs(estimate.value - scale * dense_jacobian_norm("several outputs"))
+    assert not estimate.converged
+    assert 0.1 < estimate.error / off < 10
+
+
 @every_case
 def test_default_search_reaches_98_percent_of_the_hessian_norm(name):
     search, truth = measured(name).hessian_norm, reference_hessian_norm(name)
