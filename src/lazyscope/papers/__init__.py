@@ -23,6 +23,9 @@ FIGURES: dict[str, Entry] = {
     "explorer": Entry("lazyscope.papers.note.explorer", "Explorer: two starts, two plateaus", (10, 30, 600)),
     "note-fig7": Entry("lazyscope.papers.note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
     "note-s1.1": Entry("lazyscope.papers.note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
+    "note-s1.1-regimes": Entry(
+        "lazyscope.papers.note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
+    ),
     "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (5, 15, 30)),
     "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
     "note-s5.3": Entry("lazyscope.papers.note.s5_3", "Regimes of standard initialisations", (15, 45, 10800)),
