@@ -1,4 +1,4 @@
-"""Note, §1.1: does Δ(F) >> Δ(Dh), or kappa << 1, tell at w0 whether training will be lazy?
+"""Note, §1.1: whether Δ(F) >> Δ(Dh), or kappa << 1, tells at w0 that training will be lazy.
 
     lazyscope reproduce note-s1.1-regimes --size quick
 
