@@ -178,8 +178,8 @@ CLAIMS = (
         quantity=raw_slope,
         accepted=(-np.inf, -0.9),
         expected={"tiny": Outcome.FAILS, "quick": Outcome.FAILS, "paper": Outcome.FAILS},
-        note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0. That such nets do not become lazy "
-        "either: note-s1.1-regimes.",
+        note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0. Nor do such nets become lazy "
+        "themselves: note-s1.1-regimes.",
     ),
     Claim(
         sentence="With a centred output the criterion decreases as 1/alpha.",

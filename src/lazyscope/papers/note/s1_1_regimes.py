@@ -266,10 +266,8 @@ def draw(ds: xr.Dataset) -> Figure:
         ax.axhline(level, color=figures.INK, linewidth=0.8)
         ax.axvline(SMALL_KAPPA, color=figures.INK, linewidth=0.8, linestyle=":")
         ax.set_ylim(bottom=1e-6)
-        figures.finish(ax, x="kappa at w0", y=label, legend="lower right" if after == "gap" else "upper left")
-    axes[1].get_legend().remove()
-    corner = {"xycoords": "axes fraction", "fontsize": 8, "va": "top"}
-    axes[1].annotate("kappa <= 0.1, not lazy", (0.02, 0.98), **corner)
+        figures.finish(ax, x="kappa at w0", y=label, legend="lower right")
+        ax.annotate("kappa <= 0.1, not lazy", (0.02, 0.98), xycoords="axes fraction", fontsize=8, va="top")
     return figure
 
 

@@ -52,7 +52,7 @@ def _slope_of_level(plane: np.ndarray, log_tau: np.ndarray, log_alpha: np.ndarra
         for t, column in zip(log_tau, plane, strict=True)
         if column[-1] < level < column[0]
     ]
-    taus, alphas = np.transpose(crossing)
+    taus, alphas = np.array(crossing, float).T
     return float(np.polyfit(taus, alphas, 1)[0])
 
 
