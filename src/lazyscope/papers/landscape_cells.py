@@ -50,9 +50,9 @@ def measured(
             values["aligned_mean_loss"][i, j] = float(at(landscape.mean(aligned)))
             normalised, plain = _radii(loss, at, raw, width, exponent, key)
             values["radius"][i, j], values["raw_radius"][i, j] = np.mean(normalised), np.mean(plain)
-            values["within"][i, j] = stats.spearmanr(normalised, losses).statistic
+            values["within"][i, j] = np.corrcoef(stats.rankdata(normalised), stats.rankdata(losses))[0, 1]
             plane = note_plane(loss, points, width, exponent, spec.resolution)
-            values["note_radius"][i, j], values["note_depth"][i, j] = _read_off(plane)
+            values["note_radius"][i, j], values["note_depth"][i, j] = read_off(plane)
     return xr.Dataset(
         {name: (("width", "exponent"), v) for name, v in values.items()},
         coords={"width": list(spec.widths), "exponent": list(EXPONENTS)},
@@ -94,7 +94,8 @@ def note_plane(
     return landscape.plane(loss, center, directions, extent=(extent, extent), resolution=resolution)
 
 
-def _read_off(plane: landscape.Plane) -> tuple[float, float]:
+def read_off(plane: landscape.Plane) -> tuple[float, float]:
+    """Radius of a disc of the area at most `RISE` above the lowest value, and the mean of the rim above that value."""
     values = np.asarray(plane.values)
     lowest = float(np.nanmin(values))
     rim = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])

@@ -80,10 +80,10 @@ SIZES = {
     ),
 }
 CAPTION = (
-    "Left: relative distance of the tangent kernel at initialisation to its infinite-width limit, and what training to "
-    "the same kernel_time changes, against width: mean and one standard deviation over trials. The dashed line has slope "
-    "−1/2. Right: how much of the trained net's change its initial weights explain, and how trained outputs spread "
-    "over draws. With the output scale m^(−1/2) that these nets carry, width is an output scale in disguise."
+    "Left: relative distance of the tangent kernel at initialisation to its infinite-width limit, and what training "
+    "to the same kernel_time changes, against width: mean and one standard deviation over trials. The dashed line "
+    "has slope −1/2. Right: how much of the trained net's change its initial weights explain, and how trained outputs "
+    "spread over draws. With the output scale m^(−1/2) that these nets carry, width is an output scale in disguise."
 )
 
 
