@@ -15,6 +15,7 @@ from lazyscope import tree
 from lazyscope.dynamics import gradient_flow
 from lazyscope.linearize import linearize
 from lazyscope.papers.flow_cells import Net, net_start
+from lazyscope.papers.start_cells import Shape
 from lazyscope.problems import Loss, square_loss
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import tangent_kernel
@@ -57,10 +58,10 @@ CONVEX: dict[str, Loss] = {
 class Losses:
     """A centred net over a fixed horizon at several alpha, and an over-parameterised one until late."""
 
-    net: Net
+    net: Shape
     alphas: tuple[float, ...]
     horizon: float
-    over: Net
+    over: Shape
     units: float
 
     def times(self) -> Array:
@@ -69,11 +70,9 @@ class Losses:
 
 
 LOSS_SIZES = {
-    "tiny": Losses(Net(8, 3, 8, n_test=1), (16.0, 256.0), 5.0, Net(6, 6, 24, n_test=1), 10.0),
-    "quick": Losses(Net(20, 5, 30, n_test=1), (8.0, 64.0, 512.0), 20.0, Net(20, 20, 100, n_test=1), 12.0),
-    "paper": Losses(
-        Net(20, 5, 30, n_test=1), tuple(2.0**k for k in range(2, 11)), 20.0, Net(20, 20, 100, n_test=1), 12.0
-    ),
+    "tiny": Losses(Shape(8, 3, 8), (16.0, 256.0), 5.0, Shape(6, 6, 24), 10.0),
+    "quick": Losses(Shape(20, 5, 30), (8.0, 64.0, 512.0), 20.0, Shape(20, 20, 100), 12.0),
+    "paper": Losses(Shape(20, 5, 30), tuple(2.0**k for k in range(2, 11)), 20.0, Shape(20, 20, 100), 12.0),
 }
 
 
@@ -95,7 +94,7 @@ def fixed_horizon(key: Key[Array, ""], *, alpha: Array, loss: Loss, net: Net, ho
 
 def decay(key: Key[Array, ""], *, loss: Loss, spec: Losses) -> dict[str, Array]:
     """Loss of the linearised flow over its start, at `times` in units of 1/λmin of K(w0)/n; its minimum is 0."""
-    apply, params0, problem, _ = net_start(key, net=spec.over)
+    apply, params0, problem, _ = net_start(key, net=spec.over.net())
     problem = replace(problem, loss=loss)
     low = jnp.linalg.eigvalsh(tangent_kernel(apply, params0, problem.x) / spec.over.n)[0]
     flat = linearize(apply, params0)
@@ -113,7 +112,7 @@ def losses(
 ) -> xr.Dataset:
     """`fixed_horizon` over (general, loss_alpha), named `loss_*`, one label a loss."""
     options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": LOSS_VERSION}
-    cells = [partial(fixed_horizon, loss=loss, net=spec.net, horizon=spec.horizon) for loss in GENERAL.values()]
+    cells = [partial(fixed_horizon, loss=loss, net=spec.net.net(), horizon=spec.horizon) for loss in GENERAL.values()]
     parts = [sweep(cell, {"alpha": spec.alphas}, **options) for cell in cells]
     ds = xr.concat(parts, "general").assign_coords(general=list(GENERAL))
     return ds.rename({name: f"loss_{name}" for name in ("alpha", "moved", "apart", "curvature")})

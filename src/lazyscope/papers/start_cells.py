@@ -30,20 +30,31 @@ RELATIVE_RANK = 1e-8  # singular values below this share of the largest are 0
 
 
 @dataclass(frozen=True)
-class Starts:
-    """An over-parameterised net for minimisers and offsets, an under-parameterised one for ranks."""
+class Shape:
+    """Examples, inputs and units of a centred tanh net."""
 
-    over: Net
-    under: Net
     n: int
     d: int
     width: int
 
+    def net(self) -> Net:
+        """The net with its data."""
+        return Net(self.n, self.d, self.width, n_test=1)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """An over-parameterised net for minimisers and offsets, an under-parameterised one for ranks, one for kinks."""
+
+    over: Shape
+    under: Shape
+    kinks: Shape
+
 
 START_SIZES = {
-    "tiny": Starts(Net(6, 6, 24, n_test=1), Net(20, 3, 4, n_test=1), 60, 8, 8),
-    "quick": Starts(Net(20, 20, 100, n_test=1), Net(60, 5, 4, n_test=1), 200, 20, 20),
-    "paper": Starts(Net(20, 20, 100, n_test=1), Net(60, 5, 4, n_test=1), 1000, 100, 50),
+    "tiny": Starts(Shape(6, 6, 24), Shape(20, 3, 4), Shape(60, 8, 8)),
+    "quick": Starts(Shape(20, 20, 100), Shape(60, 5, 4), Shape(200, 20, 20)),
+    "paper": Starts(Shape(20, 20, 100), Shape(60, 5, 4), Shape(1000, 100, 50)),
 }
 
 
@@ -129,7 +140,7 @@ def independences(
     """`independence` with h(w0) = 0 and without, over `output`."""
     options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": INDEPENDENCE_VERSION}
     dims: dict[str, tuple[str, ...]] = {"minimiser": ("linear_alpha",)}
-    cells = [partial(independence, net=spec.over, centred=centred) for centred in (True, False)]
+    cells = [partial(independence, net=spec.over.net(), centred=centred) for centred in (True, False)]
     parts = [sweep(cell, {}, dims=dims, **options) for cell in cells]
     return xr.concat(parts, "output").assign_coords(output=["centred", "raw"], linear_alpha=list(ALPHAS))
 
@@ -139,7 +150,7 @@ def offsets(
 ) -> xr.Dataset:
     """`offset` at every size, named `offset_*`."""
     options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": OFFSET_VERSION}
-    ds = sweep(partial(offset, net=spec.over), {"size": OFFSETS}, **options)
+    ds = sweep(partial(offset, net=spec.over.net()), {"size": OFFSETS}, **options)
     return ds.rename({name: f"offset_{name}" for name in ds.data_vars})
 
 
@@ -148,7 +159,9 @@ def ranks(
 ) -> xr.Dataset:
     """`rank_nearby` of a centred and a doubled net, over `device`."""
     options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": RANK_VERSION}
-    parts = [sweep(partial(rank_nearby, net=spec.under, doubled=doubled), {}, **options) for doubled in (False, True)]
+    parts = [
+        sweep(partial(rank_nearby, net=spec.under.net(), doubled=doubled), {}, **options) for doubled in (False, True)
+    ]
     return xr.concat(parts, "device").assign_coords(device=["centred", "symmetrised"])
 
 
@@ -157,7 +170,7 @@ def smoothnesses(
 ) -> xr.Dataset:
     """`smoothness` of a ReLU and a tanh net, over (activation, shift), named `differential_change`."""
     options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": SMOOTHNESS_VERSION}
-    sizes = {"n": spec.n, "d": spec.d, "width": spec.width}
+    sizes = {"n": spec.kinks.n, "d": spec.kinks.d, "width": spec.kinks.width}
     dims: dict[str, tuple[str, ...]] = {"change": ("shift",)}
     parts = [sweep(partial(smoothness, relu=relu, **sizes), {}, dims=dims, **options) for relu in (True, False)]
     ds = xr.concat(parts, "activation").assign_coords(activation=["ReLU", "tanh"], shift=list(SHIFTS))
