@@ -240,7 +240,7 @@ def draw(ds: xr.Dataset) -> Figure:
     middle.set_yscale("log")
     gap = ds.train_loss.isel(tau=-1) / _projected(ds) - 1
     figures.curve(middle, gap, "step", label=f"tau = {ds.tau.values[-1]:g}", color=figures.BLUE, marker="o")
-    ends = abs(ds.end_loss - 1).rename(end_seed="seed", end_step="step")
+    ends = abs(ds.end_loss - 1).clip(1e-6).rename(end_seed="seed", end_step="step")  # rounding is drawn at 1e-6
     figures.curve(middle, ends, "step", label="m << d, tau = 100, momentum", color=figures.GREEN)
     middle.axhline(0.01, color=figures.GREY, linestyle=":", label="1 %")
     figures.finish(middle, x="step of descent", y="|train loss / projection − 1|")
