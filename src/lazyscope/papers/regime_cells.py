@@ -49,11 +49,11 @@ def initial(key: Key[Array, ""], *, width: Array, start: Int[Array, ""], nets: N
     The units beyond `width` are 0: they have no output and no gradient, and stay 0.
     """
     params = two_layer(nets.widest, nets.d).init(key)
-    half, unit = nets.widest // 2, jnp.arange(nets.widest)
-    paired = start == SYMMETRISED
-    alive = jnp.where(paired, 2.0 * (unit % half) < width, unit < width)
-    a = jnp.where(paired, jnp.where(unit < half, 1.0, -1.0) * params["a"][unit % half], params["a"])
-    b = jnp.where(paired, params["b"][unit % half], params["b"])
+    half, unit = nets.widest // 2, jnp.arange(nets.widest, dtype=width.dtype)
+    paired, partner = start == SYMMETRISED, jnp.arange(nets.widest) % half
+    alive = jnp.where(paired, 2 * (unit % half) < width, unit < width)
+    a = jnp.where(paired, jnp.where(unit < half, 1.0, -1.0) * params["a"][partner], params["a"])
+    b = jnp.where(paired, params["b"][partner], params["b"])
     return {"a": jnp.where(alive, a, 0), "b": jnp.where(alive[:, None], b, 0)}
 
 
