@@ -15,11 +15,18 @@ import pytest
 
 from lazyscope.papers import (
     convergence_cells,
+    draw_cells,
     flow_cells,
+    kappa_cells,
+    loss_cells,
+    narrow_cells,
     plane_cells,
     practice,
     protocol,
+    regime_cells,
     solutions,
+    start_cells,
+    step_cells,
     trajectories,
     widths,
 )
@@ -62,6 +69,21 @@ CELLS = {
     "lazyscope.papers.later.lewkowycz2020.over_rate": (lewkowycz2020.over_rate, lewkowycz2020.CELL_VERSION),
     "lazyscope.papers.widths.train": (widths.train, widths.TRAIN_VERSION),
     "lazyscope.papers.solutions.solve": (solutions.solve, solutions.SOLVE_VERSION),
+    "lazyscope.papers.kappa_cells.over_width": (kappa_cells.over_width, kappa_cells.WIDTH_VERSION),
+    "lazyscope.papers.kappa_cells.over_plane": (kappa_cells.over_plane, kappa_cells.PLANE_VERSION),
+    "lazyscope.papers.regime_cells.over_scale": (regime_cells.over_scale, regime_cells.CELL_VERSION),
+    "lazyscope.papers.loss_cells.fixed_horizon": (loss_cells.fixed_horizon, loss_cells.LOSS_VERSION),
+    "lazyscope.papers.loss_cells.decay": (loss_cells.decay, loss_cells.RATE_VERSION),
+    "lazyscope.papers.start_cells.independence": (start_cells.independence, start_cells.INDEPENDENCE_VERSION),
+    "lazyscope.papers.start_cells.offset": (start_cells.offset, start_cells.OFFSET_VERSION),
+    "lazyscope.papers.start_cells.rank_nearby": (start_cells.rank_nearby, start_cells.RANK_VERSION),
+    "lazyscope.papers.start_cells.smoothness": (start_cells.smoothness, start_cells.SMOOTHNESS_VERSION),
+    "lazyscope.papers.narrow_cells.end": (narrow_cells.end, narrow_cells.END_VERSION),
+    "lazyscope.papers.draw_cells.over_draws": (draw_cells.over_draws, draw_cells.DRAW_VERSION),
+    "lazyscope.papers.step_cells.sgd_stall": (step_cells.sgd_stall, step_cells.SGD_VERSION),
+    "lazyscope.papers.step_cells.sparse_stall": (step_cells.sparse_stall, step_cells.SPARSE_VERSION),
+    "lazyscope.papers.step_cells.start_gradient": (step_cells.start_gradient, step_cells.GRADIENT_VERSION),
+    "lazyscope.papers.step_cells.speed": (step_cells.speed, step_cells.SPEED_VERSION),
 }
 
 
