@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import landscape_panels
 from lazyscope.papers.landscape_cells import measured, surfaces
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
@@ -122,9 +122,10 @@ def _claim(
     accepted: tuple[float, float],
     quick: Outcome | None = None,
     note: str = "",
+    scale: Scale = Scale.REAL,
 ) -> Claim:
     expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, measure, quantity, accepted, expected, note)
+    return Claim(sentence, source, measure, quantity, accepted, expected, note, scale=scale)
 
 
 WIDER = np.log10(1.2)
@@ -246,6 +247,7 @@ CLAIMS = (
         (-np.inf, -0.5),
         Outcome.FAILS,
         note="Six cells that differ in width, output scale and, twentyfold, in kernel_time, none at its end.",
+        scale=Scale.CORRELATION,
     ),
     _claim(
         "A wider loss landscape leads to a better generalisation (one width and scale).",
@@ -254,6 +256,7 @@ CLAIMS = (
         lambda ds: ds.within.mean(["width", "exponent"]).values,
         (-np.inf, -0.5),
         note="Solutions of one problem from different draws, trained alike.",
+        scale=Scale.CORRELATION,
     ),
 )
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Key, PyTree
 from matplotlib.figure import Figure
 
 from lazyscope import figures, landscape
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import landscape_panels
 from lazyscope.papers.landscape_panels import Surface
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
@@ -194,9 +194,10 @@ def _claim(
     accepted: tuple[float, float],
     quick: Outcome | None = None,
     note: str = "",
+    scale: Scale = Scale.REAL,
 ) -> Claim:
     expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected, note)
+    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected, note, scale=scale)
 
 
 CLAIMS = (
@@ -207,6 +208,7 @@ CLAIMS = (
         value("distance_ratio", "note"),
         (-np.inf, 0.5),
         Outcome.HOLDS,
+        scale=Scale.RATIO,
     ),
     _claim(
         "The plane shows where they are.",
@@ -215,6 +217,7 @@ CLAIMS = (
         value("in_plane", "note"),
         (0.5, np.inf),
         Outcome.FAILS,
+        scale=Scale.SHARE,
     ),
     _claim(
         "There the loss of 1/m is higher than where the 1/m solutions converge.",

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.diagnose import Thresholds
 from lazyscope.papers.protocol import decades
 from lazyscope.papers.regime_cells import CELL_VERSION, DIMS, SHARES, STARTS, Nets, over_scale
@@ -136,8 +136,11 @@ def _claim(
     quick: Outcome | None = None,
     note: str = "",
     source: str = "note §1.1",
+    scale: Scale = Scale.REAL,
 ) -> Claim:
-    return Claim(sentence, source, measure, quantity, accepted, {"tiny": None, "quick": quick, "paper": None}, note)
+    return Claim(
+        sentence, source, measure, quantity, accepted, {"tiny": None, "quick": quick, "paper": None}, note, scale=scale
+    )
 
 
 RANK = "Spearman correlation over width, start and output scale of {} with {}"
@@ -187,6 +190,7 @@ CLAIMS = (
         partial(rank_correlation, before="one_step", after="gap"),
         (0.7, np.inf),
         Outcome.INCONCLUSIVE,
+        scale=Scale.CORRELATION,
     ),
     _claim(
         "kappa << 1 tells lazy training from other: it predicts the gap.",
@@ -194,6 +198,7 @@ CLAIMS = (
         partial(rank_correlation, before="kappa", after="gap"),
         (0.7, np.inf),
         Outcome.HOLDS,
+        scale=Scale.CORRELATION,
     ),
     _claim(
         "kappa << 1 tells lazy training from other: it predicts the change of Dh.",
@@ -201,6 +206,7 @@ CLAIMS = (
         partial(rank_correlation, before="kappa", after="change"),
         (0.7, np.inf),
         Outcome.HOLDS,
+        scale=Scale.CORRELATION,
     ),
     _claim(
         "With h(w0) = 0 kappa predicts the gap.",
@@ -209,6 +215,7 @@ CLAIMS = (
         (0.7, np.inf),
         Outcome.HOLDS,
         source="ours, on note §1.1",
+        scale=Scale.CORRELATION,
     ),
     _claim(
         "For plain nets alone kappa predicts the gap.",
@@ -218,6 +225,7 @@ CLAIMS = (
         Outcome.FAILS,
         source="ours, on note §1.1",
         note="Scale and width act against each other: a wider plain net has a smaller kappa and a larger gap.",
+        scale=Scale.CORRELATION,
     ),
     _claim(
         "A net with kappa <= 0.1 trains lazily.",
@@ -227,6 +235,7 @@ CLAIMS = (
         Outcome.FAILS,
         note="False alarms: every plain net with kappa below 0.1, and symmetrised or centred ones at alpha·tau² of 0.1 "
         "to 10, the narrow ones longest.",
+        scale=Scale.SHARE,
     ),
     _claim(
         "A net with h(w0) = 0 and kappa <= 0.1 trains lazily.",
@@ -235,6 +244,7 @@ CLAIMS = (
         (0.9, np.inf),
         Outcome.FAILS,
         source="ours, on note §1.1",
+        scale=Scale.SHARE,
     ),
     _claim(
         "A net with h(w0) = 0 and kappa <= 0.001 trains lazily.",
@@ -243,6 +253,7 @@ CLAIMS = (
         (0.9, np.inf),
         Outcome.HOLDS,
         source="ours: the level that lazyscope advises",
+        scale=Scale.SHARE,
     ),
     _claim(
         "A net that trains lazily has kappa << 1.",
@@ -250,6 +261,7 @@ CLAIMS = (
         misses,
         (-np.inf, 0.1),
         Outcome.HOLDS,
+        scale=Scale.SHARE,
     ),
     _claim(
         "As alpha grows bigger the criterion decreases, leading to a lazy training situation (raw output).",
