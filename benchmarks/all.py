@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-QUESTIONS = ("engine", "startup", "kappa", "kernel", "closed_forms", "growth", "differences")
+QUESTIONS = ("engine", "startup", "kappa", "kernel", "closed_forms", "growth", "differences", "door")
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 

@@ -1,6 +1,7 @@
 """Would the tests notice a slip? Small changes of the source, each put to the tests of its module.
 
     python benchmarks/mutants.py --count 200 --seed 0 [--only measures krylov] [--processes 2] [--out mutants.jsonl]
+    python benchmarks/mutants.py --slow --out mutants.jsonl    # then: what survived, put to the slow tests
 
 A mutant is one change of one place: a comparison or an arithmetic operator swapped, an integer off by one, a `not`, an
 `abs` or a `sqrt` dropped, a condition negated, `min` for `max`. `--count` of them are drawn from all places of the
@@ -34,15 +35,18 @@ TESTS = {
     "claims": ["test_claims"],
     "linearize": ["test_linearize"],
     "krylov": ["test_krylov", "test_units"],
-    "criterion": ["test_criterion", "test_units"],
+    "criterion": ["test_criterion", "test_units", "test_passes"],
     "tangent": ["test_tangent", "test_weights", "test_units"],
     "diagnose/regime": ["test_diagnose"],
-    "problems": ["test_problems"],
+    "problems": ["test_problems", "test_diagnose"],
     "models": ["test_models", "test_mlp"],
     "adapters": ["test_adapters", "test_torch"],
     "store": ["test_store", "test_store_cli"],
     "differential": ["test_differential"],
+    "adapters/torch": ["test_torch", "test_torch_kinks"],
 }
+# Those whose tests need PyTorch are slow ones.
+SLOW = {"adapters/torch"}
 
 _COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -149,7 +153,7 @@ def files(module: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in (ROOT / SOURCE / module).glob("*.py"))
 
 
-def outcome(tree: Path, path: str, mutated: str, tests: list[str], timeout: float) -> str:
+def outcome(tree: Path, path: str, mutated: str, tests: list[str], marked: str, timeout: float) -> str:
     """`killed`, `timeout` (killed, too) or `survived`, by the tests in a copy of the tree."""
     whole = (tree / path).read_text()
     (tree / path).write_text(mutated)
@@ -162,12 +166,20 @@ def outcome(tree: Path, path: str, mutated: str, tests: list[str], timeout: floa
         "-n",
         "0",
         "-m",
-        "not slow",
+        marked,
         "-p",
         "no:cacheprovider",
         *tests,
     ]
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1", "NPROC": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(tree / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NPROC": "1",
+        # Nearly every program is that of the tree as it is: compiled once for all mutants, found by what it computes.
+        "JAX_COMPILATION_CACHE_DIR": str(tree.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     try:
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -201,6 +213,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds a mutant")
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--slow", action="store_true", help="judge the survivors in --out by the slow tests")
     given = parser.parse_args()
 
     known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
@@ -213,11 +226,12 @@ def main() -> None:
         def judge(drawn: tuple[str, tuple[str, int, str, str]]) -> None:
             module, (path, line, change, mutated) = drawn
             found = done.get((path, line, change))
-            if found is None:
+            if found is None or (given.slow and found == "survived"):
                 tree = free.get()
                 try:
                     tests = [f"tests/{name}.py" for name in TESTS[module] if (tree / f"tests/{name}.py").exists()]
-                    found = outcome(tree, path, mutated, tests, given.timeout)
+                    marked = "slow" if given.slow or module in SLOW else "not slow"
+                    found = outcome(tree, path, mutated, tests, marked, given.timeout)
                 finally:
                     free.put(tree)
                 out.write(json.dumps({"file": path, "line": line, "change": change, "outcome": found}) + "\n")

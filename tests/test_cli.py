@@ -107,7 +107,7 @@ def test_reproduce_leaves_labelled_numbers_with_their_origin(tiny):
     out, _ = tiny
     with xr.open_dataset(out / "figures" / "note-fig4.nc") as ds:
         assert ds.test_loss.dims[:2] == ("tau", "seed")
-        assert {"jax", "git_commit", "device", "precision", "num_steps", "xla_threads"} <= set(ds.attrs)
+        assert {"jax", "git_commit", "device", "precision", "protocol.num_steps", "xla_threads"} <= set(ds.attrs)
     item = json.loads((out / "figures" / "note-fig4.json").read_text())
     assert [finding["seeds"] for finding in item["findings"]] == [3, 3, 3]
 

@@ -24,8 +24,11 @@ from lazyscope.criterion import (
     hessian_norm,
     jacobian_norm,
 )
-from lazyscope.criterion.bounds import dense_second_derivative
-from lazyscope.krylov import lanczos
+from lazyscope.criterion.bounds import _matricisations, dense_second_derivative
+from lazyscope.criterion.budget import Counter
+from lazyscope.criterion.jacobian import _largest
+from lazyscope.criterion.subsampling import _squares
+from lazyscope.krylov import RitzPairs, lanczos
 from lazyscope.models import center, double, two_layer
 from lazyscope.problems import Problem, square_loss, teacher_student
 from lazyscope.scaling import alpha_for
@@ -103,7 +106,41 @@ def test_jacobian_norm_is_the_largest_dense_singular_value(name):
     if known is not None:
         np.testing.assert_allclose(estimate.value, known, rtol=1e-6)
     assert estimate.converged
+    assert estimate.products % 2 == 0  # each step of Lanczos takes one of either mode
     assert abs(estimate.value - dense_jacobian_norm(name)) <= max(2 * estimate.error, 1e-14 * estimate.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "residual", "error"),
+    [
+        ([1.0, 2.0], 0.1, 0.01 / 0.9),  # far from the next one: r²/gap (Parlett 1998, §11.7), r off at most
+        ([1.95, 2.0], 0.1, 0.1),  # no gap left: r
+        ([1.0, 2.0], 1e-12, 2 * float(jnp.finfo(float).eps)),  # below the rounding of the value
+    ],
+)
+def test_the_error_of_the_largest_value_follows_from_its_residual_and_gap(values, residual, error):
+    pairs = RitzPairs(jnp.asarray(values), jnp.eye(2), jnp.asarray([0.5, residual]))
+    found = _largest(jnp.ones(()), pairs, pairs.vectors[::-1], 3 * jnp.eye(2), True)
+    np.testing.assert_allclose(found.error, error, rtol=1e-12)
+    np.testing.assert_allclose(found.right, [1, 0])  # images have length 1
+    alone = _largest(
+        jnp.ones(()), RitzPairs(jnp.array([2.0]), jnp.eye(1), jnp.array([0.1])), jnp.eye(1), jnp.eye(1), True
+    )
+    np.testing.assert_allclose(alone.error, 0.01 / 1.9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_a_search_that_is_cut_short_does_not_claim_to_have_converged(scale):
+    case = BY_NAME["several outputs"]
+
+    def apply(params, x):
+        return scale * case.apply(params, x)
+
+    budget = QUICK._replace(jacobian_steps=2)
+    estimate = criterion(apply, case.params, case.problem, key=KEY, budget=budget).jacobian_norm
+    off = abs(estimate.value - scale * dense_jacobian_norm("several outputs"))
+    assert not estimate.converged
+    assert 0.1 < estimate.error / off < 10
 
 
 @every_case
@@ -340,9 +377,17 @@ def test_the_quick_budget_spends_at_most_60_products_and_claims_no_upper_bound()
     case = BY_NAME["several outputs"]
     crit = criterion(case.apply, case.params, case.problem, key=KEY, budget=QUICK)
     assert crit.products <= 60
+    assert crit.products == crit.jacobian_norm.products + crit.hessian_norm.products + 1
     assert crit.kappa_interval[1] == math.inf
     assert "no upper bound was computed" in str(crit)
     assert crit.hessian_norm.value <= measured(case.name).hessian_norm.value * (1 + 1e-9)
+
+
+def test_what_is_left_of_a_budget_is_never_negative():
+    count = Counter(10, 7)
+    assert (count.left, count.allows(3), count.allows(4)) == (3, True, False)
+    count.add(5)
+    assert (count.left, count.allows(0)) == (0, False)
 
 
 @pytest.mark.parametrize("products", [150, 700])
@@ -374,6 +419,47 @@ def test_the_same_key_gives_the_same_numbers():
 
 def test_the_printed_criterion_says_what_automatic_differentiation_leaves_out():
     assert "drops the kinks of ReLU" in str(measured("two-layer relu"))
+
+
+@pytest.mark.slow
+def test_held_out_examples_cost_two_products_of_each_order_more():
+    model = two_layer(2, 2, jnp.tanh)
+    params = model.init(KEY)
+    alike = jnp.ones((6, 2))
+
+    def products(n, examples=None):
+        problem = Problem(alike[:n], jnp.ones(n))
+        return criterion(model.apply, params, problem, key=KEY, budget=QUICK, examples=examples).products
+
+    assert products(6, examples=3) == products(3) + 4
+
+
+@pytest.mark.slow
+def test_a_step_costs_its_gradient_and_four_products_for_each_of_at_most_24_outputs():
+    for outputs in (5, 30):
+        model, x = two_layer(2, 2, jnp.tanh), jnp.cos(jnp.arange(2.0 * outputs)).reshape(outputs, 2)
+        problem, params = Problem(x, jnp.ones(outputs)), model.init(KEY)
+        plain, stepped = (
+            criterion(model.apply, params, problem, key=KEY, budget=QUICK, step_size=size).products
+            for size in (None, 0.1)
+        )
+        assert stepped - plain == 1 + 4 * min(24, outputs)
+
+
+@pytest.mark.slow
+def test_a_search_whose_starts_have_all_settled_stops():
+    case = BY_NAME["two-layer tanh"]
+    budget = DEFAULT._replace(dense=0, products=20_000)
+    found = criterion(case.apply, case.params, case.problem, key=KEY, budget=budget)
+    assert found.hessian_norm.converged
+    assert found.products < 10_000
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
+def test_shares_of_examples_are_by_their_squared_norms(scale):
+    rows = scale * np.asarray([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]])
+    found = _squares(rows)
+    np.testing.assert_allclose(found / np.sum(found), [25 / 26, 1 / 26, 0], rtol=1e-14)
 
 
 @pytest.mark.slow
@@ -458,6 +544,12 @@ def test_alpha_for_is_the_larger_root_whatever_the_size_and_sign_of_the_targets(
     # Equal there, and larger at every smaller alpha.
     assert kappas[10] == pytest.approx(wanted, rel=1e-3)
     assert np.all(np.diff(kappas[10:]) > 0)
+
+
+def test_norms_of_the_three_unfoldings_of_a_tensor_are_spectral():
+    block = np.random.default_rng(0).standard_normal((3, 4, 5))
+    unfolded = [np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1) for axis in range(3)]
+    np.testing.assert_allclose(_matricisations(block), [np.linalg.norm(rows, 2) for rows in unfolded], rtol=1e-12)
 
 
 def test_the_standard_error_of_the_frobenius_bound_is_the_spread_of_its_values():

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import lazyscope as ls
-from lazyscope.diagnose import regime, regimes
+from lazyscope.diagnose import Thresholds, regime, regimes
+from lazyscope.diagnose.regime import near
 from lazyscope.dynamics import gradient_descent
 
 KEY = jax.random.key(2)
@@ -38,6 +39,20 @@ def diagnosed(model, params0, **options):
 )
 def test_regime_follows_from_the_two_deciders(gap, change, expected):
     assert regime(gap, change) == expected
+
+
+@pytest.mark.parametrize(
+    ("gap", "change", "named"),
+    [
+        (0.02, 0.2, []),
+        (0.0451, 0.2, ["g = 0.0451 is within 10 % of the threshold 0.05"]),
+        (0.0549, 0.2, ["g = 0.0549 is within 10 % of the threshold 0.05"]),
+        (0.0449, 0.1101, []),
+        (0.16, 0.46, ["g = 0.16 is within 10 % of the threshold 0.15", "j = 0.46 is within 10 % of the threshold 0.5"]),
+    ],
+)
+def test_deciders_within_a_tenth_of_a_threshold_on_either_side_are_named(gap, change, named):
+    assert list(near(gap, change, Thresholds())) == named
 
 
 @pytest.mark.slow

@@ -78,6 +78,25 @@ def test_many_outputs_are_estimated_and_need_a_key():
         np.testing.assert_allclose(found.groups[name].change_share, group.change_share, atol=0.05)
 
 
+@pytest.mark.parametrize(("n", "outputs", "probes"), [(4, 20, 16), (10, 20, 7), (50, 20, 4), (50, 4, 0)])
+def test_directions_are_four_an_example_and_64_in_all_at_least_or_all_outputs(n, outputs, probes, monkeypatch):
+    monkeypatch.setattr("lazyscope.differential.EXACT", 1)
+    model = ls.mlp((3, outputs))
+    params0 = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (n, 3))
+    assert differential_change(model.apply, params0, params0, x, key=jax.random.key(2)).probes == probes
+
+
+def test_all_directions_are_taken_up_to_the_stated_number_of_derivatives(monkeypatch):
+    model = ls.mlp((3, 20))
+    params0, x = model.init(jax.random.key(0)), jnp.ones((50, 3))
+    numbers = 50 * 20 * tree.size(tree.split(params0)[0])
+    monkeypatch.setattr("lazyscope.differential.EXACT", numbers)
+    assert differential_change(model.apply, params0, params0, x).probes == 0
+    monkeypatch.setattr("lazyscope.differential.EXACT", numbers - 1)
+    assert differential_change(model.apply, params0, params0, x, key=jax.random.key(2)).probes == 4
+
+
 def test_nothing_moved_is_no_change_and_a_linear_model_never_changes():
     case = BY_NAME["attention"]
     assert float(differential_change(case.apply, case.params, case.params, case.problem.x).value) == 0

@@ -55,3 +55,14 @@ def test_an_exact_eigenvector_as_start_stops_at_once():
     pairs = lanczos(lambda v: 3 * v, start(6), depth=4)
     np.testing.assert_allclose(pairs.values[-1], 3.0, rtol=1e-14)
     assert bool(jnp.all(jnp.isfinite(pairs.vectors)))
+
+
+def test_fewer_steps_than_compiled_are_those_of_a_shallower_search():
+    matrix = np.cos(np.arange(64.0)).reshape(8, 8)
+    matrix, start = jnp.asarray(matrix + matrix.T), jnp.ones(8)
+    for steps in (1, 3, 6):
+        stopped = lanczos(lambda v: matrix @ v, start, depth=6, steps=jnp.asarray(steps))
+        whole = lanczos(lambda v: matrix @ v, start, depth=steps)
+        found, rest = jnp.split(stopped.values[jnp.argsort(-jnp.abs(stopped.values))], [steps])
+        np.testing.assert_allclose(jnp.sort(found), whole.values, rtol=1e-12)
+        np.testing.assert_allclose(rest, 0, atol=1e-12)

@@ -109,5 +109,13 @@ def test_gates_of_the_current_weights_give_the_model(doubled):
     np.testing.assert_allclose(imposed, model.apply(params, x), atol=1e-14)
 
 
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_unit_at_its_kink_is_closed(doubled):
+    model = two_layer(6, 5)
+    params = model.init(jax.random.key(0), doubled=doubled)
+    assert model.gates is not None
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(model.gates(params, jnp.zeros((3, 5)))))
+
+
 def test_smooth_activations_have_no_gates():
     assert two_layer(6, 5, jnp.tanh).gates is None

@@ -9,7 +9,7 @@ import pytest
 
 from lazyscope import gradient_descent, tree
 from lazyscope.criterion import criterion
-from lazyscope.papers import FIGURES, SIZES, kappa_cells, widths
+from lazyscope.papers import FIGURES, SIZES, kappa_cells, level_lines, widths
 from lazyscope.papers.protocol import (
     Protocol,
     chizat_step_size,
@@ -17,8 +17,8 @@ from lazyscope.papers.protocol import (
     experiment,
     fixed_step_size,
     held_out,
+    power_step_size,
     setup,
-    shrinking_step_size,
     train,
 )
 from lazyscope.papers.reproduce import load, reproduce
@@ -54,7 +54,19 @@ def test_step_rules():
     taus = jnp.array([0.01, 0.1, 1.0, 10.0])
     np.testing.assert_allclose(chizat_step_size(taus), [10, 10, 0.1, 0.001])
     np.testing.assert_allclose(fixed_step_size(taus), 0.005)
-    np.testing.assert_allclose(shrinking_step_size(taus), [5e-5, 5e-4, 5e-3, 5e-3])
+    np.testing.assert_allclose(power_step_size(taus, power=1.0), [1e-3, 1e-2, 0.1, 1])
+    np.testing.assert_allclose(power_step_size(taus, power=-2.0)[1:], chizat_step_size(taus)[1:])
+
+
+def test_a_level_line_is_found_where_the_surface_crosses_it_and_nowhere_else():
+    log_tau, log_alpha = np.linspace(-1, 1, 5), np.linspace(-3, 3, 25)
+    surface = np.tanh(log_alpha[None, :] + 2 * log_tau[:, None])  # level lines of slope −2
+    taus, alphas = level_lines.crossings(surface, log_tau, log_alpha, np.tanh(0.3))
+    np.testing.assert_allclose(alphas, 0.3 - 2 * taus, atol=1e-3)
+    np.testing.assert_allclose(level_lines.slope((taus, alphas)), -2, atol=1e-3)
+    surface[0, :22] = np.nan  # diverged up to above the crossing: this column has none
+    assert len(level_lines.crossings(surface, log_tau, log_alpha, np.tanh(0.3))[0]) == 4
+    assert np.isnan(level_lines.slope(level_lines.crossings(surface, log_tau, log_alpha, 2.0)))
 
 
 def test_decades_are_short_decimal_numbers():

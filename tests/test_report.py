@@ -137,6 +137,25 @@ def test_same_items_same_page(tmp_path):
     assert pages[0] == pages[1]
 
 
+def test_the_page_says_what_chance_does_over_all_its_claims(tmp_path):
+    def some(name, **changes):
+        report.write_item(
+            tmp_path, replace(item(name), findings=[item().findings[0] | changes]), svg=b"<svg/>", png=b""
+        )
+
+    some("a", p=0.001)
+    some("b", p=0.03)  # alone decided, not beside the others
+    some("c", p=1.0, outcome="inconclusive")
+    some("d", p=None)  # by its worst seed
+    page = report.write_page(tmp_path).read_text()
+    text = " ".join(re.search(r'<p id="chance">(.*?)</p>', page, re.DOTALL).group(1).split())  # type: ignore[union-attr]
+    assert text.startswith("3 claims are judged by an interval, 1 by their worst seed.")
+    assert "0.2 of the 3 would be decided by chance" in text  # 0.15
+    assert "Of the 2 decided ones 1 stay so" in text
+    marked = re.findall(r'<section id="(\w)".*?<span class="tag \w+">([a-z †]*)</span>', page, re.DOTALL)
+    assert marked == [("a", "holds"), ("b", "holds †"), ("c", "inconclusive"), ("d", "holds")]
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a report needs a folder with results"):
         report.write_page(tmp_path)

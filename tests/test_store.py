@@ -621,7 +621,7 @@ class Kind:
 
 def inner(t, bound=2.0):
     # a comment
-    return bound * t
+    return bound * t if f"below {bound}" else bound
 
 
 def made(factor):
@@ -690,6 +690,7 @@ OTHER = [
     ("value**self.power", "value*self.power"),
     ("bound=2.0", "bound=3.0"),
     ("bound * t", "bound / t"),
+    ("below {bound}", "above {bound}"),
     ("factor * t", "factor / t"),
     ("made(2)", "made(3)"),
     ("t + 1", "t + 2"),
@@ -798,6 +799,56 @@ def test_export_has_every_cell_with_its_coordinates(filled, finished, tmp_path):
         "value",
         "noise[0]",
     }
+
+
+def shifted(key, *, t, u=0.0):
+    return {"value": t + u}
+
+
+def test_export_keeps_sweeps_of_one_function_over_other_axes_apart(tmp_path):
+    with Store(tmp_path / "s") as store:
+        for axes in ({"t": (0.0, 1.0)}, {"t": (0.0, 1.0, 2.0), "u": (0.5, 1.5)}):
+            sweep_function(shifted, axes, key=KEY, seeds=1, store=store)
+    written, problems = stores.export_cells(tmp_path / "s", tmp_path / "out", write=stores.write_netcdf)
+    assert problems == []
+    stems = sorted(path.stem for path in written)
+    assert len(stems) == 2
+    assert stems[1] == f"{stems[0]}-2"
+    tables = [xr.load_dataset(path, engine="h5netcdf") for path in written]
+    assert sorted(table.sizes["cell"] for table in tables) == [2, 6]
+
+
+def test_a_function_of_the_program_that_runs_is_known_by_the_file_or_module(monkeypatch):
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(ValueError, match="a store needs functions it can name, got cell of a session"):
+        keys._main_module("cell", "the function")
+    main.__file__ = "/somewhere/study.py"
+    assert keys._main_module("cell", "the function") == "study"
+    main.__spec__ = types.SimpleNamespace(name="package.study")
+    assert keys._main_module("cell", "the function") == "package.study"
+
+
+def named(key, *, rule, t):
+    return {"value": t if rule == "chizat" else -t}
+
+
+def test_export_has_words_as_words(tmp_path):
+    axes = {"rule": ["fixed", "chizat"], "t": (0.0, 1.0)}
+    with Store(tmp_path / "s") as store:
+        sweep_function(named, axes, key=KEY, seeds=1, static=("rule",), store=store)
+    ((csv,), _) = stores.export_cells(tmp_path / "s", tmp_path / "out", write=stores.write_csv)
+    lines = sorted(csv.read_text().splitlines()[1:])
+    assert lines == ["0,chizat,0.0,0.0", "0,chizat,1.0,1.0", "0,fixed,0.0,-0.0", "0,fixed,1.0,-1.0"]
+
+
+def test_a_store_is_known_by_its_marker_or_by_its_chunks(filled, tmp_path):
+    assert stores.locate(filled) == filled
+    assert stores.locate(filled.parent / "s") == filled
+    (filled / "store.json").unlink()
+    assert stores.locate(filled) == filled
+    with pytest.raises(StoreError, match="a store needs a folder with"):
+        stores.locate(tmp_path)
 
 
 def test_export_stays_in_its_folder_whatever_a_header_says(tmp_path):

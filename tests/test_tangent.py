@@ -234,6 +234,8 @@ def test_a_kernel_between_two_batches_has_no_spectrum_and_rounding_leaves_one():
         spectrum(between)
     rounded = kernel.astype(jnp.float32) + 1e-7 * jnp.triu(kernel).astype(jnp.float32)
     np.testing.assert_allclose(spectrum(rounded).eigenvalues[0], spectrum(kernel).eigenvalues[0], rtol=1e-5)
+    lopsided = -jnp.ones((3, 3)) + 1e-12 * jnp.triu(jnp.ones((3, 3)), 1)
+    np.testing.assert_allclose(spectrum(lopsided).eigenvalues, [0, 0, -3], atol=1e-11)
 
 
 @named([case for case in CASES if case.name in ("rank one", "quadratic, rank one", "linear", "several outputs")])

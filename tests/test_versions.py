@@ -13,10 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import convergence_cells, flow_cells, practice, protocol, solutions, trajectories, widths
+from lazyscope.papers import (
+    convergence_cells,
+    draw_cells,
+    flow_cells,
+    kappa_cells,
+    loss_cells,
+    narrow_cells,
+    plane_cells,
+    practice,
+    protocol,
+    regime_cells,
+    solutions,
+    start_cells,
+    step_cells,
+    trajectories,
+    widths,
+)
 from lazyscope.papers.chizat2019 import deep_cells, fig2b, fig3c, particles
 from lazyscope.papers.later import lewkowycz2020
-from lazyscope.papers.note import fig5, ref1, ref3, ref6, ref8, s4_6, s5_1
+from lazyscope.papers.note import ref1, ref3, ref6, ref8, s4_6, s5_1
 from lazyscope.store.code import reached
 
 RECORD = Path(__file__).with_name("versions.json")
@@ -41,8 +57,8 @@ CELLS = {
     "lazyscope.papers.note.ref6.predictors": (ref6.predictors, ref6.CELL_VERSION),
     "lazyscope.papers.note.ref8.train": (ref8.train, ref8.CELL_VERSION),
     "lazyscope.papers.trajectories.trajectory": (trajectories.trajectory, trajectories.CELL_VERSION),
-    "lazyscope.papers.note.fig5.plane": (fig5.plane, fig5.CELL_VERSION),
-    "lazyscope.papers.note.fig5.note_plane": (fig5.note_plane, fig5.CELL_VERSION),
+    "lazyscope.papers.plane_cells.plane": (plane_cells.plane, plane_cells.CELL_VERSION),
+    "lazyscope.papers.plane_cells.note_plane": (plane_cells.note_plane, plane_cells.CELL_VERSION),
     "lazyscope.papers.note.s5_1.stall": (s5_1.stall, s5_1.CELL_VERSION),
     "lazyscope.papers.note.s5_1.edge": (s5_1.edge, s5_1.CELL_VERSION),
     "lazyscope.papers.chizat2019.particles.train": (particles.train, particles.CELL_VERSION),
@@ -53,6 +69,21 @@ CELLS = {
     "lazyscope.papers.later.lewkowycz2020.over_rate": (lewkowycz2020.over_rate, lewkowycz2020.CELL_VERSION),
     "lazyscope.papers.widths.train": (widths.train, widths.TRAIN_VERSION),
     "lazyscope.papers.solutions.solve": (solutions.solve, solutions.SOLVE_VERSION),
+    "lazyscope.papers.kappa_cells.over_width": (kappa_cells.over_width, kappa_cells.WIDTH_VERSION),
+    "lazyscope.papers.kappa_cells.over_plane": (kappa_cells.over_plane, kappa_cells.PLANE_VERSION),
+    "lazyscope.papers.regime_cells.over_scale": (regime_cells.over_scale, regime_cells.CELL_VERSION),
+    "lazyscope.papers.loss_cells.fixed_horizon": (loss_cells.fixed_horizon, loss_cells.LOSS_VERSION),
+    "lazyscope.papers.loss_cells.decay": (loss_cells.decay, loss_cells.RATE_VERSION),
+    "lazyscope.papers.start_cells.independence": (start_cells.independence, start_cells.INDEPENDENCE_VERSION),
+    "lazyscope.papers.start_cells.offset": (start_cells.offset, start_cells.OFFSET_VERSION),
+    "lazyscope.papers.start_cells.rank_nearby": (start_cells.rank_nearby, start_cells.RANK_VERSION),
+    "lazyscope.papers.start_cells.smoothness": (start_cells.smoothness, start_cells.SMOOTHNESS_VERSION),
+    "lazyscope.papers.narrow_cells.end": (narrow_cells.end, narrow_cells.END_VERSION),
+    "lazyscope.papers.draw_cells.over_draws": (draw_cells.over_draws, draw_cells.DRAW_VERSION),
+    "lazyscope.papers.step_cells.sgd_stall": (step_cells.sgd_stall, step_cells.SGD_VERSION),
+    "lazyscope.papers.step_cells.sparse_stall": (step_cells.sparse_stall, step_cells.SPARSE_VERSION),
+    "lazyscope.papers.step_cells.start_gradient": (step_cells.start_gradient, step_cells.GRADIENT_VERSION),
+    "lazyscope.papers.step_cells.speed": (step_cells.speed, step_cells.SPEED_VERSION),
 }
 
 

@@ -5,6 +5,7 @@ inf, and none is NaN for finite inputs. All are functions of arrays that can be 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -179,8 +180,12 @@ def linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Batch) -
     One forward-mode product. The same at every output scale alpha. It bounds nothing about where the linearised model
     would have trained to: that is `trained_gap`. A movement of the outputs near eps·‖h(w0)‖ leaves only rounding.
     """
+    return _linearization_gap(apply, params0, params, x, tree.differences(params0, params))
+
+
+@partial(jax.jit, static_argnums=0)
+def _linearization_gap(apply: Apply, params0: PyTree, params: PyTree, x: Batch, change: list[Array]) -> Array:
     theta0, merge = tree.split(params0)
-    change = tree.differences(params0, params)
     outputs0, linear = pushed(lambda th: apply(merge(th), x), theta0, change)
     moved = apply(params, x) - outputs0
     gap = tree.ratio(tree.norm(moved - linear), tree.norm(moved))

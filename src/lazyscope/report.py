@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from lazyscope.claims import Finding, threshold_text
+from lazyscope.claims import CONFIDENCE, Finding, Outcome, corrected, threshold_text
 from lazyscope.store import named, write_atomic
 
 PAGE = "index.html"
 INTERACTIVE = ".interactive.json"
 ITEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
+WORDS = ("sentence", "outcome", "reason", "measure", "interval", "of", "note", "moved")  # of a finding
 KEPT = {"PNG": "png", "PDF": "pdf", "SVG": "svg", "netCDF": "nc"}
 GROUPS = {  # by the first part of a figure's name; the rest are later papers'
     "explorer": "Explorer",
@@ -38,7 +39,11 @@ GROUPS = {  # by the first part of a figure's name; the rest are later papers'
 
 @dataclass(frozen=True)
 class Item:
-    """One figure on the page: what it shows, what was claimed and measured, and where it comes from."""
+    """One figure on the page: what it shows, what was claimed and measured, and where it comes from.
+
+    `settings` holds what was run, by name; `stated` what the paper states of it where that is said, and why ours is
+    another value.
+    """
 
     name: str
     title: str
@@ -49,6 +54,7 @@ class Item:
     settings: dict[str, str]
     numbers: list[list[str]]
     provenance: dict[str, str]
+    stated: dict[str, list[str]] = field(default_factory=dict)
 
 
 def describe(finding: Finding, size: str) -> dict[str, Any]:
@@ -61,12 +67,15 @@ def describe(finding: Finding, size: str) -> dict[str, Any]:
         "measure": claim.measure,
         "mean": _number(finding.mean),
         "interval": "none" if math.isnan(finding.low) else f"{_number(finding.low)} to {_number(finding.high)}",
+        "of": "range over seeds" if claim.every_seed else "95 % interval",
         "threshold": threshold_text(claim.accepted),
         "seeds": finding.seeds,
         "outcome": finding.outcome.value,
         "expected": "unknown" if expected is None else expected.value,
         "reason": finding.reason,
         "note": claim.note,
+        "moved": claim.moved,
+        "p": None if math.isnan(finding.p) else finding.p,
     }
 
 
@@ -76,6 +85,26 @@ class Group:
 
     title: str
     entries: list[Item]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What chance does over all claims of a page.
+
+    `judged` of them by an interval and `worst` by their worst seed. Were every quantity at its threshold, `by_chance`
+    would be decided. `doubtful` names, by figure and place, those of the `decided` that a correction does not leave.
+    """
+
+    judged: int
+    worst: int
+    by_chance: float
+    decided: int
+    doubtful: dict[str, list[bool]]
+
+    @property
+    def stay(self) -> int:
+        """How many the correction leaves."""
+        return self.decided - sum(map(sum, self.doubtful.values()))
 
 
 def write_item(
@@ -120,14 +149,17 @@ def _item(values: Any, stem: str) -> Item:
     item = Item(**values)
     table = isinstance(item.numbers, list) and all(isinstance(row, list) for row in item.numbers)
     claims = isinstance(item.findings, list) and all(isinstance(finding, dict) for finding in item.findings)
-    facts = isinstance(item.settings, dict) and isinstance(item.provenance, dict)
+    facts = all(isinstance(facts, dict) for facts in (item.settings, item.stated, item.provenance))
     if item.name != stem or not (table and item.numbers and claims and facts):
         raise ValueError
     texts: list[Any] = [item.title, item.caption, item.size, item.command]
     texts += [*item.settings.values(), *item.provenance.values(), *(cell for row in item.numbers for cell in row)]
-    texts += [finding[name] for finding in item.findings for name in ("sentence", "outcome", "reason", "measure")]
+    texts += [text for stated, why in item.stated.values() for text in (stated, why)]
+    texts += [finding[name] for finding in item.findings for name in WORDS]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError
+    if not all(finding["p"] is None or 0 <= finding["p"] <= 1 for finding in item.findings):
+        raise ValueError
     return item
 
 
@@ -146,8 +178,10 @@ def write_page(out: Path) -> Path:
     explorers = {name: _embedded(data) for name, data in turned.items() if data.get("kind") == "explorer"}
     surfaces = {name: _embedded(data) for name, data in turned.items() if data and name not in explorers}
     outcomes = Counter(finding["outcome"] for item in items for finding in item.findings)
+    chance = _chance(items)
     page = environment.get_template("page.html").render(
         items=items,
+        chance=chance,
         groups=_grouped(items),
         pictures=pictures,
         outcomes=outcomes,
@@ -161,6 +195,23 @@ def write_page(out: Path) -> Path:
     )
     write_atomic(out / PAGE, page.encode())
     return out / PAGE
+
+
+def _chance(items: list[Item]) -> Chance:
+    judged = [(item.name, i, f) for item in items for i, f in enumerate(item.findings) if f["p"] is not None]
+    decided = [(name, i) for name, i, f in judged if f["outcome"] != Outcome.INCONCLUSIVE.value]
+    stays = {
+        (name, i) for (name, i, _), kept in zip(judged, corrected([f["p"] for *_, f in judged]), strict=True) if kept
+    }
+    return Chance(
+        judged=len(judged),
+        worst=sum(len(item.findings) for item in items) - len(judged),
+        by_chance=round((1 - CONFIDENCE) * len(judged), 1),
+        decided=len(decided),
+        doubtful={
+            item.name: [(item.name, i) in {*decided} - stays for i in range(len(item.findings))] for item in items
+        },
+    )
 
 
 def _grouped(items: list[Item]) -> list[Group]:

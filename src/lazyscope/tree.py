@@ -68,6 +68,7 @@ def add(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, a, b)
 
 
+@jax.jit
 def sub(a: PyTree, b: PyTree) -> PyTree:
     """A − b, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)
@@ -82,6 +83,7 @@ def differences(a: PyTree, b: PyTree) -> list[Array]:
     return sub(after, before)
 
 
+@jax.jit
 def ratio(change: Array, scale: Array) -> Array:
     """change/scale; 0/0 is no change, and change where there was nothing is infinite."""
     return jnp.where(change == 0, 0, change / jnp.where((scale == 0) & (change == 0), 1, scale))
@@ -97,6 +99,7 @@ def dot(a: PyTree, b: PyTree) -> Array:
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # type: ignore[return-value]
 
 
+@jax.jit
 def unit(a: PyTree) -> Array:
     """The largest magnitude over all leaves, rounded down to a power of two; 1 where it is no normal positive number.
 
@@ -112,11 +115,20 @@ def unit(a: PyTree) -> Array:
     return largest / (2 * mantissa)
 
 
+@jax.jit
 def norm(a: PyTree) -> Array:
     """Euclidean norm ‖a‖ over all leaves, at any scale: inf only where the norm itself is beyond the largest float."""
-    one = unit(a)
-    scaled = jax.tree.map(lambda leaf: leaf / one, a)
-    return one * jnp.sqrt(dot(scaled, scaled))
+    square = dot(a, a)
+    limits = jnp.finfo(square.dtype)
+
+    def in_units() -> Array:
+        one = unit(a)
+        scaled = jax.tree.map(lambda leaf: leaf / one, a)
+        return one * jnp.sqrt(dot(scaled, scaled))
+
+    # The square of a norm in the middle of the range has lost nothing; elsewhere it may be 0, inf or without digits.
+    usual = (square > limits.tiny / limits.eps**2) & (square < limits.max)
+    return jax.lax.cond(usual, lambda: jnp.sqrt(square), in_units)
 
 
 def host_norm(values: np.ndarray) -> float:

@@ -53,7 +53,7 @@ def print_findings(item: Item) -> None:
         grid.add_column(width=12, style=STYLES[finding["outcome"]])
         grid.add_column(overflow="fold")
         grid.add_row(finding["outcome"], Text(finding["sentence"]))
-        measured = f"{finding['measure']} = {finding['mean']}, 95 % interval {finding['interval']}"
+        measured = f"{finding['measure']} = {finding['mean']}, {finding['of']} {finding['interval']}"
         grid.add_row("", Text(f"{measured}; accepted {finding['threshold']}", style="dim"))
         console.print(grid)
 

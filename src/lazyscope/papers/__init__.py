@@ -23,15 +23,18 @@ FIGURES: dict[str, Entry] = {
     "explorer": Entry("lazyscope.papers.note.explorer", "Explorer: two starts, two plateaus", (10, 30, 600)),
     "note-fig7": Entry("lazyscope.papers.note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
     "note-s1.1": Entry("lazyscope.papers.note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
-    "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (5, 15, 30)),
+    "note-s1.1-regimes": Entry(
+        "lazyscope.papers.note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
+    ),
+    "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (20, 60, 1600)),
     "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
     "note-s5.3": Entry("lazyscope.papers.note.s5_3", "Regimes of standard initialisations", (15, 45, 10800)),
     "note-fig1": Entry("lazyscope.papers.note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
     "note-fig5": Entry("lazyscope.papers.note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
     "note-s5.2": Entry("lazyscope.papers.note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
-    "note-s5.1": Entry("lazyscope.papers.note.s5_1", "Step size, momentum and the stall of lazy nets", (15, 35, 120)),
+    "note-s5.1": Entry("lazyscope.papers.note.s5_1", "Step size, momentum and the stall of lazy nets", (25, 55, 300)),
     "note-ref1": Entry("lazyscope.papers.note.ref1", "1/m nets and the global minimum", (10, 30, 1500)),
-    "note-ref3": Entry("lazyscope.papers.note.ref3", "The infinite-width limit of the tangent kernel", (6, 15, 300)),
+    "note-ref3": Entry("lazyscope.papers.note.ref3", "The infinite-width limit of the tangent kernel", (10, 25, 500)),
     "note-ref6": Entry("lazyscope.papers.note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
     "note-ref8": Entry("lazyscope.papers.note.ref8", "Rank of the hidden layer of linear nets", (6, 15, 600)),
     "chizat2019-fig1c": Entry(
@@ -45,7 +48,7 @@ FIGURES: dict[str, Entry] = {
     "woodworth2020": Entry("lazyscope.papers.later.woodworth2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
     "lewkowycz2020": Entry("lazyscope.papers.later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
     "geiger2020": Entry("lazyscope.papers.later.geiger2020", "Where lazy training ends, against width", (15, 30, 900)),
-    "note-fig2": Entry("lazyscope.papers.note.fig2", "Loss landscapes at several widths", (15, 45, 7200)),
+    "note-fig2": Entry("lazyscope.papers.note.fig2", "Loss landscapes at several widths", (15, 60, 7500)),
     "note-fig6": Entry("lazyscope.papers.note.fig6", "Solutions projected onto another landscape", (15, 45, 7200)),
     "note-s4.5": Entry("lazyscope.papers.note.s4_5", "Width under two output scales", (10, 45, 5400)),
     "chizat2019-fig2a": Entry(
@@ -76,9 +79,9 @@ FIGURES: dict[str, Entry] = {
         "lazyscope.papers.chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)
     ),
     "note-s3.1": Entry(
-        "lazyscope.papers.note.s3_1", "The generalised setting: bound, rates, held-out points", (20, 30, 120)
+        "lazyscope.papers.note.s3_1", "The generalised setting: bound, rates, held-out points", (30, 45, 180)
     ),
-    "note-s3.2": Entry("lazyscope.papers.note.s3_2", "Convergence, over- and under-parameterised", (12, 15, 100)),
-    "note-s4.6": Entry("lazyscope.papers.note.s4_6", "The under-parameterised case", (15, 45, 1200)),
+    "note-s3.2": Entry("lazyscope.papers.note.s3_2", "Convergence, over- and under-parameterised", (25, 40, 180)),
+    "note-s4.6": Entry("lazyscope.papers.note.s4_6", "The under-parameterised case", (20, 55, 1500)),
 }
 SIZES = ("tiny", "quick", "paper")

@@ -48,12 +48,12 @@ class Convergence:
 
 OVER_SIZES = {
     "tiny": Convergence(6, 6, 24, (1.0, 100.0, 1000.0, 10_000.0), units=10.0, seeds=3),
-    "quick": Convergence(20, 20, 100, (1.0, 100.0, 1000.0, 10_000.0), units=12.0, seeds=4),
+    "quick": Convergence(20, 20, 100, (1.0, 100.0, 1000.0, 10_000.0), units=12.0, seeds=5),
     "paper": Convergence(20, 20, 100, (1.0, 10.0, 100.0, 316.0, 1000.0, 3160.0, 10_000.0), units=12.0, seeds=10),
 }
 UNDER_SIZES = {
     "tiny": Convergence(20, 3, 2, (1.0, 100.0, 1000.0), units=10.0, seeds=3),
-    "quick": Convergence(60, 5, 2, (1.0, 3.0, 10.0, 100.0, 1000.0), units=10.0, seeds=4),
+    "quick": Convergence(60, 5, 2, (1.0, 3.0, 10.0, 100.0, 1000.0), units=10.0, seeds=5),
     "paper": Convergence(60, 5, 2, (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, 10_000.0), units=12.0, seeds=10),
 }
 

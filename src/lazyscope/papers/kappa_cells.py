@@ -18,7 +18,8 @@ from lazyscope.models import Doubled
 from lazyscope.papers.protocol import Protocol, setup
 from lazyscope.tangent import largest_eigenvalue
 
-CELL_VERSION = 1
+WIDTH_VERSION = 2
+PLANE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,16 @@ def kappa_inf(parts: Ingredients) -> Float[Array, ""]:
 def over_width(
     key: Key[Array, ""], *, width: int, protocol: Protocol, exponents: tuple[float, ...], alphas: tuple[float, ...]
 ) -> dict[str, Array]:
-    """Kappa at alpha(m) = m^-e for every exponent e, and at every alpha, raw and with the output centred."""
+    """Kappa at alpha(m) = m^-e for every exponent e, and at every alpha, raw and with the output centred.
+
+    `kappa_unit` is `kappa` with targets of the teacher itself, not multiplied by the protocol's `target_scale`.
+    """
     parts = ingredients(key, replace(protocol, width=width))
     centred = replace(parts, outputs=jnp.zeros_like(parts.outputs))
+    unit = replace(parts, targets=parts.targets / protocol.target_scale)
     return {
         "kappa": jnp.stack([kappa(parts, float(width) ** -e) for e in exponents]),
+        "kappa_unit": jnp.stack([kappa(unit, float(width) ** -e) for e in exponents]),
         "kappa_raw": jnp.stack([kappa(parts, a) for a in alphas]),
         "kappa_centred": jnp.stack([kappa(centred, a) for a in alphas]),
         "kappa_inf": kappa_inf(parts),

@@ -39,9 +39,9 @@ def fixed_step_size(tau: Array) -> Array:
     return jnp.full_like(tau, 0.005)
 
 
-def shrinking_step_size(tau: Array) -> Array:
-    """η = 0.005·min(tau, 1): smaller steps for smaller tau, the rule that note §5.1 proposes to try."""
-    return 0.005 * jnp.minimum(tau, 1.0)
+def power_step_size(tau: Array, *, power: float, at_one: float = 0.1) -> Array:
+    """η = at_one·tau^power: with power > 0 smaller steps for smaller tau, which note §5.1 proposes to try."""
+    return at_one * tau**power
 
 
 @dataclass(frozen=True)

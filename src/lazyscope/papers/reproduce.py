@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lazyscope import claims, figures, report
 from lazyscope.claims import Claim, Finding
-from lazyscope.papers import FIGURES
+from lazyscope.papers import FIGURES, settings
 from lazyscope.store import export, provenance
 from lazyscope.sweep import Progress, Store
 
@@ -23,7 +23,11 @@ ROOT_SEED = 0  # every figure starts from this key; trials differ by their seed
 
 @runtime_checkable
 class FigureModule(Protocol):
-    """What a module of `papers` offers; also `interactive(dataset)`, a plotly figure as plain data, where it helps."""
+    """What a module of `papers` offers.
+
+    Where it helps also `interactive(dataset)`, a plotly figure as plain data, and `SETTINGS`, what the paper states of
+    its settings (`lazyscope.papers.settings`).
+    """
 
     __name__: str
     SIZES: dict[str, Any]
@@ -64,6 +68,7 @@ def reproduce(
         dataset = module.compute(spec, key=_root_key(), store=store, progress=progress, **images)
     wall = time.perf_counter() - began
     findings = [claims.evaluate(claim, dataset) for claim in module.CLAIMS]
+    shown = settings_of(module, spec)
     item = report.Item(
         name=name,
         title=FIGURES[name].title,
@@ -71,7 +76,8 @@ def reproduce(
         size=size,
         command=f"lazyscope reproduce {name} --size {size}" + (f" --seeds {seeds}" if seeds is not None else ""),
         findings=[report.describe(finding, size) for finding in findings],
-        settings=_flat(dataclasses.asdict(spec)),
+        settings={name: run for name, (run, _, _) in shown.items()},
+        stated={name: [stated, why] for name, (_, stated, why) in shown.items() if stated},
         numbers=module.numbers(dataset),
         provenance=provenance(precision="float64", wall_seconds=wall),
     )
@@ -98,14 +104,6 @@ def _root_key() -> Key[Array, ""]:
     return jax.random.key(ROOT_SEED)
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, prefix)
-        elif callable(value):
-            flat[prefix + name] = value.__name__
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            flat[prefix + name] = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-    return flat
+def settings_of(module: FigureModule, spec: Any) -> dict[str, tuple[str, str, str]]:
+    """What was run, what the paper states and why it differs, by path, for a figure at a specification."""
+    return settings.table(spec, getattr(module, "SETTINGS", ()))

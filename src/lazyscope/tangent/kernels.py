@@ -123,7 +123,7 @@ def jacobian(apply: Apply, params: PyTree, x: Batch) -> Float[Array, "n k p"]:
 def _check_scale(apply: Apply, params: PyTree, x: Batch, kernel: PyTree) -> None:
     """Refuse a kernel so small that its entries lose digits, or all are 0, where the derivative is not."""
     try:
-        largest = float(reduce(jnp.maximum, (jnp.max(jnp.abs(k), initial=0) for k in jax.tree.leaves(kernel))))
+        largest = float(_largest(kernel))
     except jax.errors.ConcretizationTypeError:
         return
     limits = jnp.finfo(jax.tree.leaves(kernel)[0].dtype)
@@ -136,6 +136,11 @@ def _check_scale(apply: Apply, params: PyTree, x: Batch, kernel: PyTree) -> None
             f"a kernel must have entries above {least:.2g} in {limits.dtype} to keep its digits, got {largest:.2g} at "
             "most: divide the outputs by their scale, or pass float64"
         )
+
+
+@jax.jit
+def _largest(kernel: PyTree) -> Array:
+    return reduce(jnp.maximum, (jnp.max(jnp.abs(k), initial=0) for k in jax.tree.leaves(kernel)))
 
 
 def _without_axes(apply: Apply, params: PyTree, x: Batch, kernel: Array) -> Array:

@@ -27,6 +27,7 @@ from jaxtyping import Array, Key, PyTree
 from lazyscope.datasets import Images, cifar10, crop_and_flip, digit_images
 from lazyscope.dynamics import EpochState, train_in_epochs
 from lazyscope.models import Model
+from lazyscope.papers.settings import Setting
 from lazyscope.problems import Loss, Problem, square_loss
 from lazyscope.store import write_atomic
 from lazyscope.sweep import Progress, Store, sweep
@@ -217,6 +218,15 @@ SIZES = {
     "quick": Runs(QUICK, (1.0, 3.0, 20.0, 1e7), seeds=3),
     "paper": Runs(PAPER, (0.5, 1.0, 5.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7), seeds=3),
 }
+
+SETTINGS = (
+    Setting("deep.cifar", "yes", "digits where CIFAR-10 is not at hand"),
+    Setting("deep.factor", "1", "time"),
+    Setting("deep.epochs", "100", "time"),
+    Setting("deep.batch", "128", "few images"),
+    Setting("deep.rate", "the best of 1, 0.1, 0.01, 0.001", "one run in place of four"),
+    Setting("seeds", "not stated"),
+)
 
 
 def compute(

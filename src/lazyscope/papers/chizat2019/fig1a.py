@@ -12,7 +12,7 @@ loss down by 3.6 decades.
 import numpy as np
 import xarray as xr
 
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers.chizat2019 import particles
 
 SIZES = particles.sizes(0.1)
@@ -51,6 +51,7 @@ CLAIMS = (
         measure="relative l2 movement of the parameters",
         quantity=movement,
         accepted=(1.0, np.inf),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(
@@ -59,6 +60,7 @@ CLAIMS = (
         measure="share of the mass |a||b| within a cosine of .95 of a teacher unit of its sign",
         quantity=aligned,
         accepted=(0.8, np.inf),
+        scale=Scale.SHARE,
         expected=_expect(Outcome.FAILS),
         note="Half of the mass does. 15 points do not determine the teacher: particles also gather between its units.",
     ),

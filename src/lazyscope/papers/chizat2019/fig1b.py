@@ -10,7 +10,7 @@ Expected at quick (10 trials): relative movement 0.07, mass turned by 1.6 degree
 import numpy as np
 import xarray as xr
 
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers.chizat2019 import particles
 
 SIZES = particles.sizes(2.0)
@@ -48,6 +48,7 @@ CLAIMS = (
         measure="relative l2 movement of the parameters",
         quantity=movement,
         accepted=(-np.inf, 0.1),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(
@@ -56,6 +57,7 @@ CLAIMS = (
         measure="mean angle, weighted by mass, between a particle's start and end, in degrees",
         quantity=turn,
         accepted=(-np.inf, 10.0),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(

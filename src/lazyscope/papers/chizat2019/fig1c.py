@@ -23,9 +23,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import panels
 from lazyscope.papers.protocol import Protocol, Specification, decades, experiment
+from lazyscope.papers.settings import Setting
 from lazyscope.sweep import Progress, Store
 
 FULL = Protocol()
@@ -34,6 +35,11 @@ SIZES = {
     "quick": Specification(replace(FULL, num_steps=5000), decades(-2, 1, 0.5), seeds=3),
     "paper": Specification(FULL, decades(-2.2, 1, 0.1), seeds=10),
 }
+SETTINGS = (
+    Setting("taus", "10^(-2.2) to 10 in steps of 10^0.1", "fewer values at quick"),
+    Setting("protocol.num_steps", "10000", "time"),
+    Setting("seeds", "10", "time"),
+)
 CAPTION = (
     "Generalisation worsens as the initialisation scale grows: test loss at the end of training (solid) and at its "
     "best (dotted), mean and one standard deviation over trials. The linearised model (orange) is what large tau tends "
@@ -73,6 +79,7 @@ CLAIMS = (
         measure="Spearman correlation of tau and end test loss",
         quantity=rank_correlation,
         accepted=(0.8, np.inf),
+        scale=Scale.CORRELATION,
         expected=EXPECTED,
     ),
     Claim(

@@ -28,12 +28,18 @@ from jaxtyping import Array, Key
 
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers import width_panels
+from lazyscope.papers.settings import Setting
 from lazyscope.papers.width_panels import log_slope
 from lazyscope.papers.widths import MEAN, SIZES, SQRT, Widths, over_width
 from lazyscope.sweep import Progress, Store
 
 __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "numbers"]
 
+SETTINGS = (
+    Setting("protocol.num_steps", "25000", "time: kernel_time 160 and 8 of 4200 and 210"),
+    Setting("widths", "2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512", "time"),
+    Setting("seeds", "10", "time"),
+)
 CAPTION = (
     "Left: test loss at the end of training against width, mean and one standard deviation over trials, in units of "
     "the squared target scale. Dashed, the linearised models at the same steps; dotted, m^(−1/2) at the kernel_time "

@@ -32,10 +32,11 @@ from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import DIVERGED, gradient_descent, minibatches, sgd
 from lazyscope.models import Doubled, two_layer
 from lazyscope.papers.protocol import Protocol, chizat_step_size, decades, setup
+from lazyscope.papers.settings import Setting, unused
 from lazyscope.problems import square_loss
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import largest_eigenvalue
@@ -63,9 +64,22 @@ class Population:
 SMALL = Protocol(n=100, n_test=1, d=10, width=10)
 SIZES = {
     "tiny": Population((0.316228, 1.0, 4.0), 6, 8, 40, 400, 100, Protocol(n=40, n_test=1, d=5, width=6), seeds=3),
-    "quick": Population((0.1, 0.316228, 1.0, 4.0), 100, 50, 200, 3000, 500, SMALL, seeds=3),
+    "quick": Population((0.1, 0.316228, 1.0, 4.0), 100, 50, 200, 3000, 500, SMALL, seeds=5),
     "paper": Population((0.01, 0.02, 0.04, *decades(-1, 0, 0.1), 2.0, 4.0, 8.0), 100, 50, 200, 20_000, 2000, SMALL, 10),
 }
+SETTINGS = (
+    Setting("taus", "0.01, 0.02, 0.04, 0.1 to 1 in steps of 10^0.1, 2, 4, 8", "time"),
+    Setting("num_steps", "20000", "time"),
+    Setting("averaged", "2000", "time"),
+    Setting("seeds", "10", "time"),
+    Setting(
+        "step and normalisation",
+        "the second of the two",
+        "tau then means what it means in Figure 1(c)",
+        run="ours; theirs",
+    ),
+    *unused("rate_protocol", "num_steps", "step_rule", "test_every", "stop"),
+)
 CAPTION = (
     "Population loss after SGD on fresh batches, mean of the last ones, against tau, with our normalisation (left) and "
     "that of the released code (middle); dotted, the zero predictor. Right: root mean square distance of the outputs "
@@ -218,6 +232,7 @@ CLAIMS = (
         measure="Spearman correlation of tau >= 0.1 and the population loss, normalised as Figure 1(c)",
         quantity=rank_correlation,
         accepted=(0.8, np.inf),
+        scale=Scale.CORRELATION,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(

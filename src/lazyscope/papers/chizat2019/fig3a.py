@@ -22,11 +22,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers.chizat2019 import deep_cells
 from lazyscope.papers.chizat2019.deep_cells import Runs
 
 SIZES: dict[str, Runs] = deep_cells.SIZES
+SETTINGS = deep_cells.SETTINGS
 CAPTION = (
     "Accuracy on training images (left) and held-out images (right) against the output scale alpha, at equal numbers "
     "of epochs; bands: one standard deviation over trials. At large alpha the net ends where its linearisation ends; "
@@ -73,6 +74,7 @@ CLAIMS = (
         measure="best held-out accuracy over alpha minus that at the largest alpha",
         quantity=lambda ds: lazy_loss_of_accuracy(ds, "test"),
         accepted=(0.05, np.inf),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.INCONCLUSIVE),
     ),
     Claim(
@@ -81,6 +83,7 @@ CLAIMS = (
         measure="best training accuracy over alpha minus that at the largest alpha",
         quantity=lambda ds: lazy_loss_of_accuracy(ds, "train"),
         accepted=(0.05, np.inf),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.INCONCLUSIVE),
     ),
     Claim(
@@ -89,6 +92,7 @@ CLAIMS = (
         measure="‖f − f_lin‖/‖f_lin‖ on held-out images at the largest alpha, both trained",
         quantity=largest_gap,
         accepted=(-np.inf, 0.05),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(
@@ -106,6 +110,7 @@ CLAIMS = (
         measure="|held-out accuracy, frozen activations − linearised|, at the smallest alpha",
         quantity=frozen_is_another,
         accepted=(0.05, np.inf),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
 )

@@ -16,11 +16,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers.chizat2019 import deep_cells
 from lazyscope.papers.chizat2019.deep_cells import Runs
 
 SIZES: dict[str, Runs] = deep_cells.SIZES
+SETTINGS = deep_cells.SETTINGS
 CAPTION = (
     "Share of ReLU signs and pooling choices that training leaves as they were at the start, on held-out images, one "
     "curve a layer from the first (dark) to the last (light). The larger alpha, the fewer gates flip; deeper layers "
@@ -50,9 +51,16 @@ def depth(ds: xr.Dataset) -> np.ndarray:
     return (at.isel(layer=slice(half)).mean("layer") - at.isel(layer=slice(half, None)).mean("layer")).values
 
 
-def _claim(sentence: str, measure: str, quantity: object, accepted: tuple[float, float], source: str) -> Claim:
+def _claim(
+    sentence: str,
+    measure: str,
+    quantity: object,
+    accepted: tuple[float, float],
+    source: str,
+    scale: Scale = Scale.REAL,
+) -> Claim:
     expected = {"tiny": None, "quick": Outcome.HOLDS, "paper": None}
-    return Claim(sentence, source, measure, quantity, accepted, expected)  # type: ignore[arg-type]
+    return Claim(sentence, source, measure, quantity, accepted, expected, scale=scale)  # type: ignore[arg-type]
 
 
 _SOURCE = "Chizat et al. 2019, §3.2, Figure 3b"
@@ -63,6 +71,7 @@ CLAIMS = (
         lambda ds: least_stable(ds, -1),
         (0.99, np.inf),
         _SOURCE,
+        Scale.SHARE,
     ),
     _claim(
         "Away from it they do.",
@@ -70,6 +79,7 @@ CLAIMS = (
         lambda ds: least_stable(ds, 0),
         (-np.inf, 0.9),
         _SOURCE,
+        Scale.SHARE,
     ),
     _claim(
         "Stability increases with alpha.",

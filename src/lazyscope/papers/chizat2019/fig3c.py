@@ -28,6 +28,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.datasets import uniform_noise
 from lazyscope.papers.chizat2019.deep_cells import Deep, small_net
+from lazyscope.papers.settings import Setting, unused
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import blocked_tangent_kernel, spectrum
 
@@ -49,6 +50,12 @@ SIZES = {
     "quick": Spectra(Deep(factor=1 / 8, gain=2.0), images=64, seeds=3),
     "paper": Spectra(Deep(cifar=True, gain=2.0), images=495, seeds=3),
 }
+SETTINGS = (
+    Setting("deep.cifar", "yes", "digits where CIFAR-10 is not at hand"),
+    Setting("deep.factor", "1", "time"),
+    Setting("images", "495", "time"),
+    *unused("deep", "examples", "held_out", "epochs", "batch", "rate", "knee", "loss", "augment"),
+)
 CAPTION = (
     "Eigenvalues of the tangent kernel over images and outputs, largest first, as shares of their sum, for real images "
     "and for uniform noise; bands: one standard deviation over draws of weights and images. The faster the decay, the "

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.chizat2019.deep_cells import PAPER, QUICK, TINY, Deep, trainings
+from lazyscope.papers.settings import Setting
 from lazyscope.sweep import Progress, Store
 from lazyscope.vision import resnet18
 
@@ -50,6 +51,12 @@ SIZES = {
     "quick": Table((("VGG-11", QUICK),), seeds=3),
     "paper": Table((("VGG-11", WIDE), ("ResNet-18", replace(WIDE, net=resnet18))), seeds=3),
 }
+SETTINGS = (
+    Setting("nets.VGG-11.cifar", "yes", "digits where CIFAR-10 is not at hand"),
+    Setting("nets.VGG-11.factor", "8", "time"),
+    Setting("nets.VGG-11.epochs", "100", "time"),
+    Setting("nets.VGG-11.batch", "128", "few images"),
+)
 CAPTION = (
     "Accuracy on training and held-out images of nets trained as they are and as their linearisations; bars are means "
     "over trials with one standard deviation, crosses the paper's numbers for CIFAR-10 and nets of eight times the "

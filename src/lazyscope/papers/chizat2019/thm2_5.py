@@ -15,12 +15,19 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import convergence_cells as cells
 from lazyscope.papers.convergence_cells import Convergence
+from lazyscope.papers.settings import NOT_STATED, Setting
 from lazyscope.sweep import Progress, Store
 
 SIZES = cells.UNDER_SIZES
+SETTINGS = (
+    Setting(
+        "net and data", run="tanh, two layers, teacher-student", stated=NOT_STATED, why="a theorem; settings are ours"
+    ),
+    Setting("readouts", run="frozen at ±1; the output is centred", stated=NOT_STATED, why="Dh then has constant rank"),
+)
 CAPTION = (
     "Left: gradient norm of the flow against time in units of 1/λ, λ the smallest nonzero eigenvalue of the kernel at "
     "w0; grey, the slope of exp(−t λ). Right: distance of the train loss at the end from that of the projection on the "
@@ -51,6 +58,7 @@ CLAIMS = (
         measure="late decay rate of ‖∇F‖ over λ at the largest alpha",
         quantity=cells.rate_at_largest_alpha,
         accepted=(0.9, 1.1),
+        scale=Scale.RATIO,
         expected=HOLDS,
     ),
     Claim(
@@ -59,6 +67,7 @@ CLAIMS = (
         measure="smallest over largest eigenvalue of the Hessian of F at the end, at the largest alpha",
         quantity=lambda ds: ds.convexity.isel(alpha=-1).values,
         accepted=(0, np.inf),
+        every_seed=True,
         expected=HOLDS | {"tiny": Outcome.INCONCLUSIVE},
         note="Positive definite: a strict local minimum.",
     ),
@@ -76,6 +85,7 @@ CLAIMS = (
         measure="train loss at the end over that at the start, at the largest alpha; the global minimum of R is 0",
         quantity=cells.left_over,
         accepted=(0.01, np.inf),
+        scale=Scale.RATIO,
         expected=HOLDS,
     ),
 )

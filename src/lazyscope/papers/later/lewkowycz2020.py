@@ -24,7 +24,7 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import DIVERGED, gradient_descent
 from lazyscope.models import Model, two_layer, two_layer_linear
 from lazyscope.problems import Problem
@@ -186,6 +186,7 @@ CLAIMS = (
         measure="largest log10 of the highest train loss over the first, η·λ0 < 1.8, widest linear net",
         quantity=lazy_peak,
         accepted=(-np.inf, 1e-9),
+        every_seed=True,
         expected=_expect(),
     ),
     Claim(
@@ -194,6 +195,7 @@ CLAIMS = (
         measure="largest |λmax(K_T)/λmax(K_0) − 1|, η·λ0 < 1.8, widest linear net",
         quantity=lazy_curvature,
         accepted=(-np.inf, 0.1),
+        scale=Scale.RATIO,
         expected=_expect(),
     ),
     Claim(
@@ -218,6 +220,8 @@ CLAIMS = (
         measure="largest η·λmax(K_T)/n, 2.2 < η·λ0 < 3.6, widest linear net",
         quantity=catapult_curvature,
         accepted=(-np.inf, 2.0),
+        scale=Scale.RATIO,
+        every_seed=True,
         expected=_expect(),
     ),
     Claim(
@@ -236,6 +240,7 @@ CLAIMS = (
         measure="share of steps with η·λ0 > 4.4 at which the widest linear net diverges",
         quantity=diverged_share,
         accepted=(0.95, np.inf),
+        scale=Scale.SHARE,
         expected=_expect(Outcome.INCONCLUSIVE),
         note="The edge of one example is blurred by ten: one run in six survives at 4.5, none from 5 on.",
     ),
@@ -245,6 +250,7 @@ CLAIMS = (
         measure="largest η·λ0 below the first at which the ReLU net diverges",
         quantity=relu_limit,
         accepted=(10.0, 14.0),
+        scale=Scale.RATIO,
         expected=_expect(Outcome.FAILS),
         note="Not two layers of this width on ten examples: they diverge where the linear net does, near 4/λ0.",
     ),

@@ -23,6 +23,7 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.diagnose import Thresholds
 from lazyscope.papers.protocol import Protocol, decades, experiment
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, Setting
 from lazyscope.sweep import Progress, Store
 
 STARTS = ("symmetrised", "plain")
@@ -44,6 +45,7 @@ SIZES = {
     "quick": Both(Protocol(num_steps=5000), decades(-2, 2, 0.5), seeds=3),
     "paper": Both(Protocol(), decades(-2, 2, 0.5), seeds=10),
 }
+SETTINGS = (FULL_BATCH, NO_STOP, Setting("protocol.doubled", run="yes and no"))
 CAPTION = (
     "What separates the two plateaus: the test losses (left) are flat at large tau·√alpha from either start; the gap g "
     "to the trained linearised model (right) falls below the threshold of laziness from the symmetrised start alone."

@@ -8,7 +8,8 @@ m^(−1/2) surfaces reuse the span of 1/m. The mean of independent solutions lie
 have other units at each output scale: alpha·h has second derivatives proportional to alpha² in them.
 
 Corrected: around a solution, in random directions normalised filter by filter (Li et al. 2018), so that distance 1
-perturbs every unit by its own norm at any width and scale. Radius: the distance at which the test loss has risen by a
+perturbs every unit by its own norm at any width and scale. What the note says of Figure 2 is measured on
+its own plane, too (`note_radius`, `note_depth`). Radius: the distance at which the test loss has risen by a
 tenth of that of the zero predictor, mean over `init` pairs of solution and direction, both ways along a line.
 
 Quick has n = 500, d = 50, 6 draws and 1500 steps. On two cores: tiny 15 s, quick 45 s, paper about 2 h.
@@ -18,40 +19,30 @@ from collections.abc import Callable
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 from scipy import stats
 
-from lazyscope import figures, landscape
-from lazyscope.claims import Claim, Outcome
+from lazyscope import figures
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import landscape_panels
-from lazyscope.papers.solutions import (
-    SIZES,
-    Solutions,
-    absorb,
-    nets,
-    orders_to_first,
-    relative_test_loss,
-    reorder,
-    solutions,
-)
+from lazyscope.papers.landscape_cells import measured, surfaces
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP
+from lazyscope.papers.solutions import SIZES, Solutions, relative_test_loss, solutions
 from lazyscope.papers.widths import EXPONENTS, MEAN, NAMES, SQRT
 from lazyscope.sweep import Progress, Store
 
 __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numbers"]
 
-RISE = 0.1  # of the zero predictor's loss: the level of the radius
-REACH = 3.0  # half-length of the lines: filter-normalised, or in units of the rms weight
-SPAN = 1.5  # half-width of the corrected planes
+SETTINGS = (FULL_BATCH, NO_STOP)
 CAPTION = (
     "Test loss over that of the zero predictor (colour, log10) on planes of weight space, first trial. Upper half, the "
     "note's protocol: principal components of independent solutions around their mean, raw weights; crosses are the "
     "solutions' shadows. Lower half, corrected: around one solution, directions normalised unit by unit, one unit of "
-    "distance for all panels. The bump in the middle of the upper panels is the mean of nets whose units are in "
-    "different orders."
+    "distance for all panels: the two halves are in different units. The bump in the middle of the upper panels is the "
+    "mean of nets whose units are in different orders."
 )
 
 
@@ -61,100 +52,19 @@ def compute(
     """Radii and bumps for every width, output scale and seed; surfaces for the first seed."""
     found = solutions(spec, key=key, store=store, progress=progress)
     cells = [
-        _measured(found, spec, seed=seed, loss=relative_test_loss(key, seed, spec), key=jax.random.fold_in(key, seed))
+        measured(found, spec, seed=seed, loss=relative_test_loss(key, seed, spec), key=jax.random.fold_in(key, seed))
         for seed in found.seed.values.tolist()
     ]
-    measured = cast(xr.Dataset, xr.concat(cells, dim=xr.Variable("seed", found.seed.values)))
-    drawn = _surfaces(found, spec, relative_test_loss(key, 0, spec), jax.random.fold_in(key, 0))
+    trials = cast(xr.Dataset, xr.concat(cells, dim=xr.Variable("seed", found.seed.values)))
+    drawn = surfaces(found, spec, relative_test_loss(key, 0, spec), jax.random.fold_in(key, 0))
     kept = found[["test_loss", "kernel_time"]].mean("init")
-    return xr.merge([measured, drawn, kept], join="exact")
+    return xr.merge([trials, drawn, kept], join="exact")
 
 
-def _measured(
-    found: xr.Dataset, spec: Solutions, *, seed: int, loss: Callable[[PyTree], Array], key: Key[Array, ""]
-) -> xr.Dataset:
-    names = ("radius", "raw_radius", "mean_loss", "aligned_mean_loss", "solution_loss")
-    shape = (len(spec.widths), len(EXPONENTS))
-    values = {name: np.empty(shape) for name in names}
-    at = jax.jit(loss)
-    for i, width in enumerate(spec.widths):
-        points = {e: nets(found, width=width, exponent=e, seed=seed) for e in EXPONENTS}
-        orders = orders_to_first(points[MEAN], width)
-        for j, exponent in enumerate(EXPONENTS):
-            raw = points[exponent]
-            absorbed = [absorb(p, width, exponent) for p in raw]
-            aligned = [reorder(p, order) for p, order in zip(absorbed, orders, strict=True)]
-            values["solution_loss"][i, j] = np.mean([float(at(p)) for p in absorbed])
-            values["mean_loss"][i, j] = float(at(landscape.mean(absorbed)))
-            values["aligned_mean_loss"][i, j] = float(at(landscape.mean(aligned)))
-            values["radius"][i, j], values["raw_radius"][i, j] = _radii(loss, at, raw, width, exponent, key)
-    return xr.Dataset(
-        {name: (("width", "exponent"), v) for name, v in values.items()},
-        coords={"width": list(spec.widths), "exponent": list(EXPONENTS)},
-    )
-
-
-def _radii(
-    loss: Callable[[PyTree], Array],
-    at: Callable[[PyTree], Array],
-    raw: list[PyTree],
-    width: int,
-    exponent: float,
-    key: Key[Array, ""],
-) -> tuple[float, float]:
-    """Filter-normalised radius, and radius in raw weights, each a mean over pairs of solution and direction."""
-    normalised, plain = [], []
-    for point, draw_key in zip(raw, jax.random.split(key, len(raw)), strict=True):
-        center = absorb(point, width, exponent)
-        level = float(at(center)) + RISE
-        (direction,) = landscape.filter_normalised(draw_key, center, axes={"a": 0}, count=1)
-        surface = landscape.line(loss, center, direction, extent=REACH, resolution=121)
-        normalised.append(landscape.sublevel_radius(surface, level=level))
-        drawn = {name: jnp.where(leaf == 0, 0, jax.random.normal(draw_key, leaf.shape)) for name, leaf in point.items()}
-        size = float(jnp.sqrt(jnp.mean(point["b"][:width] ** 2)))
-        surface = landscape.line(loss, center, absorb(drawn, width, exponent), extent=REACH * size, resolution=121)
-        plain.append(landscape.sublevel_radius(surface, level=level))
-    return float(np.mean(normalised)), float(np.mean(plain))
-
-
-def _surfaces(found: xr.Dataset, spec: Solutions, loss: Callable[[PyTree], Array], key: Key[Array, ""]) -> xr.Dataset:
-    count = spec.resolution
-    shape = (len(spec.widths), len(EXPONENTS), count, count)
-    note, corrected = np.empty(shape), np.empty(shape)
-    note_axis = np.empty((len(spec.widths), count))
-    shadows = np.empty((len(spec.widths), len(EXPONENTS), spec.inits, 2))
-    for i, width in enumerate(spec.widths):
-        points = {e: nets(found, width=width, exponent=e, seed=0) for e in EXPONENTS}
-        spread = np.sqrt(np.asarray(landscape.principal(points[MEAN]).variances))
-        extent = (-3 * float(spread[0]), 3 * float(spread[1]))
-        for j, exponent in enumerate(EXPONENTS):
-            pca = landscape.principal(points[exponent])
-            center = absorb(pca.center, width, exponent)
-            directions = tuple(absorb(d, width, exponent) for d in pca.directions)
-            surface = landscape.plane(loss, center, directions, extent=(extent, extent), resolution=count)
-            note[i, j], note_axis[i] = surface.values, surface.x
-            shadows[i, j] = landscape.project(points[exponent], pca.center, pca.directions).coordinates
-            solution = absorb(points[exponent][0], width, exponent)
-            directions = landscape.filter_normalised(key, solution, axes={"a": 0})
-            surface = landscape.plane(loss, solution, directions, extent=SPAN, resolution=count)
-            corrected[i, j] = surface.values
-    grid = ("width", "exponent", "row", "column")
-    return xr.Dataset(
-        {
-            "note_surface": (grid, note),
-            "note_axis": (("width", "row"), note_axis),
-            "note_points": (("width", "exponent", "point", "axis"), shadows),
-            "corrected_surface": (grid, corrected),
-            "corrected_axis": ("row", np.linspace(-SPAN, SPAN, count)),
-        },
-        coords={"width": list(spec.widths), "exponent": list(EXPONENTS)},
-    )
-
-
-def growth(ds: xr.Dataset, exponent: float) -> np.ndarray:
-    """log10 of the filter-normalised radius at the largest width over that at the smallest."""
-    radius = ds.radius.sel(exponent=exponent)
-    return np.log10((radius.isel(width=-1) / radius.isel(width=0)).values)
+def growth(ds: xr.Dataset, exponent: float, variable: str = "radius") -> np.ndarray:
+    """log10 of a radius or depth at the largest width over that at the smallest."""
+    values = ds[variable].sel(exponent=exponent)
+    return np.log10((values.isel(width=-1) / values.isel(width=0)).values)
 
 
 def mean_over_sqrt(ds: xr.Dataset, variable: str) -> np.ndarray:
@@ -163,10 +73,38 @@ def mean_over_sqrt(ds: xr.Dataset, variable: str) -> np.ndarray:
     return xr.apply_ufunc(np.log10, ratio).mean("width").values
 
 
+def at_small_width(ds: xr.Dataset, variable: str) -> np.ndarray:
+    """log10 of a radius or depth at m^(-1/2) over that at 1/m, smallest width."""
+    first = ds[variable].isel(width=0)
+    return np.log10((first.sel(exponent=SQRT) / first.sel(exponent=MEAN)).values)
+
+
+def bumps(ds: xr.Dataset, variable: str = "mean_loss") -> xr.DataArray:
+    """log10 of the loss of the mean net over the mean loss of the nets."""
+    return xr.apply_ufunc(np.log10, ds[variable] / ds.solution_loss)
+
+
 def bump(ds: xr.Dataset, variable: str) -> np.ndarray:
-    """log10 of the loss of the mean net over the mean loss of the nets, at 1/m and the largest width."""
-    last = ds.isel(width=-1).sel(exponent=MEAN)
-    return np.log10((last[variable] / last.solution_loss).values)
+    """The bump at 1/m and the largest width."""
+    return bumps(ds, variable).isel(width=-1).sel(exponent=MEAN).values
+
+
+def bump_trend(ds: xr.Dataset) -> np.ndarray:
+    """Slope of the bump at 1/m against log10 m."""
+    values = bumps(ds).sel(exponent=MEAN).transpose("width", "seed").values
+    return np.polyfit(np.log10(ds.width.values), values, 1)[0]
+
+
+def bump_difference(ds: xr.Dataset) -> np.ndarray:
+    """The bump at 1/m minus that at m^(-1/2), mean over widths."""
+    values = bumps(ds).mean("width")
+    return (values.sel(exponent=MEAN) - values.sel(exponent=SQRT)).values
+
+
+def lower(ds: xr.Dataset) -> np.ndarray:
+    """log10 of (zero predictor's loss over the solutions') at m^(-1/2): largest width minus smallest."""
+    values = np.log10(ds.solution_loss.sel(exponent=SQRT))
+    return (values.isel(width=0) - values.isel(width=-1)).values
 
 
 def wide_generalises(ds: xr.Dataset) -> np.ndarray:
@@ -184,24 +122,70 @@ def _claim(
     accepted: tuple[float, float],
     quick: Outcome | None = None,
     note: str = "",
+    scale: Scale = Scale.REAL,
 ) -> Claim:
     expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, measure, quantity, accepted, expected, note)
+    return Claim(sentence, source, measure, quantity, accepted, expected, note, scale=scale)
 
 
 WIDER = np.log10(1.2)
+RAW_PLANE = "on the note's plane, raw weights"
 CLAIMS = (
     _claim(
-        "For 1/m the landscape is wide under different values of m.",
+        "For 1/m the landscape is wide under different values of m (the note's plane).",
         "note §4.7, Figure 2",
+        f"log10 of the radius at the largest width over that at the smallest, 1/m, {RAW_PLANE}",
+        lambda ds: growth(ds, MEAN, "note_radius"),
+        (-0.15, np.inf),
+    ),
+    _claim(
+        "For 1/m the landscape is wide under different values of m.",
+        "note §4.7, Figure 2; in a unit common to all widths (ours)",
         "log10 of the filter-normalised radius at the largest width over that at the smallest, 1/m",
         lambda ds: growth(ds, MEAN),
         (-0.15, 0.15),
         Outcome.INCONCLUSIVE,
     ),
     _claim(
-        "For 1/√m it is narrow for small m and becomes wider as m grows.",
+        "For 1/√m it is narrow for small m, narrower than 1/m (the note's plane).",
         "note §4.7, Figure 2",
+        f"log10 of the radius at m^(−1/2) over that at 1/m, smallest width, {RAW_PLANE}",
+        lambda ds: at_small_width(ds, "note_radius"),
+        (-np.inf, -WIDER),
+        note="In raw weights the curvature of alpha·h goes as alpha².",
+    ),
+    _claim(
+        "For 1/√m it is deep for small m, deeper than 1/m (the note's plane).",
+        "note §4.7, Figure 2",
+        f"log10 of the depth (rim minus lowest) at m^(−1/2) over that at 1/m, smallest width, {RAW_PLANE}",
+        lambda ds: at_small_width(ds, "note_depth"),
+        (0.0, np.inf),
+        note="The rim lies at the same distance in raw weights and the loss there goes as alpha².",
+    ),
+    _claim(
+        "For 1/√m the depth grows as m grows (the note's plane).",
+        "note §4.7, Figure 2",
+        f"log10 of the depth at the largest width over that at the smallest, m^(−1/2), {RAW_PLANE}",
+        lambda ds: growth(ds, SQRT, "note_depth"),
+        (0.0, np.inf),
+    ),
+    _claim(
+        "For 1/√m the solutions lie deeper as m grows.",
+        "ours, on note §4.7",
+        "log10 of the zero predictor's loss over the solutions', m^(−1/2): largest width minus smallest",
+        lower,
+        (0.0, np.inf),
+    ),
+    _claim(
+        "For 1/√m it becomes wider at the bottom as m grows (the note's plane).",
+        "note §4.7, Figure 2",
+        f"log10 of the radius at the largest width over that at the smallest, m^(−1/2), {RAW_PLANE}",
+        lambda ds: growth(ds, SQRT, "note_radius"),
+        (WIDER, np.inf),
+    ),
+    _claim(
+        "For 1/√m it is narrow for small m and becomes wider as m grows.",
+        "note §4.7, Figure 2; in a unit common to all widths (ours)",
         "log10 of the filter-normalised radius at the largest width over that at the smallest, m^(−1/2)",
         lambda ds: growth(ds, SQRT),
         (WIDER, np.inf),
@@ -225,7 +209,7 @@ CLAIMS = (
         Outcome.FAILS,
     ),
     _claim(
-        "As m increases a bump appears in the middle of the landscape of 1/m.",
+        "At large m there is a bump in the middle of the landscape of 1/m.",
         "note §4.7, Figure 2",
         "log10 of the test loss of the mean of the solutions over their mean loss, 1/m, largest width",
         lambda ds: bump(ds, "mean_loss"),
@@ -233,20 +217,46 @@ CLAIMS = (
         Outcome.HOLDS,
     ),
     _claim(
+        "The bump appears as m increases.",
+        "note §4.7, Figure 2",
+        "slope of log10 (test loss of the mean of the solutions over their mean loss) against log10 m, 1/m",
+        bump_trend,
+        (0.0, np.inf),
+        note="It is there at every width, as the mean of nets whose units are in different orders.",
+    ),
+    _claim(
+        "The bump is one of 1/m: it is smaller for 1/√m.",
+        "note §4.7, Figure 2",
+        "the same number at 1/m minus that at m^(−1/2), mean over widths",
+        bump_difference,
+        (0.0, np.inf),
+    ),
+    _claim(
         "The bump is one of the landscape: it stays when hidden units are put into the same order.",
         "ours, on note §4.7",
-        "the same after permutation alignment to the first solution",
+        "log10 of the test loss of the mean over the solutions' after permutation alignment, 1/m, largest width",
         lambda ds: bump(ds, "aligned_mean_loss"),
         (np.log10(2), np.inf),
         Outcome.FAILS,
     ),
     _claim(
-        "A wider loss landscape leads to a better generalisation.",
+        "A wider loss landscape leads to a better generalisation (over widths and scales).",
         "note §4.7",
         "Spearman correlation of filter-normalised radius and test loss over widths and scales",
         wide_generalises,
         (-np.inf, -0.5),
         Outcome.FAILS,
+        note="Six cells that differ in width, output scale and, twentyfold, in kernel_time, none at its end.",
+        scale=Scale.CORRELATION,
+    ),
+    _claim(
+        "A wider loss landscape leads to a better generalisation (one width and scale).",
+        "note §4.7",
+        "Spearman correlation of a solution's radius with its test loss over draws, mean over widths and scales",
+        lambda ds: ds.within.mean(["width", "exponent"]).values,
+        (-np.inf, -0.5),
+        note="Solutions of one problem from different draws, trained alike.",
+        scale=Scale.CORRELATION,
     ),
 )
 
@@ -279,6 +289,8 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         rows |= {
             f"{name}: radius": one.radius,
             f"{name}: raw radius": one.raw_radius,
+            f"{name}: radius on the note's plane": one.note_radius,
+            f"{name}: depth there": one.note_depth,
             f"{name}: loss / zero": one.solution_loss,
             f"{name}: of the mean": one.mean_loss,
             f"{name}: of the aligned mean": one.aligned_mean_loss,

@@ -25,9 +25,10 @@ from jaxtyping import Array, Key, PyTree
 from matplotlib.figure import Figure
 
 from lazyscope import figures, landscape
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import landscape_panels
 from lazyscope.papers.landscape_panels import Surface
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.solutions import (
     SIZES,
     Solutions,
@@ -45,6 +46,7 @@ __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numb
 
 VERSIONS = ("note", "aligned")
 RANDOM_POINTS = 16  # per solution, at its distance from the centre
+SETTINGS = (FULL_BATCH, NO_STOP)
 CAPTION = (
     "Test loss of alpha = 1/m over that of the zero predictor (colour, log10) on the plane of the 1/m solutions "
     "(circles), with the solutions at m^(−1/2) (crosses) projected onto it; largest width, first trial. Left, the "
@@ -192,9 +194,10 @@ def _claim(
     accepted: tuple[float, float],
     quick: Outcome | None = None,
     note: str = "",
+    scale: Scale = Scale.REAL,
 ) -> Claim:
     expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected, note)
+    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected, note, scale=scale)
 
 
 CLAIMS = (
@@ -205,6 +208,7 @@ CLAIMS = (
         value("distance_ratio", "note"),
         (-np.inf, 0.5),
         Outcome.HOLDS,
+        scale=Scale.RATIO,
     ),
     _claim(
         "The plane shows where they are.",
@@ -213,6 +217,7 @@ CLAIMS = (
         value("in_plane", "note"),
         (0.5, np.inf),
         Outcome.FAILS,
+        scale=Scale.SHARE,
     ),
     _claim(
         "There the loss of 1/m is higher than where the 1/m solutions converge.",

@@ -7,12 +7,16 @@ is a mean of m independent terms, so its distance to the limit, Cho & Saul's arc
 Trained to the same kernel_time, the weights move by a relative m^(−1/2), too, while the kernel's change and the gap g
 to the trained linearised model fall faster. Settings are ours: the note states the finding without an experiment.
 
+How far initial weights decide the trained output is measured as the share of its change that the linearisation at w0
+gives, and that training the readout on the initial hidden layer gives. The outputs of a plain net stay random at every
+width, because the initial output does; what becomes deterministic is the change from it.
+
 Expected at quick: slopes −0.495 (kernel to its limit), −0.52 (weights), −0.84 (kernel's change), −0.66 (gap g). On two
 cores: tiny 6 s, quick 15 s, paper 5 min.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -28,6 +32,7 @@ from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
+from lazyscope.papers.draw_cells import DRAW_VERSION, Draws, over_draws
 from lazyscope.papers.protocol import held_out
 from lazyscope.problems import teacher_student
 from lazyscope.scaling import stable_step_size
@@ -39,25 +44,46 @@ CELL_VERSION = 1
 
 @dataclass(frozen=True)
 class Widths:
-    """Widths compared at equal data, teacher and kernel_time = `num_steps`; every step is η = 1/(λmax(K(w0))/n)."""
+    """Widths compared at equal data, teacher and kernel_time = `num_steps`; every step is η = 1/(λmax(K(w0))/n).
+
+    `initial` are the nets whose outputs are held against their initial weights.
+    """
 
     widths: tuple[int, ...]
     n: int
     d: int
     num_steps: int
     draws: int  # initialisations over which the distance of the kernel is a root mean square
+    initial: Draws
     seeds: int
 
 
 SIZES = {
-    "tiny": Widths((32, 128, 512), n=20, d=5, num_steps=50, draws=16, seeds=4),
-    "quick": Widths((64, 128, 256, 512, 1024, 2048), n=50, d=10, num_steps=200, draws=16, seeds=6),
-    "paper": Widths((64, 128, 256, 512, 1024, 2048, 4096, 8192), n=100, d=20, num_steps=1000, draws=16, seeds=10),
+    "tiny": Widths((32, 128, 512), n=20, d=5, num_steps=50, draws=16, initial=Draws((32, 128), 20, 5, 50, 4), seeds=4),
+    "quick": Widths(
+        (64, 128, 256, 512, 1024, 2048),
+        n=50,
+        d=10,
+        num_steps=200,
+        draws=16,
+        initial=Draws((64, 256, 1024), 50, 10, 200, 6),
+        seeds=6,
+    ),
+    "paper": Widths(
+        (64, 128, 256, 512, 1024, 2048, 4096, 8192),
+        n=100,
+        d=20,
+        num_steps=1000,
+        draws=16,
+        initial=Draws((64, 256, 1024, 4096), 100, 20, 1000, 16),
+        seeds=10,
+    ),
 }
 CAPTION = (
-    "Relative distance of the tangent kernel at initialisation to its infinite-width limit, and what training to the "
-    "same kernel_time changes, against width: mean and one standard deviation over trials. The dashed line has slope "
-    "−1/2. With the output scale m^(−1/2) that these nets carry, width is an output scale in disguise."
+    "Left: relative distance of the tangent kernel at initialisation to its infinite-width limit, and what training "
+    "to the same kernel_time changes, against width: mean and one standard deviation over trials. The dashed line "
+    "has slope −1/2. Right: how much of the trained net's change its initial weights explain, and how trained outputs "
+    "spread over draws. With the output scale m^(−1/2) that these nets carry, width is an output scale in disguise."
 )
 
 
@@ -105,23 +131,59 @@ def over_width(
 def compute(
     spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
 ) -> xr.Dataset:
-    """Distances and changes at every width and seed."""
+    """Distances and changes at every width and seed; what initial weights decide under `initial_width`."""
     settings = {"n": spec.n, "d": spec.d, "num_steps": spec.num_steps, "draws": spec.draws}
-    return sweep(
+    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress}
+    ds = sweep(
         partial(over_width, widest=max(spec.widths), **settings),
         {"width": [float(width) for width in spec.widths]},
-        key=key,
-        seeds=spec.seeds,
         version=CELL_VERSION,
-        store=store,
-        progress=progress,
+        **options,
     )
+    shared = replace(spec.initial, widths=())  # what decides a cell's numbers
+    drawn = sweep(
+        partial(over_draws, widest=max(spec.initial.widths), spec=shared),
+        {"width": [float(width) for width in spec.initial.widths]},
+        version=DRAW_VERSION,
+        **options,
+    )
+    return xr.merge([ds, drawn.rename(width="initial_width")], join="exact")
 
 
 def slope(ds: xr.Dataset, variable: str) -> np.ndarray:
     """Slope of log `variable` against log width, per seed."""
     values = ds[variable].transpose("width", "seed").values
     return np.polyfit(np.log(ds.width.values), np.log(values), 1)[0]
+
+
+def spread_slope(ds: xr.Dataset, variable: str) -> np.ndarray:
+    """Slope of log spread of trained outputs over draws against log width, per seed."""
+    values = ds[variable].transpose("initial_width", "seed").values
+    return np.polyfit(np.log(ds.initial_width.values), np.log(values), 1)[0]
+
+
+def _share_claim(variable: str, what: str, note: str = "") -> Claim:
+    return Claim(
+        sentence=f"The network's output is largely determined by its random weights at initialisation ({what}).",
+        source="note §2 on [3] (Jacot et al. 2018)",
+        measure="share of the trained net's change on held-out inputs that they explain, largest width, centred net",
+        quantity=lambda ds: ds[variable].isel(initial_width=-1).values,
+        accepted=(0.9, np.inf),
+        expected={"tiny": None, "quick": None, "paper": None},
+        note=note,
+    )
+
+
+def _spread_claim(variable: str, sentence: str, what: str, note: str = "") -> Claim:
+    return Claim(
+        sentence=sentence,
+        source="note §2 on [3] (Jacot et al. 2018)",
+        measure=f"slope of log standard deviation of {what} over draws against log m, alpha = m^(−1/2)",
+        quantity=partial(spread_slope, variable=variable),
+        accepted=(-np.inf, -0.4),
+        expected={"tiny": None, "quick": None, "paper": None},
+        note=note,
+    )
 
 
 def _slope_claim(variable: str, sentence: str, what: str, *, low: float, note: str = "") -> Claim:
@@ -163,12 +225,29 @@ CLAIMS = (
     _slope_claim(
         "gap", "As the width grows the training dynamics become more linear.", "gap g", low=-np.inf, note=FASTER
     ),
+    _spread_claim(
+        "centred_spread",
+        "As the width grows the training dynamics become more deterministic.",
+        "the centred net's outputs",
+    ),
+    _spread_claim(
+        "plain_spread",
+        "So do the outputs of the trained net.",
+        "the plain net's outputs",
+        note="The initial output is random at every width, and training undoes it on the training inputs alone.",
+    ),
+    _share_claim("tangent_share", "its tangent features"),
+    _share_claim(
+        "readout_share",
+        "the readout over its initial hidden layer",
+        note="Half of the tangent kernel is that of the hidden weights, which move as little and count as much.",
+    ),
 )
 
 
 def draw(ds: xr.Dataset) -> Figure:
-    """All four against width on logarithmic axes, with a guide of slope −1/2."""
-    figure, (ax,) = figures.new_figure(7.2, 4.4)
+    """Distances against width with a guide of slope −1/2; what initial weights decide."""
+    figure, (ax, right) = figures.new_figure(11, 4.4, columns=2)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     _curves(ax, ds)
@@ -176,6 +255,15 @@ def draw(ds: xr.Dataset) -> Figure:
     guide = 1.5 * float(ds.kernel_distance.isel(width=0).mean()) * (width / width[0]) ** -0.5
     ax.plot(width, guide, color=figures.GREY, linewidth=1, linestyle=(0, (4, 3)), label="slope −1/2")
     figures.finish(ax, x="width m", y="relative distance", legend="lower left")
+    right.set_xscale("log", base=2)
+    for variable, label, color, line in (
+        ("tangent_share", "share explained, tangent features", figures.BLUE, "-"),
+        ("readout_share", "share explained, readout on initial features", figures.GREEN, "-"),
+        ("plain_spread", "spread over draws / ‖y‖, plain", figures.ORANGE, "--"),
+        ("centred_spread", "spread over draws / ‖y‖, centred", figures.PURPLE, "--"),
+    ):
+        figures.curve(right, ds[variable], "initial_width", label=label, color=color, line=line, marker="o")
+    figures.finish(right, x="width m", y="of trained outputs, held-out")
     return figure
 
 

@@ -35,7 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import linearized_descent
 from lazyscope.models import center
 from lazyscope.papers.protocol import Protocol, affine, held_out, runs, setup
@@ -178,6 +178,7 @@ CLAIMS = (
         measure="‖f − g‖/‖y‖ on held-out inputs, plain net and random features",
         quantity=partial(distance, first="plain_net", second="random_features"),
         accepted=SAME,
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(
@@ -186,6 +187,7 @@ CLAIMS = (
         measure="‖f − g‖/‖y‖ on held-out inputs, plain net and regression with its own tangent kernel",
         quantity=partial(distance, first="plain_net", second="plain_kernel"),
         accepted=SAME,
+        scale=Scale.RATIO,
         expected=_expect(Outcome.FAILS),
         note="Even with the initial output taken away, which favours the linearised model, it is another function.",
     ),
@@ -195,6 +197,7 @@ CLAIMS = (
         measure="‖f − g‖/‖y‖ on held-out inputs, symmetrised net and tangent-kernel descent of as many steps",
         quantity=partial(distance, first="symmetrised_net", second="symmetrised_descent"),
         accepted=SAME,
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(
@@ -203,6 +206,7 @@ CLAIMS = (
         measure="‖f − g‖/‖y‖ on held-out inputs, symmetrised net and random features",
         quantity=partial(distance, first="symmetrised_net", second="random_features"),
         accepted=OTHER,
+        scale=Scale.RATIO,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(

@@ -2,10 +2,12 @@
 
     lazyscope reproduce note-s1.1 --size quick
 
-E[kappa] is bounded by m^(-1/2) + 1/(m alpha(m)) up to constants: it falls as m^(-1/2) for alpha = m^(-1/2), as
-m^(-1/4) for m^(-3/4) and not at all for 1/m. Plain initialisation, targets times 100 so that y counts in the residual
-(with the unit teacher h(w0) dominates and kappa falls for 1/m, too). Against alpha, kappa falls as 1/alpha only for a
-centred model; raw it tends to kappa_inf > 0. On two cores: tiny 10 s, quick 40 s, paper about 5 min.
+E[kappa] is bounded by m^(-1/2) + 1/(m alpha(m)) up to constants, which the note leaves out: it falls as m^(-1/2) for
+alpha = m^(-1/2), as m^(-1/4) for m^(-3/4) and not at all for 1/m. Plain initialisation, targets times 100 so that y
+counts in the residual; with the teacher itself (`kappa_unit`) h(w0) dominates and kappa falls for 1/m, too. As printed,
+with constant 1, the bound holds for the teacher and not for targets times 100: the second term is in proportion to ‖y‖.
+Against alpha, kappa falls as 1/alpha only for a centred model; raw it tends to kappa_inf > 0. On two cores: tiny 10 s,
+quick 40 s, paper about 5 min.
 """
 
 from dataclasses import dataclass, replace
@@ -18,8 +20,9 @@ from matplotlib.figure import Figure
 
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
-from lazyscope.papers.kappa_cells import CELL_VERSION, over_width
+from lazyscope.papers.kappa_cells import WIDTH_VERSION, over_width
 from lazyscope.papers.protocol import Protocol, decades
+from lazyscope.papers.settings import TRAINING, Setting, unused
 from lazyscope.sweep import Progress, Store, sweep
 
 EXPONENTS = (0.5, 0.75, 1.0)
@@ -42,10 +45,18 @@ SIZES = {
     "quick": Widths(replace(FULL, n_test=1), (64, 128, 256, 512), decades(-2, 6, 0.5), seeds=6),
     "paper": Widths(replace(FULL, n_test=1), (64, 128, 256, 512, 1024, 2048, 4096), decades(-2, 6, 0.25), seeds=10),
 }
+SETTINGS = (
+    Setting(
+        "protocol.target_scale", "not stated", "at unit targets the residual is not that of h(w0) and 1/m falls, too"
+    ),
+    *unused("protocol", "width", *TRAINING),
+)
 CAPTION = (
-    "Left: kappa at initialisation against width for three output scales; the dashed lines have slopes −1/2, −1/4 "
-    "and 0. Right: kappa against alpha at the largest width. It falls for ever only when the output is centred; raw "
-    "it stops at kappa_inf, which no output scale gets below by much."
+    "Left: kappa at initialisation against width for three output scales and targets times 100 (ours, as in the width "
+    "experiments of chizat2019); the dashed lines have slopes −1/2, −1/4 and 0. Dotted, the teacher itself as target, "
+    "where kappa falls for 1/m as well: h(w0) is most of the residual. Right: kappa against alpha, largest width. "
+    "It falls for ever only when the output is centred; raw it stops at kappa_inf, which no output scale gets below by "
+    "much."
 )
 
 
@@ -59,18 +70,36 @@ def compute(
         static=["width"],
         key=key,
         seeds=spec.seeds,
-        dims={"kappa": ("exponent",), "kappa_raw": ("alpha",), "kappa_centred": ("alpha",)},
-        version=CELL_VERSION,
+        dims={
+            "kappa": ("exponent",),
+            "kappa_unit": ("exponent",),
+            "kappa_raw": ("alpha",),
+            "kappa_centred": ("alpha",),
+        },
+        version=WIDTH_VERSION,
         store=store,
         progress=progress,
     )
     return ds.assign_coords(exponent=list(EXPONENTS), alpha=list(spec.alphas))
 
 
-def width_slope(ds: xr.Dataset, exponent: float) -> np.ndarray:
+def width_slope(ds: xr.Dataset, exponent: float, variable: str = "kappa") -> np.ndarray:
     """Slope of log kappa against log width, per seed."""
-    values = ds.kappa.sel(exponent=exponent).transpose("width", "seed").values
+    values = ds[variable].sel(exponent=exponent).transpose("width", "seed").values
     return np.polyfit(np.log(ds.width.values), np.log(values), 1)[0]
+
+
+def bound_ratio(ds: xr.Dataset, variable: str, exponents: tuple[float, ...] = EXPONENTS) -> np.ndarray:
+    """Kappa over m^(-1/2) + 1/(m alpha(m)), per seed, at the width and exponent where its mean is largest."""
+    chosen = ds.sel(exponent=list(exponents))
+    bound = chosen.width**-0.5 + chosen.width ** (chosen.exponent - 1.0)
+    cells = (chosen[variable] / bound).stack(cell=("width", "exponent"))
+    return cells.isel(cell=int(cells.mean("seed").argmax("cell"))).values
+
+
+def largest_rise(ds: xr.Dataset) -> np.ndarray:
+    """Largest change of log10 kappa from one alpha to the next, raw output; negative where it always decreases."""
+    return np.log10(ds.isel(width=-1).kappa_raw).diff("alpha").max("alpha").values
 
 
 def raw_limit(ds: xr.Dataset) -> np.ndarray:
@@ -91,29 +120,73 @@ def raw_slope(ds: xr.Dataset) -> np.ndarray:
     return np.polyfit(np.log(late.alpha.values), np.log(late.kappa_raw.transpose("alpha", "seed").values), 1)[0]
 
 
+def _expect(outcome: Outcome | None) -> dict[str, Outcome | None]:
+    return {"tiny": None, "quick": outcome, "paper": outcome}
+
+
 def _slope_claim(exponent: float, sentence: str, low: float, high: float) -> Claim:
     return Claim(
         sentence=sentence,
         source="note §1.1, §4.7; chizat2019 §1.2",
-        measure=f"slope of log kappa against log m, {NAMES[exponent]}",
+        measure=f"slope of log kappa against log m, {NAMES[exponent]}, targets times 100",
         quantity=partial(width_slope, exponent=exponent),
         accepted=(low, high),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=_expect(Outcome.HOLDS),
     )
 
 
+def _bound_claim(sentence: str, variable: str, exponents: tuple[float, ...], outcome: Outcome | None) -> Claim:
+    targets = "targets times 100" if variable == "kappa" else "targets of the teacher"
+    return Claim(
+        sentence=f"{sentence} ({targets})",
+        source="note §1.1, §4.7, as printed",
+        measure=f"kappa over the bound, at the width and scale where its mean is largest, {targets}",
+        quantity=partial(bound_ratio, variable=variable, exponents=exponents),
+        accepted=(-np.inf, 1.0),
+        expected={"tiny": None, "quick": outcome, "paper": None},
+        note="The constant is missing: the second term is in proportion to ‖y‖, which the printed bound does not know."
+        if variable == "kappa"
+        else "",
+    )
+
+
+BOUND, SQRT_BOUND = "E[kappa] <= m^(−1/2) + 1/(m·alpha(m)).", "For alpha(m) = m^(−1/2): E[kappa] <= 2m^(−1/2)."
 CLAIMS = (
     _slope_claim(0.5, "For alpha(m) = m^(−1/2) the criterion decreases as m^(−1/2).", -0.55, -0.45),
-    _slope_claim(0.75, "For alpha(m) = m^(−3/4), where m·alpha(m) still grows, it decreases as m^(−1/4).", -0.3, -0.2),
+    _slope_claim(0.75, "For alpha(m) = m^(−3/4), m·alpha(m) -> ∞, it decreases as m^(−1/4).", -0.3, -0.2),
     _slope_claim(1.0, "For alpha(m) = 1/m it does not decrease.", -0.05, 0.05),
     Claim(
-        sentence="As alpha grows bigger the criterion decreases, leading to a lazy training situation.",
+        sentence="For alpha(m) = 1/m it does not decrease (targets of the teacher).",
+        source="note §1.1, §4.7; chizat2019 §1.2",
+        measure=f"slope of log kappa against log m, {NAMES[1.0]}, targets of the teacher",
+        quantity=partial(width_slope, exponent=1.0, variable="kappa_unit"),
+        accepted=(-0.05, 0.05),
+        expected=_expect(None),
+        note="At these widths h(w0) is most of the residual, and its part of kappa falls as m^(−1/2) at any scale.",
+    ),
+    _bound_claim(BOUND, "kappa", EXPONENTS, Outcome.FAILS),
+    _bound_claim(BOUND, "kappa_unit", EXPONENTS, None),
+    _bound_claim(SQRT_BOUND, "kappa", (0.5,), Outcome.FAILS),
+    _bound_claim(SQRT_BOUND, "kappa_unit", (0.5,), None),
+    Claim(
+        sentence="As alpha grows bigger the criterion decreases.",
+        source="note §1.1, rescaled model",
+        measure="largest change of log10 kappa from one alpha to the next, raw output; decreasing is below 0",
+        quantity=largest_rise,
+        accepted=(-np.inf, 0.0),
+        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        note="Where ⟨h(w0), y⟩ > 0 kappa is least at a finite alpha, a few per cent below kappa_inf; elsewhere it "
+        "decreases all the way to kappa_inf.",
+    ),
+    Claim(
+        sentence="It decreases without limit, leading to a lazy training situation.",
         source="note §1.1, rescaled model",
         measure="slope of log kappa against log alpha over the last two decades, raw output",
         quantity=raw_slope,
         accepted=(-np.inf, -0.9),
         expected={"tiny": Outcome.FAILS, "quick": Outcome.FAILS, "paper": Outcome.FAILS},
-        note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0.",
+        note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0. Nor do such nets become lazy "
+        "themselves: note-s1.1-regimes.",
     ),
     Claim(
         sentence="With a centred output the criterion decreases as 1/alpha.",
@@ -143,6 +216,7 @@ def draw(ds: xr.Dataset) -> Figure:
     for exponent, color in zip(EXPONENTS, (figures.BLUE, figures.GREEN, figures.ORANGE), strict=True):
         values = ds.kappa.sel(exponent=exponent)
         figures.curve(left, values, "width", label=NAMES[exponent], color=color, marker="o")
+        figures.curve(left, ds.kappa_unit.sel(exponent=exponent), "width", label="", color=color, line=":")
         start = float(values.isel(width=0).mean())
         guide = start * (ds.width.values / ds.width.values[0]) ** (exponent - 1)
         left.plot(ds.width.values, guide, color=color, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -157,4 +231,6 @@ def draw(ds: xr.Dataset) -> Figure:
 
 def numbers(ds: xr.Dataset) -> list[list[str]]:
     """Kappa against width, means over seeds."""
-    return figures.table({NAMES[e]: ds.kappa.sel(exponent=e) for e in EXPONENTS}, "width")
+    rows = {NAMES[e]: ds.kappa.sel(exponent=e) for e in EXPONENTS}
+    unit = {f"{NAMES[e]}, teacher's targets": ds.kappa_unit.sel(exponent=e) for e in EXPONENTS}
+    return figures.table(rows | unit, "width")

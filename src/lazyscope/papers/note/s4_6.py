@@ -9,7 +9,9 @@ range of Dh(w0). At the note's n = 1000, d = 100 this means m < 20 (its m = 50 i
 Reaching the projection by descent takes 10⁵ to 10⁶ steps there, so descent is shown at (n, d, m) = (200, 10, 8), 21000
 steps, tau = 30, and d = 100 in closed form at t = ∞. Expected at quick: the net is within 1 % of its linearisation at
 equal steps; both are 0.6 % and 1.3 % above the projection for two seeds, 17 % for one whose smallest readout makes a
-slow direction. On two cores: tiny 15 s, quick 45 s, paper 20 min. Sizes other than d = 100 are ours.
+slow direction. For m << d a net of (n, d, m) = (400, 40, 4) is trained at tau = 100 with momentum until its gradient is
+gone, and the Hessian of F taken there. On two cores: tiny 20 s, quick 55 s, paper 25 min. Sizes other than d = 100, and
+the momentum, are ours.
 """
 
 from dataclasses import dataclass, replace
@@ -21,21 +23,25 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import kernel_flow
+from lazyscope.papers.narrow_cells import END_VERSION, Ends, end
 from lazyscope.papers.protocol import Protocol, decades, experiment, setup
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, Setting, unused
 from lazyscope.problems import square_loss
 from lazyscope.sweep import Progress, Store, sweep
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """Descent at every tau, and the closed form at every width on data of its own."""
+    """Descent at every tau, the closed form at every width on data of its own, and a net with m << d."""
 
     protocol: Protocol
     taus: tuple[float, ...]
     wide: Protocol
     widths: tuple[int, ...]
+    ends: Ends
+    end_seeds: int
     seeds: int
 
 
@@ -47,16 +53,31 @@ SIZES = {
         (0.3, 30.0),
         replace(WIDE, n=60, n_test=40, d=10),
         (4, 8, 12),
+        Ends(60, 12, 2, 100.0, 2000),
+        end_seeds=3,
         seeds=3,
     ),
-    "quick": Narrow(DESCENT, (0.1, 30.0), WIDE, (4, 10, 16, 24), seeds=3),
+    "quick": Narrow(DESCENT, (0.1, 30.0), WIDE, (4, 10, 16, 24), Ends(400, 40, 4, 100.0, 20_000), end_seeds=5, seeds=3),
     "paper": Narrow(
-        replace(DESCENT, num_steps=210_000), decades(-1.5, 1.5, 0.5), WIDE, tuple(range(2, 33, 2)), seeds=10
+        replace(DESCENT, num_steps=210_000),
+        decades(-1.5, 1.5, 0.5),
+        WIDE,
+        tuple(range(2, 33, 2)),
+        Ends(1000, 100, 8, 100.0, 200_000),
+        end_seeds=10,
+        seeds=10,
     ),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    Setting("protocol.d", "m << d", "descent ends within 21000 steps; `wide` has d = 100, in closed form"),
+    *unused("wide", "width", *TRAINING),
+)
 CAPTION = (
     "Left: train loss of a narrow symmetrised net during descent; at tau = 30 it stalls at the projection of the "
-    "targets on the range of Dh(w0) (dashed), at small tau it goes on. Middle: that gap closing. Right: loss of the "
+    "targets on the range of Dh(w0) (dashed), at small tau it goes on. Middle: that gap closing, also for a net with "
+    "m << d (ours: n = 400, d = 40, m = 4). Right: loss of the "
     "projection at d = 100 against the width; dotted, the width from which Dh(w0) can be onto."
 )
 PROJECTION_VERSION = 1
@@ -77,7 +98,10 @@ def projection(key: Key[Array, ""], *, width: int, protocol: Protocol) -> dict[s
 def compute(
     spec: Narrow, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
 ) -> xr.Dataset:
-    """Descent with its linearisation at every tau, and the closed form under `projection_*` at every width."""
+    """Descent with its linearisation at every tau, and the closed form under `projection_*` at every width.
+
+    The ends of nets with m << d have a dimension of their own, `end_seed`.
+    """
     options = {"seeds": spec.seeds, "key": key, "store": store, "progress": progress}
     descent = experiment(spec.protocol, spec.taus, **options)
     cell = partial(projection, protocol=spec.wide)
@@ -85,7 +109,11 @@ def compute(
     closed = sweep(cell, widths, static=("width",), version=PROJECTION_VERSION, **options)
     closed = closed.rename({str(name): f"projection_{name}" for name in closed.data_vars})
     sizes = {"examples": spec.wide.n, "dimension": spec.wide.d}
-    return xr.merge([descent, closed], join="exact").assign_attrs(sizes)
+    dims: dict[str, tuple[str, ...]] = dict.fromkeys(("end_loss", "end_gradient"), ("end_step",))
+    options |= {"seeds": spec.end_seeds}
+    ends = sweep(partial(end, spec=spec.ends), {}, dims=dims, version=END_VERSION, **options)
+    ends = ends.assign_coords(end_step=list(spec.ends.record)).rename(seed="end_seed")
+    return xr.merge([descent, closed, ends], join="exact").assign_attrs(sizes)
 
 
 def _projected(ds: xr.Dataset) -> xr.DataArray:
@@ -133,6 +161,7 @@ CLAIMS = (
         measure="|train loss at the end over the linearised descent's at equal steps − 1|, at the largest tau",
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
+        scale=Scale.RATIO,
         expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
     ),
     Claim(
@@ -146,11 +175,47 @@ CLAIMS = (
         "The limit of the linearised descent is the projection exactly.",
     ),
     Claim(
-        sentence="For m << d the train loss of the lazy model stalls above 0.",
+        sentence="For m << d the model converges to a stationary point.",
+        source="note §4.6",
+        measure="log10 of ‖∇F‖ at the end over its start, a net trained at tau = 100",
+        quantity=lambda ds: np.log10(ds.end_gradient.isel(end_step=-1).values),
+        accepted=(-np.inf, -3.0),
+        expected=dict.fromkeys(SIZES),
+    ),
+    Claim(
+        sentence="For m << d that point is a local minimum, not a saddle.",
+        source="note §4.6",
+        measure="smallest over largest eigenvalue of the Hessian of F at the end of that net",
+        quantity=lambda ds: ds.convexity.values,
+        accepted=(-1e-6, np.inf),
+        every_seed=True,
+        expected=dict.fromkeys(SIZES),
+        note="To second order: half of its eigenvalues are 0, a symmetrised net having twice the weights of its rank.",
+    ),
+    Claim(
+        sentence="For m << d it is the projection of the targets on the range of Dh(w0).",
+        source="note §4.6, §3.2",
+        measure="train loss at the end of that net over the projection's, minus 1",
+        quantity=lambda ds: ds.end_loss.isel(end_step=-1).values - 1,
+        accepted=(-0.01, 0.01),
+        expected=dict.fromkeys(SIZES),
+    ),
+    Claim(
+        sentence="For m << d the train loss of the lazy model stalls above 0 (a trained net).",
+        source="note §4.6",
+        measure="train loss at the end of that net over its start",
+        quantity=lambda ds: (ds.end_loss.isel(end_step=-1) * ds.projection_share).values,
+        accepted=(1e-3, np.inf),
+        scale=Scale.RATIO,
+        expected=dict.fromkeys(SIZES),
+    ),
+    Claim(
+        sentence="For m << d the train loss of the lazy model stalls above 0 (the projection, d = 100).",
         source="note §4.6; at the note's d = 100",
         measure="loss of the projection over that at the start, least over the widths with (m/2)d < n",
         quantity=share_left,
         accepted=(1e-3, np.inf),
+        scale=Scale.RATIO,
         expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
     ),
     Claim(
@@ -167,6 +232,7 @@ CLAIMS = (
         measure="correlation of log(train loss − projection's) with the step, at the largest tau, after 5 % of the run",
         quantity=decay,
         accepted=(-np.inf, -0.9),
+        scale=Scale.CORRELATION,
         expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
     ),
 )
@@ -186,8 +252,10 @@ def draw(ds: xr.Dataset) -> Figure:
     middle.set_yscale("log")
     gap = ds.train_loss.isel(tau=-1) / _projected(ds) - 1
     figures.curve(middle, gap, "step", label=f"tau = {ds.tau.values[-1]:g}", color=figures.BLUE, marker="o")
+    ends = abs(ds.end_loss - 1).clip(1e-6).rename(end_seed="seed", end_step="step")  # rounding is drawn at 1e-6
+    figures.curve(middle, ends, "step", label="m << d, tau = 100, momentum", color=figures.GREEN)
     middle.axhline(0.01, color=figures.GREY, linestyle=":", label="1 %")
-    figures.finish(middle, x="step of descent", y="train loss / projection − 1")
+    figures.finish(middle, x="step of descent", y="|train loss / projection − 1|")
     right.set_yscale("symlog", linthresh=1e-3)
     figures.curve(right, ds.projection_end, "width", label="train", color=figures.ORANGE, marker="o")
     figures.curve(right, ds.projection_end_test, "width", label="held-out", color=figures.INK, marker="s")

@@ -1,0 +1,318 @@
+"""Note, §1.1: whether Δ(F) >> Δ(Dh), or kappa << 1, tells at w0 that training will be lazy.
+
+    lazyscope reproduce note-s1.1-regimes --size quick
+
+The note calls a model lazy when it stays close to its linearisation until the end, and infers that from one step:
+Δ(F) >> Δ(Dh), for the square loss kappa << 1. Here both are held against what training does, the gap g and the change
+j of the differential (lazy is g <= 0.05 and j <= 0.1), over output scale alpha·tau², width and three starts: plain,
+symmetrised, and plain with the output centred. "<< 1" is read as <= 0.1. Two-layer ReLU nets and teacher of note §4.1,
+smaller (quick: n = 120, d = 12, m = 8 to 64, 300 steps), steps of η·λmax(K)/n = 0.85; sizes are ours.
+
+Expected at quick: kappa orders all nets by g with rank correlation 0.89 and by j with 0.98; plain nets alone -0.3: a
+wider one has a smaller kappa and a larger gap. Of the nets with kappa <= 0.1 about half are lazy; with h(w0) = 0 some
+are not down to kappa = 0.002, and all lazy ones are below 0.009. ‖∇F‖ is 0.23 to 0.88 of ‖Dh‖‖h − y‖, 0.6 in the mean:
+kappa comes out so much too small.
+
+Δ(F)/Δ(Dh) by the note's estimates is 2/kappa with ‖∇F‖ in place of ‖Dh‖‖h − y‖ (`exact` below). On two idle cores:
+tiny 10 s, quick 35 s, paper 30 min.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Key
+from matplotlib.figure import Figure
+from scipy import stats
+
+from lazyscope import figures
+from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.diagnose import Thresholds
+from lazyscope.papers.protocol import decades
+from lazyscope.papers.regime_cells import CELL_VERSION, DIMS, SHARES, STARTS, Nets, over_scale
+from lazyscope.sweep import Progress, Store, sweep
+
+SMALL_KAPPA, SAFE_KAPPA = 0.1, 0.001  # "<< 1", and where `lazyscope` advises to go
+THRESHOLDS = Thresholds()
+FLOOR = 1e-6  # smaller numbers are drawn here
+ZERO = ("symmetrised", "centred")  # starts with h(w0) = 0
+COLORS = dict(zip(STARTS, (figures.BLUE, figures.ORANGE, figures.GREEN), strict=True))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Nets, their widths and the number of seeds."""
+
+    nets: Nets
+    widths: tuple[int, ...]
+    seeds: int
+
+
+SCALES = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e4)
+SIZES = {
+    "tiny": Grid(Nets(30, 6, 16, (0.3, 3.0, 100.0), 100), (8, 16), seeds=3),
+    "quick": Grid(Nets(120, 12, 64, SCALES, 300), (8, 24, 64), seeds=4),
+    "paper": Grid(Nets(1000, 100, 200, (*decades(-1, 2, 0.25), 1e4), 5000), (10, 50, 200), seeds=10),
+}
+CAPTION = (
+    "Gap g (left) and change j of the differential (right) after training against kappa at w0; one dot a net: colour "
+    "the start, size the width, over output scales alpha·tau² from 0.1 to 10^4 (what is below 10^-6 is drawn there). "
+    "Lazy is below the line. Left of the dotted line kappa <= 0.1 calls a net lazy: what is above the line there is a "
+    "false alarm. With h(w0) = 0 kappa orders nets well, and says lazy ten to fifty times too early; a plain net is "
+    "never lazy: its kappa stops at kappa_inf while its gap grows with the scale."
+)
+
+
+def compute(
+    spec: Grid, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
+) -> xr.Dataset:
+    """What is known at w0 and what training does, over (width, start, scale)."""
+    ds = sweep(
+        partial(over_scale, nets=spec.nets),
+        {"width": [float(width) for width in spec.widths], "start": list(range(len(STARTS)))},
+        key=key,
+        seeds=spec.seeds,
+        dims=DIMS,
+        version=CELL_VERSION,
+        store=store,
+        progress=progress,
+    )
+    return ds.assign_coords(start=list(STARTS), scale=list(spec.nets.scales), share=list(SHARES))
+
+
+def lazy(ds: xr.Dataset) -> xr.DataArray:
+    """Which nets train lazily."""
+    return (ds.gap <= THRESHOLDS.gap_lazy) & (ds.change <= THRESHOLDS.differential_lazy)
+
+
+def rank_correlation(ds: xr.Dataset, before: str, after: str, starts: tuple[str, ...] = STARTS) -> np.ndarray:
+    """Spearman correlation of what is known at w0 with what training does, over all nets, per seed."""
+    values = ds.assign(one_step=1 / ds.advantage.isel(share=0))[[before, after]].sel(start=list(starts))
+    rows = values.stack(net=("width", "start", "scale")).transpose("seed", "net")
+    return np.array([stats.spearmanr(x, y)[0] for x, y in zip(rows[before].values, rows[after].values, strict=True)])
+
+
+def true_alarms(ds: xr.Dataset, level: float, starts: tuple[str, ...] = STARTS) -> np.ndarray:
+    """Share of the nets with kappa <= level that train lazily, per seed."""
+    chosen = ds.sel(start=list(starts))
+    small, over = chosen.kappa <= level, ["width", "start", "scale"]
+    return ((small & lazy(chosen)).sum(over) / small.sum(over)).values
+
+
+def misses(ds: xr.Dataset) -> np.ndarray:
+    """Share of the nets that train lazily that have kappa > 0.1, per seed."""
+    over = ["width", "start", "scale"]
+    return ((lazy(ds) & (ds.kappa > SMALL_KAPPA)).sum(over) / lazy(ds).sum(over)).values
+
+
+def worst_ratio(ds: xr.Dataset, variable: str, share: int) -> np.ndarray:
+    """Over all nets the ratio of a measured one-step change to its estimate that is farthest from 1, per seed."""
+    flat = ds[variable].isel(share=share).stack(net=("width", "start", "scale")).transpose("seed", "net").values
+    return flat[np.arange(len(flat)), np.abs(np.log(flat)).argmax(axis=1)]
+
+
+def largest_ratio(ds: xr.Dataset, share: int) -> np.ndarray:
+    """log10 of the largest measured Δ(Dh) over its bound, over all nets, per seed."""
+    return np.log10(ds.differential_ratio.isel(share=share).max(["width", "start", "scale"]).values)
+
+
+def approximation(ds: xr.Dataset) -> np.ndarray:
+    """‖∇F‖ over ‖Dh‖‖h − y‖, geometric mean over nets, per seed."""
+    return np.exp(np.log(ds.kappa / ds.exact).mean(["width", "start", "scale"])).values
+
+
+def end_gap(ds: xr.Dataset, starts: tuple[str, ...]) -> np.ndarray:
+    """log10 of the largest g over widths and starts at the largest output scale."""
+    return np.log10(ds.gap.isel(scale=-1).sel(start=list(starts)).max(["width", "start"]).values)
+
+
+def _claim(
+    sentence: str,
+    measure: str,
+    quantity: Callable[[xr.Dataset], np.ndarray],
+    accepted: tuple[float, float],
+    quick: Outcome | None = None,
+    note: str = "",
+    source: str = "note §1.1",
+    scale: Scale = Scale.REAL,
+) -> Claim:
+    return Claim(
+        sentence, source, measure, quantity, accepted, {"tiny": None, "quick": quick, "paper": None}, note, scale=scale
+    )
+
+
+RANK = "Spearman correlation over width, start and output scale of {} with {}"
+CLAIMS = (
+    _claim(
+        "Δ(F) ≈ η‖∇F‖²/F.",
+        "measured over estimate at the step of training, the net farthest from 1",
+        partial(worst_ratio, variable="objective_ratio", share=0),
+        (0.9, 1.1),
+        Outcome.FAILS,
+        note="A first-order estimate: half of η·λmax is missing, and steps that train fast have η·λmax near 1.",
+    ),
+    _claim(
+        "Δ(F) ≈ η‖∇F‖²/F for small steps.",
+        "measured over estimate at a thousandth of the step, the net farthest from 1",
+        partial(worst_ratio, variable="objective_ratio", share=1),
+        (0.99, 1.01),
+        Outcome.HOLDS,
+    ),
+    _claim(
+        "Δ(Dh) <= η‖∇F‖‖D²h‖/‖Dh‖.",
+        "log10 of measured over bound at the step of training, largest over nets; operator norms",
+        partial(largest_ratio, share=0),
+        (-np.inf, 0.0),
+        Outcome.FAILS,
+        note="Dh of a ReLU net jumps where a gate flips, which D²h does not see.",
+    ),
+    _claim(
+        "Δ(Dh) <= η‖∇F‖‖D²h‖/‖Dh‖ for small steps.",
+        "log10 of measured over bound at a thousandth of the step, largest over nets; operator norms",
+        partial(largest_ratio, share=1),
+        (-np.inf, 0.0),
+        Outcome.HOLDS,
+    ),
+    _claim(
+        "‖∇F‖ ≈ ‖Dh‖‖h − y‖ (printed ‖ΔF‖).",
+        "the one over the other, which is kappa over kappa without this approximation; geometric mean over nets",
+        approximation,
+        (0.8, 1.0),
+        Outcome.FAILS,
+        note="It is an upper bound, attained where the residual lies along the top direction of the kernel. So kappa "
+        "comes out too small, by this factor.",
+    ),
+    _claim(
+        "Δ(F) >> Δ(Dh) in one step tells lazy training from other (measured changes).",
+        RANK.format("the measured Δ(Dh)/Δ(F)", "g"),
+        partial(rank_correlation, before="one_step", after="gap"),
+        (0.7, np.inf),
+        Outcome.INCONCLUSIVE,
+        scale=Scale.CORRELATION,
+    ),
+    _claim(
+        "kappa << 1 tells lazy training from other: it predicts the gap.",
+        RANK.format("kappa", "g"),
+        partial(rank_correlation, before="kappa", after="gap"),
+        (0.7, np.inf),
+        Outcome.HOLDS,
+        scale=Scale.CORRELATION,
+    ),
+    _claim(
+        "kappa << 1 tells lazy training from other: it predicts the change of Dh.",
+        RANK.format("kappa", "j"),
+        partial(rank_correlation, before="kappa", after="change"),
+        (0.7, np.inf),
+        Outcome.HOLDS,
+        scale=Scale.CORRELATION,
+    ),
+    _claim(
+        "With h(w0) = 0 kappa predicts the gap.",
+        RANK.format("kappa", "g") + ", symmetrised and centred nets",
+        partial(rank_correlation, before="kappa", after="gap", starts=ZERO),
+        (0.7, np.inf),
+        Outcome.HOLDS,
+        source="ours, on note §1.1",
+        scale=Scale.CORRELATION,
+    ),
+    _claim(
+        "For plain nets alone kappa predicts the gap.",
+        RANK.format("kappa", "g") + ", plain nets",
+        partial(rank_correlation, before="kappa", after="gap", starts=("plain",)),
+        (0.7, np.inf),
+        Outcome.FAILS,
+        source="ours, on note §1.1",
+        note="Scale and width act against each other: a wider plain net has a smaller kappa and a larger gap.",
+        scale=Scale.CORRELATION,
+    ),
+    _claim(
+        "A net with kappa <= 0.1 trains lazily.",
+        "share of the nets with kappa <= 0.1 that have g <= 0.05 and j <= 0.1",
+        partial(true_alarms, level=SMALL_KAPPA),
+        (0.9, np.inf),
+        Outcome.FAILS,
+        note="False alarms: every plain net with kappa below 0.1, and symmetrised or centred ones at alpha·tau² of 0.1 "
+        "to 10, the narrow ones longest.",
+        scale=Scale.SHARE,
+    ),
+    _claim(
+        "A net with h(w0) = 0 and kappa <= 0.1 trains lazily.",
+        "the same share among symmetrised and centred nets",
+        partial(true_alarms, level=SMALL_KAPPA, starts=ZERO),
+        (0.9, np.inf),
+        Outcome.FAILS,
+        source="ours, on note §1.1",
+        scale=Scale.SHARE,
+    ),
+    _claim(
+        "A net with h(w0) = 0 and kappa <= 0.001 trains lazily.",
+        "share of the symmetrised and centred nets with kappa <= 0.001 that have g <= 0.05 and j <= 0.1",
+        partial(true_alarms, level=SAFE_KAPPA, starts=ZERO),
+        (0.9, np.inf),
+        Outcome.HOLDS,
+        source="ours: the level that lazyscope advises",
+        scale=Scale.SHARE,
+    ),
+    _claim(
+        "A net that trains lazily has kappa << 1.",
+        "share of the nets with g <= 0.05 and j <= 0.1 that have kappa > 0.1: misses",
+        misses,
+        (-np.inf, 0.1),
+        Outcome.HOLDS,
+        scale=Scale.SHARE,
+    ),
+    _claim(
+        "As alpha grows bigger the criterion decreases, leading to a lazy training situation (raw output).",
+        "log10 of g at the largest alpha·tau², plain nets, largest over widths",
+        partial(end_gap, starts=("plain",)),
+        (-np.inf, float(np.log10(THRESHOLDS.gap_lazy))),
+        Outcome.FAILS,
+        note="g grows in proportion to alpha·tau²: the initial output has to be unlearnt.",
+    ),
+    _claim(
+        "As alpha grows bigger with h(w0) = 0, training becomes lazy.",
+        "log10 of g at the largest alpha·tau², symmetrised and centred nets, largest over widths",
+        partial(end_gap, starts=ZERO),
+        (-np.inf, float(np.log10(THRESHOLDS.gap_lazy))),
+        Outcome.HOLDS,
+        source="note §1.1 with h(w0) = 0",
+    ),
+)
+
+
+def draw(ds: xr.Dataset) -> Figure:
+    """Scatter of kappa against g and against j."""
+    figure, axes = figures.new_figure(11, 4.6, columns=2)
+    for ax, after, level, label in (
+        (axes[0], "gap", THRESHOLDS.gap_lazy, "gap g"),
+        (axes[1], "change", THRESHOLDS.differential_lazy, "change j of Dh"),
+    ):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        for start in STARTS:
+            for size, width in enumerate(ds.width.values):
+                one = ds.sel(start=start, width=width)
+                name = f"{start}, m = {width:g}"
+                style = {"markersize": 3 + 1.5 * size, "mfc": "none", "color": COLORS[start], "alpha": 0.7}
+                heights = np.maximum(one[after].values.ravel(), FLOOR)
+                ax.plot(one.kappa.values.ravel(), heights, "o", label=name, **style)
+        ax.axhline(level, color=figures.INK, linewidth=0.8)
+        ax.axvline(SMALL_KAPPA, color=figures.INK, linewidth=0.8, linestyle=":")
+        figures.finish(ax, x="kappa at w0", y=label, legend="upper left")
+    return figure
+
+
+def numbers(ds: xr.Dataset) -> list[list[str]]:
+    """Medians over seeds for every net, and how often it trains lazily."""
+    rows = [["start", "width", "alpha·tau²", "kappa", "exact", "Δ(F)/Δ(Dh)", "g", "j", "lazy"]]
+    middle, share = ds.median("seed"), lazy(ds).mean("seed")
+    for start in STARTS:
+        for width in ds.width.values:
+            for scale in ds.scale.values:
+                at = {"start": start, "width": width, "scale": scale}
+                one = middle.sel(at)
+                values = (one.kappa, one.exact, one.advantage.isel(share=0), one.gap, one.change, share.sel(at))
+                rows.append([start, f"{width:g}", f"{scale:g}", *(f"{float(v):.3g}" for v in values)])
+    return rows

@@ -1,0 +1,93 @@
+"""Settings as they stand on the page and in netCDF attributes: every leaf of a specification under its whole path.
+
+A figure module says in `SETTINGS` what a reader could not see from the values: where its paper states another value or
+none, and what was run where the figure varies a field of its protocol itself or makes no use of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the page says of one setting beside its value.
+
+    `name` is its path in the specification, fields joined by dots; where `run` is given, that is what was run, and
+    `name` may be one that the specification lacks. `stated` is the value in the paper, with words behind it if need be;
+    `why` is the reason for another value.
+    """
+
+    name: str
+    stated: str = ""
+    why: str = ""
+    run: str = ""
+
+
+def unused(prefix: str, *names: str) -> tuple[Setting, ...]:
+    """Fields of the protocol at `prefix` that a figure makes no use of."""
+    return tuple(Setting(f"{prefix}.{name}", run="not used") for name in names)
+
+
+NOT_STATED = "not stated"
+# The note trains by "stochastic gradient descent" and stops early (§4.1); the code that it extends does neither.
+FULL_BATCH = Setting(
+    "training",
+    run="full-batch gradient descent on the train loss",
+    stated="SGD, applied to the test loss (note §4.1)",
+    why="the code of both papers is full-batch and descends the train loss",
+)
+NOTE_RULE = "improvement by 1e-4 in 100 iterations (note §4.1, §4.4)"
+NO_STOP = Setting(
+    "early stopping",
+    run="none",
+    stated=NOTE_RULE,
+    why="that rule watches the test loss and ends runs before they converge (note-fig7)",
+)
+# What only training uses; figures of the criterion at initialisation take their data from the same protocol.
+TRAINING = ("num_steps", "step_rule", "test_every", "stop")
+
+
+def values(spec: Any) -> dict[str, str]:
+    """Every leaf of a specification by its path; the number of seeds is the figure's, whatever its parts hold."""
+    return {path: text for path, text in _leaves(spec) if not path.endswith(".seeds")}
+
+
+def table(spec: Any, said: Sequence[Setting]) -> dict[str, tuple[str, str, str]]:
+    """By path: what was run, what the paper states of it, and why it is another value.
+
+    Raises ValueError where a module speaks of a setting that its specification lacks.
+    """
+    rows = {path: (text, "", "") for path, text in values(spec).items()}
+    for setting in said:
+        run = setting.run or rows.get(setting.name, ("",))[0]
+        if not run:
+            raise ValueError(
+                f"a setting must be one of the specification or say what was run, got {setting.name!r}: "
+                f"name one of {', '.join(rows)}, or give run="
+            )
+        same = setting.stated == run or setting.stated.startswith(f"{run} ")
+        rows[setting.name] = (run, setting.stated, "" if same else setting.why)
+    return rows
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
+    if is_dataclass(value):
+        named = [(field.name, getattr(value, field.name)) for field in fields(value)]
+    elif isinstance(value, tuple) and (names := getattr(value, "_fields", ())):
+        named = list(zip(names, value, strict=True))
+    elif isinstance(value, tuple) and value and all(isinstance(v, tuple) and is_dataclass(v[-1]) for v in value):
+        named = list(value)  # parts by name, as the nets of a table
+    else:
+        return [(path, _text(value))]
+    return [leaf for name, part in named for leaf in _leaves(part, f"{path}.{name}" if path else name)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    if callable(value):
+        return value.__name__
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
