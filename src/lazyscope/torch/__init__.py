@@ -1,0 +1,5 @@
+"""Laziness in PyTorch's terms: `import lazyscope.torch as lst`. Imports torch, so `import lazyscope` does not."""
+
+from lazyscope.torch.first_order import linearize
+
+__all__ = ["linearize"]

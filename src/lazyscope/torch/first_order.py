@@ -1,0 +1,197 @@
+"""The first-order model of a PyTorch module, as a module of the same kind.
+
+h̄(w) = h(w0) + Dh(w0)(w − w0) (note, §1.1), by forward-mode differentiation of the module as it was at w0. Whatever
+trains the module trains its linearisation: it has its class, its signature, the names of its parameters and buffers.
+"""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.autograd import forward_ad  # pyright: ignore[reportMissingImports]
+from torch.func import functional_call  # pyright: ignore[reportMissingImports]
+from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[reportMissingImports]
+from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
+
+
+def linearize(model: Any, *, output: str | None = None) -> nn.Module:
+    """h̄(w) = h(w0) + Dh(w0)(w − w0) at the present weights w0 of `model`, an `nn.Module` to be trained like it.
+
+    It has the model's class, signature, parameter and buffer names and requires_grad flags, and starts at w0, where
+    it equals the model in evaluation mode: dropout is off and the statistics of BatchNorm stay as they are, whatever
+    mode it is in (a warning says so where the model has either). Tied weights stay tied. `model` itself is not
+    touched; w0 is kept in a copy, so that there are two sets of weights. A state dict holds w alone: load it into
+    `linearize` of the model at its start.
+
+    What is linearised are all outputs. A model that is handed labels and returns a loss beside its logits computes
+    that loss of the linearised logits: they are the value of the submodule `output`, by default found at the first
+    call with a loss (the submodule that gives the logits).
+
+    Raises ValueError for a model without floating parameters, and where no submodule gives the logits.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"linearize needs a torch.nn.Module, got {type(model).__name__}: pass the model")
+    if isinstance(model, _Linearized):
+        raise ValueError("linearize needs a model, got one that is linearised already: pass the model it was made of")
+    if not any(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ValueError(f"linearize needs floating parameters, got none in {type(model).__name__}")
+    if output is not None and output not in dict(model.named_modules()):
+        raise ValueError(f"output must name a submodule of {type(model).__name__}, got {output!r}: see named_modules()")
+    fixed = _fixed(model)
+    if fixed:
+        warnings.warn(f"in the linearised model {' and '.join(fixed)}", stacklevel=2)
+    return _linearized(deepcopy(model), deepcopy(model), output)
+
+
+class _Linearized:
+    """What is put before the model's own class: the forward pass of the first-order model at `_base`."""
+
+    _base: nn.Module
+    _output: str | None
+
+    def _first_order(self, *args: Any, **kwargs: Any) -> Any:
+        base = self._base
+        with _differentiable():
+            names = dict(base.named_parameters())
+            duals = {
+                name: forward_ad.make_dual(names[name], parameter - names[name]) if _moves(parameter) else names[name]
+                for name, parameter in self.named_parameters()  # type: ignore[attr-defined]
+            }
+            pairs = (duals, dict(base.named_buffers()))
+
+            def run() -> Any:
+                return functional_call(base, pairs, args, kwargs)
+
+            if self._output is None:
+                with _values(base) as values:
+                    found = run()
+                logits = _tensor(found, "logits")
+                if logits is None or _tensor(found, "loss") is None:
+                    return _pytree.tree_map(_at_first_order, found)
+                self._output = _giver(base, values, logits)
+            hook = base.get_submodule(self._output).register_forward_hook(
+                lambda *call: _pytree.tree_map(_at_first_order, call[-1])
+            )
+            with hook:
+                return _pytree.tree_map(_at_first_order, run())
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._base._apply(function)
+        return super()._apply(function, recurse)  # type: ignore[misc]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        own = deepcopy(_own(self), memo)
+        return _linearized(own, deepcopy(self._base, memo), self._output)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _linearized, (_own(self), self._base, self._output)
+
+
+def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Module:
+    kind = type(model)
+    signature = inspect.signature(kind.forward)
+
+    @functools.wraps(kind.forward)
+    def forward(self: _Linearized, *args: Any, **kwargs: Any) -> Any:
+        return self._first_order(*args, **kwargs)
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    made = type(kind.__name__, (_Linearized, kind), {"forward": forward, "__module__": kind.__module__})
+    model.__class__ = made
+    base.eval().requires_grad_(False)
+    # Past nn.Module's registration: w0 is no parameter of the linearised model.
+    object.__setattr__(model, "_base", base)
+    object.__setattr__(model, "_output", output)
+    return model
+
+
+def _own(model: Any) -> nn.Module:
+    """The module of the model's own class with the weights and buffers of a linearised one."""
+    kind = type(model).__mro__[2]
+    own = object.__new__(kind)
+    own.__dict__.update({name: value for name, value in model.__dict__.items() if name not in ("_base", "_output")})
+    return own
+
+
+def _fixed(model: nn.Module) -> list[str]:
+    drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
+    tracks = any(getattr(module, "running_mean", None) is not None for module in model.modules())
+    said = {"dropout is off": drops, "the running statistics of normalisation are fixed": tracks}
+    return [words for words, present in said.items() if present]
+
+
+def _moves(parameter: Tensor) -> bool:
+    return parameter.is_floating_point()
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Forward mode, with attention in the form that has one: fused kernels do not."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(forward_ad.dual_level())
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _at_first_order(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    primal, tangent = forward_ad.unpack_dual(value)
+    return primal if tangent is None else primal + tangent
+
+
+@contextmanager
+def _values(base: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
+    """The tensors that submodules give, in the order in which they end."""
+    values: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(*call: Any) -> None:
+            if isinstance(call[-1], Tensor):
+                values.append((name, call[-1]))
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in base.named_modules() if name]
+    try:
+        yield values
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _giver(base: nn.Module, values: list[tuple[str, Tensor]], logits: Tensor) -> str:
+    """The submodule whose value the logits are, or are a part of."""
+    primal = forward_ad.unpack_dual(logits).primal
+    for name, value in reversed(values):
+        given = forward_ad.unpack_dual(value).primal
+        if given is primal or given.data_ptr() == primal.data_ptr() or _picked(primal, given):
+            return name
+    raise ValueError(
+        f"the loss of {type(base).__name__} must be computed of the linearised logits, and no submodule gives them: "
+        "pass output='NAME OF THE SUBMODULE', or compute the loss outside of the model"
+    )
+
+
+def _picked(part: Tensor, whole: Tensor) -> bool:
+    """Whether `part` has rows of `whole`, as a classifier of sequences takes those of the last token."""
+    if part.shape[-1:] != whole.shape[-1:] or part.numel() > whole.numel():
+        return False
+    rows = {tuple(row) for row in whole.detach().reshape(-1, whole.shape[-1]).tolist()}
+    return all(tuple(row) in rows for row in part.detach().reshape(-1, part.shape[-1]).tolist())
+
+
+def _tensor(found: Any, name: str) -> Tensor | None:
+    value = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
+    return value if isinstance(value, Tensor) else None

@@ -1,0 +1,182 @@
+"""The first-order model of a PyTorch module: against its conversion to JAX, against closed forms, and as a module."""
+
+import copy
+import inspect
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lazyscope as ls
+from lazyscope.dynamics import linearized_descent
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:torch")]
+torch = pytest.importorskip("torch")
+nn = torch.nn
+lst = pytest.importorskip("lazyscope.torch")
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    torch.manual_seed(0)
+
+
+class Decoder(nn.Module):
+    """Causal attention over tokens, weights of the readout tied to the embedding, a loss where labels are given."""
+
+    def __init__(self, vocabulary=7, width=8):
+        super().__init__()
+        self.embed, self.qkv = nn.Embedding(vocabulary, width), nn.Linear(width, 3 * width)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, input_ids, labels=None):
+        h = self.embed(input_ids)
+        q, k, v = self.qkv(self.norm(h)).chunk(3, -1)
+        logits = self.head(h + nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+        found = {"logits": logits}
+        if labels is not None:
+            found["loss"] = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return found
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)["logits"]
+
+
+MODELS = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)), lambda: torch.randn(5, 3)),
+    "conv net with BatchNorm": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)),
+        lambda: torch.randn(5, 2, 6, 6),
+    ),
+    "encoder": (
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True), nn.Linear(8, 2)),
+        lambda: torch.randn(3, 4, 8),
+    ),
+    "decoder": (lambda: Logits(Decoder()), lambda: torch.randint(0, 7, (3, 5))),
+    "positions": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 3)), nn.Linear(3, 5), nn.Sigmoid(), nn.Flatten()),
+        lambda: torch.randn(3, 12),
+    ),
+}
+FIXED = {"conv net with BatchNorm": "running statistics", "encoder": "dropout is off"}
+
+
+def made(name):
+    build, inputs = MODELS[name]
+    model, x = build().double(), inputs()
+    x = x.double() if x.is_floating_point() else x
+    if name in FIXED:
+        model(x)  # so that statistics are not those of the start
+        with pytest.warns(UserWarning, match=FIXED[name]):
+            return model, lst.linearize(model), x
+    return model, lst.linearize(model), x
+
+
+def shifted(module, size=0.1):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(size * torch.cos(torch.arange(parameter.numel()).reshape(parameter.shape).double()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_the_linearisation_of_the_conversion_in_value_and_gradient(name):
+    model, first, x = made(name)
+    apply, params0 = ls.adapters.from_torch(model, x)
+    linear = ls.linearize(apply, params0)
+    np.testing.assert_allclose(first(x).detach(), model.eval()(x).detach(), rtol=0, atol=1e-12)
+    shifted(first)
+    params = {key: jnp.asarray(value.detach().numpy()) for key, value in first.named_parameters()}
+    assert list(params) == list(params0)
+    inputs = x.numpy()
+    found = first(x)
+    np.testing.assert_allclose(found.detach(), linear(params, inputs), rtol=1e-9, atol=1e-11)
+    (found**3).sum().backward()
+    slopes = jax.grad(lambda p: jnp.sum(linear(p, inputs) ** 3))(params)
+    for key, parameter in first.named_parameters():
+        np.testing.assert_allclose(parameter.grad, slopes[key], rtol=1e-8, atol=1e-9)
+
+
+def test_trained_by_sgd_it_ends_where_linearised_descent_ends():
+    model, first, x = made("mlp")
+    y = torch.randn(5, 2).double()
+    apply, params0 = ls.adapters.from_torch(model, x)
+    # Half the mean squared error, as in lazyscope.
+    optimizer = torch.optim.SGD(first.parameters(), lr=0.2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (((first(x) - y) ** 2).sum(1).mean() / 2).backward()
+        optimizer.step()
+    run = linearized_descent(apply, params0, ls.Problem(jnp.asarray(x), jnp.asarray(y)), step_size=0.2, steps=[40])
+    for key, parameter in first.named_parameters():
+        np.testing.assert_allclose(parameter.detach(), run.params[key], rtol=1e-9, atol=1e-11)
+
+
+def test_it_is_a_module_of_the_same_kind_with_weights_of_its_own():
+    model, first, x = made("mlp")
+    before = copy.deepcopy(model.state_dict())
+    assert isinstance(first, nn.Sequential)
+    assert inspect.signature(first.forward) == inspect.signature(model.forward)
+    assert list(first.state_dict()) == list(model.state_dict())
+    shifted(first)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    stream = io.BytesIO()
+    torch.save(first, stream)
+    stream.seek(0)
+    for again in (torch.load(stream, weights_only=False), copy.deepcopy(first)):
+        torch.testing.assert_close(again(x), first(x), rtol=0, atol=0)
+    third = lst.linearize(model)
+    third.load_state_dict(first.state_dict())
+    torch.testing.assert_close(third(x), first(x), rtol=0, atol=0)
+    single = first.float()
+    assert single(x.float()).dtype == torch.float32
+
+
+def test_frozen_weights_stay_frozen_and_buffers_stay_as_they_are():
+    model, _, x = made("conv net with BatchNorm")
+    model[0].requires_grad_(False)
+    with pytest.warns(UserWarning, match="running statistics"):
+        first = lst.linearize(model)
+    statistics = first[1].running_mean.clone()
+    first.train()
+    first(x).sum().backward()
+    assert first[0].weight.grad is None
+    assert first[4].weight.grad is not None
+    torch.testing.assert_close(first[1].running_mean, statistics, rtol=0, atol=0)
+
+
+def test_a_loss_beside_logits_is_that_of_the_linearised_logits():
+    model = Decoder().double()
+    first, tokens = lst.linearize(model), torch.randint(0, 7, (3, 5))
+    assert len(list(first.parameters())) == len(list(model.parameters()))
+    assert first.head.weight is first.embed.weight
+    shifted(first, 0.3)
+    logits = first(tokens)["logits"]
+    found = first(input_ids=tokens, labels=tokens)
+    torch.testing.assert_close(found["logits"], logits)
+    torch.testing.assert_close(found["loss"], nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()))
+    found["loss"].backward()
+    own = first.embed.weight.grad.clone()
+    first.zero_grad()
+    nn.functional.cross_entropy(first(tokens)["logits"].flatten(0, 1), tokens.flatten()).backward()
+    torch.testing.assert_close(own, first.embed.weight.grad)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match=r"linearize needs a torch\.nn\.Module, got int"):
+        lst.linearize(3)
+    with pytest.raises(ValueError, match="needs floating parameters, got none in Flatten"):
+        lst.linearize(nn.Flatten())
+    with pytest.raises(ValueError, match="output must name a submodule of Linear, got 'head'"):
+        lst.linearize(nn.Linear(2, 2), output="head")
+    with pytest.raises(ValueError, match="linearised already"):
+        lst.linearize(lst.linearize(nn.Linear(2, 2)))
