@@ -113,7 +113,7 @@ def test_p_is_the_level_at_which_the_outcome_would_change(accepted):
     values = np.array([0.9, 1.3, 1.1, 1.0])
     found = judged(values, accepted)
     tests = [stats.ttest_1samp(values, threshold)[1] for threshold in accepted if np.isfinite(threshold)]
-    np.testing.assert_allclose(found.p, max(tests), rtol=1e-9)
+    np.testing.assert_allclose(found.p, np.max(tests), rtol=1e-9)
     assert judged(values, (1.0, np.inf)).p == 1.0
 
 

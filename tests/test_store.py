@@ -13,6 +13,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import jax
@@ -825,7 +826,7 @@ def test_a_function_of_the_program_that_runs_is_known_by_the_file_or_module(monk
         keys._main_module("cell", "the function")
     main.__file__ = "/somewhere/study.py"
     assert keys._main_module("cell", "the function") == "study"
-    main.__spec__ = types.SimpleNamespace(name="package.study")
+    main.__spec__ = ModuleSpec("package.study", None)
     assert keys._main_module("cell", "the function") == "package.study"
 
 

@@ -1,6 +1,7 @@
 """PyTorch modules with the batches that loaders yield and the outputs that they return; exported programs."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Classifier(nn.Module):
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         price = torch.zeros(len(tokens), dtype=pooled.dtype) if price is None else price
         logits = self.head(torch.cat([torch.tanh(pooled), price[:, None]], 1))
-        known = None if labels is None else labels[labels >= 0]  # of a number that no graph can know
+        known: Any = None if labels is None else labels[labels >= 0]  # of a number that no graph can know
         loss = None if labels is None else nn.functional.cross_entropy(logits[: len(known)], known)
         return SimpleNamespace(loss=loss, logits=logits, hidden=hidden)
 

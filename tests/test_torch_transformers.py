@@ -1,5 +1,7 @@
 """kappa, g and j of transformers against PyTorch's own double backward, written out densely."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,9 +73,8 @@ def by_pytorch(module):
         return -float(torch.linalg.matrix_norm(np.cos(t) * hessians[0] + np.sin(t) * hessians[1], 2))
 
     best = min(np.linspace(0, np.pi, 60), key=minus_norm)
-    second = -minimize_scalar(
-        minus_norm, bounds=(best - 0.1, best + 0.1), method="bounded", options={"xatol": 1e-9}
-    ).fun
+    close: Any = minimize_scalar(minus_norm, bounds=(best - 0.1, best + 0.1), method="bounded", options={"xatol": 1e-9})
+    second = -close.fun
     kappa = (f0 - y).norm() * second / torch.linalg.matrix_norm(jacobian, 2) ** 2
     w, linear = start.clone(), start.clone()
     for _ in range(STEPS):
@@ -96,10 +97,10 @@ def test_kappa_gap_and_change_of_the_differential_are_those_of_dense_double_back
     models = apply, ls.linearize(apply, params0)
     runs = [ls.gradient_descent(model, params0, problem, step_size=STEP, num_steps=STEPS) for model in models]
     ends = [model(run.params, x) for model, run in zip(models, runs, strict=True)]
-    gap = ls.trained_gap(*ends, apply(params0, x), y)
+    gap = ls.trained_gap(ends[0], ends[1], apply(params0, x), y)
     change = ls.differential_change(apply, params0, runs[0].params, x).value
     torch.backends.mha.set_fastpath_enabled(False)  # it has no derivatives
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         expected = by_pytorch(module)
     torch.backends.mha.set_fastpath_enabled(True)
-    np.testing.assert_allclose([kappa, gap, change], expected, rtol=1e-6)
+    np.testing.assert_allclose([float(kappa), float(gap), float(change)], expected, rtol=1e-6)
