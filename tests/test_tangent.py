@@ -174,6 +174,14 @@ def test_the_largest_eigenvalue_is_the_known_squared_norm(case):
     np.testing.assert_allclose(np.sqrt(value), case.jacobian_norm, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.slow
+def test_the_largest_eigenvalue_of_a_conv_net_is_that_of_its_dense_kernel():
+    case = next(case for case in CASES if case.name == "conv net")
+    kernel = tangent_kernel(case.apply, case.params, case.problem.x)
+    largest = spectrum(kernel).eigenvalues[0] / case.problem.num_examples
+    np.testing.assert_allclose(largest_eigenvalue(case.apply, case.params, case.problem.x), largest, rtol=1e-9)
+
+
 @named(CURVED)
 def test_linearisation_is_exact_to_second_order(case):
     x, distances = case.problem.x, np.array([1e-2, 1e-3, 1e-4])
