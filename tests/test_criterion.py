@@ -129,7 +129,7 @@ def test_the_error_of_the_largest_value_follows_from_its_residual_and_gap(values
     np.testing.assert_allclose(alone.error, 0.01 / 1.9, rtol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e3])
+@pytest.mark.parametrize("scale", [1.0, 1.2, 1.6])
 def test_a_search_that_is_cut_short_does_not_claim_to_have_converged(scale):
     case = BY_NAME["several outputs"]
 

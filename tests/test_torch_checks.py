@@ -76,6 +76,27 @@ def test_where_pytorch_has_no_second_derivative_it_is_checked_by_differences():
     np.testing.assert_allclose(apply(params0, x), jnp.sum(jnp.abs(apart) ** 3, -1) ** (1 / 3), rtol=1e-12)
 
 
+def test_where_the_second_derivative_of_pytorch_is_not_that_of_its_first_the_differences_decide():
+    torch.manual_seed(0)
+    module = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)).double()
+    x = torch.randn(5, 4).double()
+    with pytest.warns(
+        UserWarning, match=r"by parametrizations\.weight\.original1 is not what differences of its first"
+    ):
+        apply, params0 = ls.adapters.from_torch(module, x)
+
+    def by_hand(params, x):
+        g, v = (params[f"parametrizations.weight.original{i}"] for i in (0, 1))
+        return x @ (g * v / jnp.linalg.norm(v, axis=1, keepdims=True)).T + params["bias"][None]
+
+    v = jax.tree.map(jnp.cos, params0)
+    found, expected = (
+        jax.jvp(jax.grad(lambda p, h=h: jnp.sum(h(p, x.numpy()) ** 3)), (params0,), (v,))[1] for h in (apply, by_hand)
+    )
+    for key, leaf in expected.items():
+        np.testing.assert_allclose(found[key], leaf, rtol=1e-10, atol=1e-12)
+
+
 def test_a_second_derivative_that_jax_has_otherwise_is_seen(monkeypatch):
     def bent(x):  # right in value and slope, with no curvature
         at = jax.lax.stop_gradient(x)

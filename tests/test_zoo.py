@@ -19,7 +19,6 @@ PROGRAMS = (
     "pixel shuffle and resizing",
     "fold and unfold",
     "pooling to a size",
-    "weight_norm",
     "orthogonal",
     "tied embedding",
     "in-place operations",

@@ -12,6 +12,7 @@ from lazyscope.adapters.torch.replay import Graph, replayed, widened
 from lazyscope.adapters.torch.tracing import first_line
 
 _MOVE = 1e-3  # of a leaf's size: away from the kinks of a start at 0, where PyTorch's second derivatives are wrong
+BY_DIFFERENCES = 1e-4  # how exactly differences are known
 _STEPS = (1e-6, 1e-7, 1e-8)  # of differences: small, since each gate that turns in between adds to them
 _ROWS = 2  # in float64
 
@@ -34,7 +35,7 @@ class Wide:
     """In float64: some rows, parameters w, outputs, c and Dhᵀ c; at weights moved along v, D(Dhᵀ c)·v.
 
     `changes` is one product, good to `tolerance`, or where PyTorch has none its differences over several steps, one of
-    which must do.
+    which must do. `differences()` are those for any module.
     """
 
     rows: list[np.ndarray]
@@ -46,6 +47,7 @@ class Wide:
     direction: dict[str, np.ndarray]
     changes: list[Gradients]
     tolerance: float
+    differences: Callable[[], list[Gradients]]
 
 
 def probe(module: Any, name: str, trained: dict[str, Any], rows: Sequence[Any], block: int) -> Probe:
@@ -141,9 +143,14 @@ def widely(
         if not bool(outputs(moved).isfinite().all()):  # out of what the module is defined on
             moved = params
         changes, tolerance = _second(outputs, name, moved, cotangent, direction)
+
+    def differences() -> list[Gradients]:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return _differences(outputs, moved, cotangent, direction)
+
     start, end, v = ({key: p.detach().numpy() for key, p in tree.items()} for tree in (params, moved, direction))
     blocks, c = [row.numpy() for row in rows], cotangent.numpy()
-    return Wide(blocks, start, values.detach().numpy(), c, gradients, end, v, changes, tolerance)
+    return Wide(blocks, start, values.detach().numpy(), c, gradients, end, v, changes, tolerance, differences)
 
 
 def leading(rows: Sequence[Any], number: int) -> list[Any]:
@@ -164,13 +171,20 @@ def _second(
         lacks = first_line(error)
     told = f"PyTorch has no second derivative of {name} ({lacks}): it is checked by differences of the first"
     warnings.warn(told, stacklevel=4)
+    return _differences(outputs, params, cotangent, direction), BY_DIFFERENCES
+
+
+def _differences(
+    outputs: Callable[..., Any], params: dict[str, Any], cotangent: Any, direction: dict[str, Any]
+) -> list[Gradients]:
+    """D(Dhᵀ c)·v by central differences of first derivatives, a few steps wide."""
     changes = []
     for step in _STEPS:
         ends = [_along(params, direction, s) for s in (step, -step)]
         high, low = (_pulled(outputs(end), end, cotangent) for end in ends)
         pairs = zip(high, low, strict=True)
         changes.append(_arrays([None if a is None else (a - b) / (2 * step) for a, b in pairs], params))
-    return changes, 1e-4
+    return changes
 
 
 def _along(params: Mapping[str, Any], direction: Mapping[str, Any], step: float) -> dict[str, Any]:
