@@ -162,7 +162,8 @@ CLAIMS = (
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
         scale=Scale.RATIO,
-        expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected={"tiny": Outcome.HOLDS, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        note="Every seed is far below the threshold, but over decades: on the logarithmic scale three leave room above.",
     ),
     Claim(
         sentence="Under-parameterised and lazy, the model converges to a local minimum: the projection of the targets.",
