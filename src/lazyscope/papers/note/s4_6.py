@@ -163,7 +163,7 @@ CLAIMS = (
         accepted=(-np.inf, 0.02),
         scale=Scale.RATIO,
         expected={"tiny": Outcome.HOLDS, "quick": Outcome.INCONCLUSIVE, "paper": None},
-        note="Every seed is far below the threshold, but over decades: on the logarithmic scale three leave room above.",
+        note="Every seed is below the threshold, but over decades: on the logarithmic scale three leave room above.",
     ),
     Claim(
         sentence="Under-parameterised and lazy, the model converges to a local minimum: the projection of the targets.",
