@@ -30,6 +30,13 @@ def unused(prefix: str, *names: str) -> tuple[Setting, ...]:
 
 
 NOT_STATED = "not stated"
+
+
+def ours(run: str, why: str = "a theorem; settings are ours", name: str = "net and data") -> Setting:
+    """What was run where the paper states nothing."""
+    return Setting(name, run=run, stated=NOT_STATED, why=why)
+
+
 # The note trains by "stochastic gradient descent" and stops early (§4.1); the code that it extends does neither.
 FULL_BATCH = Setting(
     "training",

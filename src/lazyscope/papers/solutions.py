@@ -20,6 +20,7 @@ from jaxtyping import Array, Key, PyTree
 from lazyscope.dynamics import gradient_descent
 from lazyscope.landscape import align, two_layer_axes
 from lazyscope.models import two_layer
+from lazyscope.papers.settings import Setting
 from lazyscope.papers.widths import EXPONENTS, WidthProtocol, held_out, output_scale, setup, step_size
 from lazyscope.problems import Problem, square_loss
 from lazyscope.sweep import Progress, Store, sweep
@@ -51,6 +52,14 @@ SIZES = {
     "quick": Solutions(SHORT, (8, 32, 128), inits=6, resolution=25, seeds=3),
     "paper": Solutions(WidthProtocol(), (6, 8, 12, 16, 24, 32, 64, 128, 256), inits=8, resolution=51, seeds=3),
 }
+
+SIZES_OF_NOTE = (
+    Setting("protocol.n", "1000 (the note's code)", "time"),
+    Setting("protocol.n_test", "1000 (the note's code)", "time"),
+    Setting("protocol.d", "100 (the note's code)", "time"),
+    Setting("protocol.num_steps", "25000 (the note's code)", "time"),
+    Setting("inits", "8 (the note's code)", "time"),
+)
 
 
 def solve(

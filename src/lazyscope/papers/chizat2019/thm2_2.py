@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers.flow_cells import Net, farthest, horizons, slopes
-from lazyscope.papers.settings import NOT_STATED, Setting
+from lazyscope.papers.settings import ours
 from lazyscope.sweep import Progress, Store
 
 ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "relu": jax.nn.relu}
@@ -56,11 +56,7 @@ SIZES = {
     "quick": Horizon(20, 5, 30, (2.0, 8.0, 32.0, 128.0, 512.0), horizon=20.0, seeds=5, few=True),
     "paper": Horizon(20, 5, 30, tuple(2.0**k for k in range(2, 11)), horizon=20.0, seeds=10),
 }
-SETTINGS = (
-    Setting(
-        "net and data", run="tanh, two layers, teacher-student", stated=NOT_STATED, why="a theorem; settings are ours"
-    ),
-)
+SETTINGS = (ours("tanh, two layers, teacher-student"),)
 CAPTION = (
     "Largest distance over time of the flow from w0 (blue), and from the linearised flow in parameters (orange) and in "
     "outputs (green), against the output scale alpha. Centred smooth nets follow the theorem's slopes −1, −2, −1; "

@@ -22,15 +22,11 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import flow_cells
 from lazyscope.papers.flow_cells import Bounds
-from lazyscope.papers.settings import NOT_STATED, Setting
+from lazyscope.papers.settings import ours
 from lazyscope.sweep import Progress, Store
 
 SIZES = flow_cells.BOUND_SIZES
-SETTINGS = (
-    Setting(
-        "net and data", run="tanh, two layers, teacher-student", stated=NOT_STATED, why="a theorem; settings are ours"
-    ),
-)
+SETTINGS = (ours("tanh, two layers, teacher-student; quadratic maps"),)
 CAPTION = (
     "Relative gap between flow and linearised flow after K steps of 1/Lip(h)² in flow time (solid), and the theorem's "
     "bound (dashed), at three output scales. Both start as K²; the gap saturates, the bound does not."

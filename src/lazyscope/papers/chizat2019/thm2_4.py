@@ -19,15 +19,11 @@ from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import convergence_cells as cells
 from lazyscope.papers.convergence_cells import Convergence
 from lazyscope.papers.flow_cells import slopes
-from lazyscope.papers.settings import NOT_STATED, Setting
+from lazyscope.papers.settings import ours
 from lazyscope.sweep import Progress, Store
 
 SIZES = cells.OVER_SIZES
-SETTINGS = (
-    Setting(
-        "net and data", run="tanh, two layers, teacher-student", stated=NOT_STATED, why="a theorem; settings are ours"
-    ),
-)
+SETTINGS = (ours("tanh, two layers, teacher-student"),)
 CAPTION = (
     "Residual of the flow against time in units of 1/λmin, the slowest direction's, at several output scales, with the "
     "linearised flow (crosses) and the theorem's guarantee exp(−t λmin/4) (grey). Right: suprema over all times "

@@ -18,15 +18,13 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import convergence_cells as cells
 from lazyscope.papers.convergence_cells import Convergence
-from lazyscope.papers.settings import NOT_STATED, Setting
+from lazyscope.papers.settings import ours
 from lazyscope.sweep import Progress, Store
 
 SIZES = cells.UNDER_SIZES
 SETTINGS = (
-    Setting(
-        "net and data", run="tanh, two layers, teacher-student", stated=NOT_STATED, why="a theorem; settings are ours"
-    ),
-    Setting("readouts", run="frozen at ±1; the output is centred", stated=NOT_STATED, why="Dh then has constant rank"),
+    ours("tanh, two layers, teacher-student"),
+    ours("frozen at ±1; the output is centred", "Dh then has constant rank", "readouts"),
 )
 CAPTION = (
     "Left: gradient norm of the flow against time in units of 1/λ, λ the smallest nonzero eigenvalue of the kernel at "

@@ -123,7 +123,7 @@ def keeps_moving_more(ds: xr.Dataset) -> np.ndarray:
 
 
 def furthest_gap(ds: xr.Dataset, prefix: str) -> np.ndarray:
-    """log10 of the largest gap g to the linearised descent along training, tau = 2."""
+    """log10 of the largest gap g of held-out outputs to the linearised descent along training, tau = 2."""
     return np.log10(ds[f"{prefix}gap"].sel(tau=LAZY).max("step").values)
 
 
@@ -233,7 +233,7 @@ CLAIMS = (
     *_both(
         "In the lazy regime the parameters closely follow the linearised gradient flow",
         "note §4.2",
-        "log10 of the largest gap g to the linearised descent along training, tau = 2; lazy is g <= .05",
+        "log10 of the largest gap g of held-out outputs to the linearised descent along training, tau = 2; lazy <= .05",
         furthest_gap,
         (-np.inf, np.log10(0.05)),
         (_expect(F), _expect(H, Outcome.INCONCLUSIVE)),

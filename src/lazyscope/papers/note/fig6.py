@@ -31,6 +31,7 @@ from lazyscope.papers.landscape_panels import Surface
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.solutions import (
     SIZES,
+    SIZES_OF_NOTE,
     Solutions,
     absorb,
     nets,
@@ -46,7 +47,7 @@ __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numb
 
 VERSIONS = ("note", "aligned")
 RANDOM_POINTS = 16  # per solution, at its distance from the centre
-SETTINGS = (FULL_BATCH, NO_STOP)
+SETTINGS = (FULL_BATCH, NO_STOP, *SIZES_OF_NOTE)
 CAPTION = (
     "Test loss of alpha = 1/m over that of the zero predictor (colour, log10) on the plane of the 1/m solutions "
     "(circles), with the solutions at m^(−1/2) (crosses) projected onto it; largest width, first trial. Left, the "

@@ -29,6 +29,7 @@ from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.models import center, two_layer
 from lazyscope.papers.protocol import held_out
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.problems import square_loss, teacher_student
 from lazyscope.sweep import Progress, Store, sweep
 
@@ -56,6 +57,11 @@ SIZES = {
     "quick": Widths((4, 8, 16, 32), n=300, d=4, num_steps=6000, inits=6, seeds=8),
     "paper": Widths((4, 8, 16, 32, 64, 128), n=1000, d=4, num_steps=50_000, inits=10, seeds=10),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    ours("ReLU, two layers, alpha = 1/m, four units of a teacher", "the note has no experiment; settings are ours"),
+)
 CAPTION = (
     "Left, train loss of every net over that of the zero predictor against its width, one dot an initialisation. Nets "
     "as small as the teacher reach the global minimum, 0, or are stuck far above, as the draw decides; wide ones all "

@@ -34,6 +34,7 @@ from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
 from lazyscope.papers.draw_cells import DRAW_VERSION, Draws, over_draws
 from lazyscope.papers.protocol import held_out
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.problems import teacher_student
 from lazyscope.scaling import stable_step_size
 from lazyscope.sweep import Progress, Store, sweep
@@ -79,6 +80,11 @@ SIZES = {
         seeds=10,
     ),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    ours("ReLU, two layers, alpha = m^(−1/2), inputs on the sphere", "the note has no experiment; settings are ours"),
+)
 CAPTION = (
     "Left: relative distance of the tangent kernel at initialisation to its infinite-width limit, and what training "
     "to the same kernel_time changes, against width: mean and one standard deviation over trials. The dashed line "
@@ -232,7 +238,7 @@ CLAIMS = (
     ),
     _spread_claim(
         "plain_spread",
-        "So do the outputs of the trained net.",
+        "The outputs of the trained plain net become deterministic, too.",
         "the plain net's outputs",
         note="The initial output is random at every width, and training undoes it on the training inputs alone.",
     ),
@@ -240,7 +246,7 @@ CLAIMS = (
     _share_claim(
         "readout_share",
         "the readout over its initial hidden layer",
-        note="Half of the tangent kernel is that of the hidden weights, which move as little and count as much.",
+        note="Half of the tangent kernel is that of the hidden weights; the readout alone learns nearly the same.",
     ),
 )
 

@@ -39,6 +39,7 @@ from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import linearized_descent
 from lazyscope.models import center
 from lazyscope.papers.protocol import Protocol, affine, held_out, runs, setup
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.sweep import Progress, Store, sweep
 
 CELL_VERSION = 1
@@ -59,6 +60,7 @@ SIZES = {
     "quick": Comparison(replace(FULL, num_steps=5000), seeds=3),
     "paper": Comparison(FULL, seeds=10),
 }
+SETTINGS = (FULL_BATCH, NO_STOP)
 CAPTION = (
     "Left, test losses of every predictor, one dot a trial. Right, how far any two are apart as functions, "
     "‖f − g‖/‖y‖ on held-out inputs, mean over trials; 0 is the same function. The plain net is the random-features "

@@ -28,6 +28,7 @@ from lazyscope.dynamics import gradient_descent
 from lazyscope.measures import stable_rank
 from lazyscope.models import two_layer_linear
 from lazyscope.papers.protocol import decades
+from lazyscope.papers.settings import ours
 from lazyscope.problems import Problem, square_loss
 from lazyscope.scaling import stable_step_size
 from lazyscope.sweep import Progress, Store, sweep
@@ -60,6 +61,7 @@ SIZES = {
     ),
 }
 FOLLOWED_TAU = 0.1  # where the invariant is followed: small weights, and far from 0
+SETTINGS = (ours("linear, two layers, three outputs, a linear map", "the note has no experiment; settings are ours"),)
 CAPTION = (
     "Left, stable rank of the hidden layer before and after training against the initialisation scale. Small weights "
     "end at the stable rank that the balanced factorisation of the target has, large ones keep nearly the one they "

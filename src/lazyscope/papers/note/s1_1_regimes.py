@@ -32,6 +32,7 @@ from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.diagnose import Thresholds
 from lazyscope.papers.protocol import decades
 from lazyscope.papers.regime_cells import CELL_VERSION, DIMS, SHARES, STARTS, Nets, over_scale
+from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.sweep import Progress, Store, sweep
 
 SMALL_KAPPA, SAFE_KAPPA = 0.1, 0.001  # "<< 1", and where `lazyscope` advises to go
@@ -56,6 +57,11 @@ SIZES = {
     "quick": Grid(Nets(120, 12, 64, SCALES, 300), (8, 24, 64), seeds=4),
     "paper": Grid(Nets(1000, 100, 200, (*decades(-1, 2, 0.25), 1e4), 5000), (10, 50, 200), seeds=10),
 }
+SETTINGS = (
+    FULL_BATCH,
+    NO_STOP,
+    ours("teacher and nets of note §4.1, smaller", "three starts, four widths and many scales"),
+)
 CAPTION = (
     "Gap g (left) and change j of the differential (right) after training against kappa at w0; one dot a net: colour "
     "the start, size the width, over output scales alpha·tau² from 0.1 to 10^4 (what is below 10^-6 is drawn there). "

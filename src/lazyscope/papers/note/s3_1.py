@@ -27,6 +27,7 @@ from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import flow_cells, loss_cells, start_cells
 from lazyscope.papers.flow_cells import BOUND_SIZES, Bounds, Net, farthest, slopes
 from lazyscope.papers.loss_cells import LOSS_SIZES, Losses
+from lazyscope.papers.settings import ours
 from lazyscope.papers.start_cells import START_SIZES, Starts
 from lazyscope.sweep import Progress, Store
 
@@ -73,6 +74,7 @@ SIZES = {
         seeds=10,
     ),
 }
+SETTINGS = (ours("tanh, two layers, centred or doubled, teacher-student; quadratic maps for the bound"),)
 CAPTION = (
     "Left: largest distance over time between flow and linearised flow against alpha, in parameters and in outputs at "
     "the held-out point where they differ most. Right: the relative gap on the training set after K iterations for a "
