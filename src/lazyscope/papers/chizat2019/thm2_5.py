@@ -66,7 +66,7 @@ CLAIMS = (
         quantity=lambda ds: ds.convexity.isel(alpha=-1).values,
         accepted=(0, np.inf),
         every_seed=True,
-        expected=HOLDS | {"tiny": Outcome.INCONCLUSIVE},
+        expected=HOLDS,
         note="Positive definite: a strict local minimum.",
     ),
     Claim(
