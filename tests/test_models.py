@@ -119,3 +119,9 @@ def test_a_unit_at_its_kink_is_closed(doubled):
 
 def test_smooth_activations_have_no_gates():
     assert two_layer(6, 5, jnp.tanh).gates is None
+
+
+def test_a_linear_net_may_have_one_unit():
+    model = two_layer_linear(1, 1)
+    params = {"a": jnp.full((1, 1), 3.0), "b": jnp.full((1, 1), 2.0)}
+    np.testing.assert_allclose(model.apply(params, jnp.ones((2, 1))), [6.0, 6.0])
