@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+NOT_STATED = "not stated"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,17 +26,14 @@ class Setting:
     run: str = ""
 
 
-def unused(prefix: str, *names: str) -> tuple[Setting, ...]:
-    """Fields of the protocol at `prefix` that a figure makes no use of."""
-    return tuple(Setting(f"{prefix}.{name}", run="not used") for name in names)
-
-
-NOT_STATED = "not stated"
-
-
 def ours(run: str, why: str = "a theorem; settings are ours", name: str = "net and data") -> Setting:
     """What was run where the paper states nothing."""
     return Setting(name, run=run, stated=NOT_STATED, why=why)
+
+
+def unused(prefix: str, *names: str) -> tuple[Setting, ...]:
+    """Fields of the protocol at `prefix` that a figure makes no use of."""
+    return tuple(Setting(f"{prefix}.{name}", run="not used") for name in names)
 
 
 # The note trains by "stochastic gradient descent" and stops early (§4.1); the code that it extends does neither.

@@ -60,7 +60,9 @@ class _Linearized:
         with _differentiable():
             names = dict(base.named_parameters())
             duals = {
-                name: forward_ad.make_dual(names[name], parameter - names[name]) if _moves(parameter) else names[name]
+                name: forward_ad.make_dual(names[name], parameter - names[name])
+                if parameter.is_floating_point()
+                else names[name]
                 for name, parameter in self.named_parameters()  # type: ignore[attr-defined]
             }
             pairs = (duals, dict(base.named_buffers()))
@@ -124,10 +126,6 @@ def _fixed(model: nn.Module) -> list[str]:
     tracks = any(getattr(module, "running_mean", None) is not None for module in model.modules())
     said = {"dropout is off": drops, "the running statistics of normalisation are fixed": tracks}
     return [words for words, present in said.items() if present]
-
-
-def _moves(parameter: Tensor) -> bool:
-    return parameter.is_floating_point()
 
 
 @contextmanager

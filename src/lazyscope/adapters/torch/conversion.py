@@ -47,8 +47,8 @@ def from_torch(
 
     The graph is compared with the module by its outputs and derivatives, in the module's type; then JAX with the graph
     in float64 on copies, whatever the type: outputs, derivatives, and one second-order product at weights moved by .1 %
-    (a start at 0 is at kinks). A UserWarning says when PyTorch has no second derivative; differences of the first take
-    its place.
+    (a start at 0 is at kinks). A UserWarning says when PyTorch has no second derivative, or one that differences of its
+    first do not confirm; those differences take its place.
 
     Raises ValueError when the module does not run on the batch, has uninitialised (lazy) parameters or none to train,
     is neither float32 nor float64, returns something else than one row per example or what does not depend on its
@@ -63,9 +63,10 @@ def from_torch(
     """
     name = type(module).__name__
     inputs, leaves = taken(module.forward, name, batch)
+    leaves = _tensors(inputs, leaves)
     if dtype is not None:
         module, leaves = _cast(module, leaves, dtype)
-    return _converted(module, name, inputs, _tensors(inputs, leaves), output)
+    return _converted(module, name, inputs, leaves, output)
 
 
 def from_exported(program: Any, *, output: Output = None) -> tuple[Converted, dict[str, Array]]:
@@ -169,7 +170,7 @@ def _tensors(inputs: Taken, leaves: list[Any]) -> list[Any]:
     return tensors
 
 
-def _cast(module: Any, leaves: list[Any], dtype: Any) -> tuple[Any, list[Any]]:
+def _cast(module: Any, tensors: list[Any], dtype: Any) -> tuple[Any, list[Any]]:
     """A copy of the module in another type, and its inputs."""
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -177,7 +178,6 @@ def _cast(module: Any, leaves: list[Any], dtype: Any) -> tuple[Any, list[Any]]:
     if name not in ("float32", "float64"):
         raise ValueError(f"dtype must be float32 or float64, got {name}: derivatives need that many digits")
     to = getattr(torch, name)
-    tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.tensor(np.asarray(leaf)) for leaf in leaves]
     try:
         copy = deepcopy(module)
     except Exception as error:
