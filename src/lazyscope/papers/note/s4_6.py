@@ -155,6 +155,7 @@ def decay(ds: xr.Dataset) -> np.ndarray:
     return np.array([np.corrcoef(gap.step.values[late], np.log(row[late]))[0, 1] for row in gap.values])
 
 
+AT_100 = "tau = 100 was chosen after runs at 30, where one of three seeds leaves the point, and at 300."
 CLAIMS = (
     Claim(
         sentence="Under-parameterised and lazy, the net ends where its linearisation ends.",
@@ -182,7 +183,8 @@ CLAIMS = (
         measure="log10 of ‖∇F‖ at the end over its start, a net trained at tau = 100",
         quantity=lambda ds: np.log10(ds.end_gradient.isel(end_step=-1).values),
         accepted=(-np.inf, -3.0),
-        expected=dict.fromkeys(SIZES),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        moved=AT_100,
     ),
     Claim(
         sentence="For m << d that point is a local minimum, not a saddle.",
@@ -191,7 +193,8 @@ CLAIMS = (
         quantity=lambda ds: ds.convexity.values,
         accepted=(-1e-6, np.inf),
         every_seed=True,
-        expected=dict.fromkeys(SIZES),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        moved=AT_100,
         note="To second order: half of its eigenvalues are 0, a symmetrised net having twice the weights of its rank.",
     ),
     Claim(
@@ -200,7 +203,8 @@ CLAIMS = (
         measure="train loss at the end of that net over the projection's, minus 1",
         quantity=lambda ds: ds.end_loss.isel(end_step=-1).values - 1,
         accepted=(-0.01, 0.01),
-        expected=dict.fromkeys(SIZES),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        moved=AT_100,
     ),
     Claim(
         sentence="For m << d the train loss of the lazy model stalls above 0 (a trained net).",
@@ -209,7 +213,8 @@ CLAIMS = (
         quantity=lambda ds: (ds.end_loss.isel(end_step=-1) * ds.projection_share).values,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected=dict.fromkeys(SIZES),
+        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        moved=AT_100,
     ),
     Claim(
         sentence="For m << d the train loss of the lazy model stalls above 0 (the projection, d = 100).",
