@@ -167,7 +167,7 @@ def _second(
         if all(v is None or np.isfinite(v).all() for v in change.values()):
             return [change], 1e-6
         lacks = "it is NaN or infinite"
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         lacks = first_line(error)
     told = f"PyTorch has no second derivative of {name} ({lacks}): it is checked by differences of the first"
     warnings.warn(told, stacklevel=4)
