@@ -19,6 +19,7 @@ PROGRAMS = (
     "pixel shuffle and resizing",
     "fold and unfold",
     "pooling to a size",
+    "weight_norm",
     "orthogonal",
     "tied embedding",
     "in-place operations",

@@ -24,7 +24,7 @@ Examples:
   lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
-  lazyscope zoo llama                              which PyTorch models are known to convert
+  lazyscope zoo lstm                               which PyTorch models are known to convert
   lazyscope report lazyscope-out                   make the page again from what is there
   lazyscope --version                              which version this is
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out

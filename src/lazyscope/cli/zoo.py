@@ -19,7 +19,7 @@ class Zoo:
     Each was converted from random weights, and its outputs, a transposed product and a second-order product were
     compared with PyTorch's in float64.
 
-    Example: lazyscope zoo llama
+    Example: lazyscope zoo lstm
     """
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[WORD ...]")] = ()
