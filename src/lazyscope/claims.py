@@ -7,7 +7,8 @@ Intervals are Student's t on the mean over seeds. A quantity that cannot leave a
 correlation) has its interval on a scale without ends, `Scale`: the logarithm, the logit, Fisher's z. Mean and interval
 are put back, so they stay in the range, and are those of the median of a distribution that is symmetric on that scale.
 A value at an end has no place on such a scale: then the interval is Student's, cut at the ends, which loses no
-coverage, since the mean cannot lie beyond them.
+coverage, since the mean cannot lie beyond them. So is that of a gap or distance that is 0 where the sentence is exact
+(`SIZE`): logarithms of what is nearly 0 scatter by decades that say nothing of the sentence.
 
 A sentence about every case, such as a bound, is refuted by one that violates it: its claim has `every_seed`, and is
 judged by all values in place of an interval of their mean.
@@ -38,6 +39,7 @@ class Scale(Enum):
 
     REAL = "any number, as it is"
     RATIO = ">= 0, on the logarithmic scale"
+    SIZE = ">= 0, as it is"
     SHARE = "0 to 1, on the logit scale"
     CORRELATION = "-1 to 1, by Fisher's z"
 
@@ -60,6 +62,7 @@ _Map = Callable[[np.ndarray], np.ndarray]
 _SCALES: dict[Scale, tuple[tuple[float, float], _Map, _Map]] = {
     Scale.REAL: ((-np.inf, np.inf), np.asarray, np.asarray),
     Scale.RATIO: ((0.0, np.inf), np.log, np.exp),
+    Scale.SIZE: ((0.0, np.inf), np.asarray, np.asarray),
     Scale.SHARE: ((0.0, 1.0), special.logit, special.expit),
     Scale.CORRELATION: ((-1.0, 1.0), np.arctanh, np.tanh),
 }
@@ -167,7 +170,8 @@ def _on_average(claim: Claim, values: np.ndarray) -> Finding:
     p = 1.0
     # Values that all are the same end of their range have no spread to judge chance by.
     if outcome is not Outcome.INCONCLUSIVE and (inner or np.ptp(values) > 0):
-        nearest = np.min(np.abs(np.mean(spread) - scale.spread(wanted)))
+        thresholds = scale.spread(wanted[np.isfinite(wanted)])
+        nearest = np.min(np.abs(np.mean(spread) - thresholds), initial=np.inf)
         p = float(2 * stats.t.sf(nearest / max(_error(spread), np.finfo(float).tiny), values.size - 1))
     return Finding(claim, mean, low, high, values.size, outcome, reason, p)
 

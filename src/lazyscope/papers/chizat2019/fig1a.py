@@ -61,8 +61,9 @@ CLAIMS = (
         quantity=aligned,
         accepted=(0.8, np.inf),
         scale=Scale.SHARE,
-        expected=_expect(Outcome.FAILS),
-        note="Half of the mass does. 15 points do not determine the teacher: particles also gather between its units.",
+        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        note="Half of the mass does, 1 to 98 %. 15 points do not determine the teacher: particles also gather between "
+        "its units.",
     ),
     Claim(
         sentence="The net fits the teacher on the training points.",

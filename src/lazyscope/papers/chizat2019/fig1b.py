@@ -48,7 +48,7 @@ CLAIMS = (
         measure="relative l2 movement of the parameters",
         quantity=movement,
         accepted=(-np.inf, 0.1),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(
@@ -57,7 +57,7 @@ CLAIMS = (
         measure="mean angle, weighted by mass, between a particle's start and end, in degrees",
         quantity=turn,
         accepted=(-np.inf, 10.0),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(

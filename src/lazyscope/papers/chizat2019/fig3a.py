@@ -92,7 +92,7 @@ CLAIMS = (
         measure="‖f − f_lin‖/‖f_lin‖ on held-out images at the largest alpha, both trained",
         quantity=largest_gap,
         accepted=(-np.inf, 0.05),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(Outcome.HOLDS),
     ),
     Claim(

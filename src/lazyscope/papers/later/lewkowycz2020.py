@@ -195,7 +195,7 @@ CLAIMS = (
         measure="largest |λmax(K_T)/λmax(K_0) − 1|, η·λ0 < 1.8, widest linear net",
         quantity=lazy_curvature,
         accepted=(-np.inf, 0.1),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(),
     ),
     Claim(

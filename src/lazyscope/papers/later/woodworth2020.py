@@ -188,7 +188,7 @@ CLAIMS = (
         measure="largest ‖β_T − β_Q‖/‖β_Q‖ over tau",
         quantity=worst_distance,
         accepted=(-np.inf, 1e-3),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(),
     ),
     Claim(
@@ -197,7 +197,7 @@ CLAIMS = (
         measure="‖β_T − β_2‖/‖β_2‖ at the largest tau",
         quantity=partial(at_end, variable="to_least_l2", index=-1),
         accepted=(-np.inf, 1e-3),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(),
     ),
     Claim(
@@ -206,7 +206,7 @@ CLAIMS = (
         measure="‖β_T − β_1‖/‖β_1‖ at the smallest tau",
         quantity=partial(at_end, variable="to_least_l1", index=0),
         accepted=(-np.inf, 0.05),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(None),
     ),
     Claim(

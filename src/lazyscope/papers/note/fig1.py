@@ -197,7 +197,7 @@ CLAIMS = (
             "This net is not lazy: g reaches 17.",
             "",
         ),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
     ),
     *_both(
         "In the lazy regime the weights quickly stabilise",

@@ -192,7 +192,7 @@ CLAIMS = (
         measure="smallest j, relative change of the differential Dh over training, on tau >= 100; lazy is j <= 0.1",
         quantity=plateau_differential_change,
         accepted=(-np.inf, LAZY_DIFFERENTIAL_CHANGE),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         moved="the change of the kernel was judged first, with the same outcome; it depends on how weights are stored.",
         expected=_expect(Outcome.FAILS),
         note="j = 0.72 at every tau from 1 on: the half of ‖Dh‖² that belongs to the hidden weights vanishes with the "

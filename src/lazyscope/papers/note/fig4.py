@@ -97,7 +97,7 @@ CLAIMS = (
         measure="largest |end test loss / that of the linearised descent − 1| over tau >= 3",
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
         note="Both at the same steps; the linearised model itself would go on to the dashed level.",
     ),

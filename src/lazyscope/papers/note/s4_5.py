@@ -147,7 +147,7 @@ CLAIMS = (
         measure="gap g at m^(−1/2) and the largest width; lazy is g <= 0.05",
         quantity=last_gap,
         accepted=(-np.inf, 0.05),
-        scale=Scale.RATIO,
+        scale=Scale.SIZE,
         expected=_expect(Outcome.FAILS, Outcome.FAILS),
     ),
 )
