@@ -71,8 +71,8 @@ class Losses:
 
 LOSS_SIZES = {
     "tiny": Losses(Shape(8, 3, 8), (16.0, 256.0), 5.0, Shape(6, 6, 24), 10.0),
-    "quick": Losses(Shape(20, 5, 30), (8.0, 64.0, 512.0), 20.0, Shape(20, 20, 100), 12.0),
-    "paper": Losses(Shape(20, 5, 30), tuple(2.0**k for k in range(2, 11)), 20.0, Shape(20, 20, 100), 12.0),
+    "quick": Losses(Shape(20, 5, 30), (8.0, 64.0, 512.0), 20.0, Shape(20, 20, 100), 8.0),
+    "paper": Losses(Shape(20, 5, 30), tuple(2.0**k for k in range(2, 11)), 20.0, Shape(20, 20, 100), 8.0),
 }
 
 

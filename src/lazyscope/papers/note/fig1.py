@@ -56,7 +56,7 @@ class Movement:
 FULL = Protocol(num_steps=10_000)
 SIZES = {
     "tiny": Movement(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (RICH, LAZY), seeds=3),
-    "quick": Movement(replace(FULL, num_steps=2000), (RICH, LAZY), seeds=3),
+    "quick": Movement(replace(FULL, num_steps=2000), (RICH, LAZY), seeds=5),
     "paper": Movement(FULL, (RICH, LAZY), seeds=10),
 }
 PLOTS = "the note says the setup of chizat2019, whose plots of movement are its Figure 1(a) and (b)"

@@ -60,7 +60,7 @@ SIZES = {
         BOUND_SIZES["quick"],
         LOSS_SIZES["quick"],
         START_SIZES["quick"],
-        seeds=3,
+        seeds=5,
     ),
     "paper": Generalised(
         20,

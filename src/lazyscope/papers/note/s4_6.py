@@ -57,7 +57,7 @@ SIZES = {
         end_seeds=3,
         seeds=3,
     ),
-    "quick": Narrow(DESCENT, (0.1, 30.0), WIDE, (4, 10, 16, 24), Ends(400, 40, 4, 100.0, 20_000), end_seeds=5, seeds=3),
+    "quick": Narrow(DESCENT, (0.1, 30.0), WIDE, (4, 10, 16, 24), Ends(400, 40, 4, 100.0, 20_000), end_seeds=5, seeds=5),
     "paper": Narrow(
         replace(DESCENT, num_steps=210_000),
         decades(-1.5, 1.5, 0.5),

@@ -46,7 +46,7 @@ class Speeds:
 FULL = Protocol(num_steps=10_000, stop=NOTE_STOP)
 SIZES = {
     "tiny": Speeds(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (0.01, RICH, LAZY), seeds=3),
-    "quick": Speeds(replace(FULL, num_steps=1000), (0.01, RICH, LAZY), seeds=3),
+    "quick": Speeds(replace(FULL, num_steps=1000), (0.01, RICH, LAZY), seeds=5),
     "paper": Speeds(FULL, (0.01, 0.0316228, RICH, 0.316228, 1.0, LAZY), seeds=10),
 }
 SETTINGS = (FULL_BATCH, Setting("protocol.doubled", run="no; yes"))
