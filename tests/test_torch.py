@@ -1,5 +1,7 @@
 """PyTorch modules against hand-written JAX functions of the same weights, and against PyTorch's own derivatives."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,11 +248,13 @@ class Careless(nn.Module):
         super().__init__()
         self.layer, self.norm, self.drop = nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)
         self.scale, self.table, self.calls, self.seen = None, {}, 0, []
+        self.config = SimpleNamespace(kind=None)  # as Hugging Face's models note which loss their labels ask for
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
         self.register_buffer("gap", torch.full((2,), torch.nan))
 
     def forward(self, x):
         self.calls += 1
+        self.config.kind = "regression"
         self.seen.append(len(x))
         if self.scale is None:
             self.scale = torch.arange(3.0, dtype=x.dtype)
@@ -267,7 +271,7 @@ def test_a_module_is_left_exactly_as_it_was_found():
     module.layer.bias.requires_grad_(False)
     module(torch.tensor(np.asarray(X))).sum().backward()
     module.norm.eval()
-    module.scale, module.calls = None, 0
+    module.scale, module.calls, module.config.kind = None, 0, None
     module.table.clear()
     state = {name: value.clone() for name, value in module.state_dict().items()}
     found, flags = dict(vars(module)), [part.training for part in module.modules()]
@@ -276,6 +280,7 @@ def test_a_module_is_left_exactly_as_it_was_found():
     apply, params0 = ls.adapters.from_torch(module, X)
     assert vars(module) == found
     assert (module.scale, module.table, module.calls, module.seen) == (None, {}, 0, [5])
+    assert module.config.kind is None
     assert [part.training for part in module.modules()] == flags
     assert [p.requires_grad for p in module.parameters()] == [True, False, True, True]
     assert module.layer.weight.grad is gradient

@@ -1,6 +1,7 @@
 """Whether a module, its graph in PyTorch, and its program in JAX agree."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -45,7 +46,8 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
     small layer does not hide behind a large one.
     """
 
-    @jax.jit
+    # Compiled for a call or two: without the optimisation that takes a third of a compilation.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def products(
         params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], Array]:

@@ -3,6 +3,7 @@
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import ismodule
 from typing import Any
 
 _CONTAINERS = (dict, defaultdict, list, set, OrderedDict)  # none of somebody's own, which might not like to be refilled
@@ -32,7 +33,10 @@ def evaluation(module: Any) -> Iterator[None]:
 
 
 def _restoring(module: Any) -> list[Callable[[], None]]:
-    """What puts back each container and each tensor that the parts of a module hold, containers in containers too."""
+    """What puts back the containers and tensors that the parts of a module hold, containers in containers too.
+
+    Of other objects it puts back the attributes, not what is within them.
+    """
     import torch  # pyright: ignore[reportMissingImports]
 
     restore, seen, waiting = [], set(), [vars(part) for part in module.modules()]
@@ -46,7 +50,13 @@ def _restoring(module: Any) -> list[Callable[[], None]]:
         elif type(value) in _CONTAINERS:
             restore.append(_container(value))
             waiting += value.values() if isinstance(value, dict) else value
-    return restore
+    held = {id(value): value for part in module.modules() for value in vars(part).values()}
+    return restore + [_container(vars(value)) for value in held.values() if _is_record(value)]
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it is an object with attributes, such as a configuration, in which a call may note what it was given."""
+    return isinstance(getattr(value, "__dict__", None), dict) and not callable(value) and not ismodule(value)
 
 
 def _container(container: Any) -> Callable[[], None]:

@@ -37,12 +37,17 @@ def _instance_norm(
 ) -> tuple[Array, Array, Array]:
     scaled, mean, inverse = _standardize(x, (0, *range(2, x.ndim)), eps)
     y = _affine(scaled, *(None if v is None else channels(v, x.ndim) for v in (weight, bias)))
-    return y, mean.reshape(-1), inverse.reshape(-1)
+    return y, *_constants(mean.reshape(-1), inverse.reshape(-1))
 
 
 def _layer_norm(x: Array, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[Array, Array, Array]:
     scaled, mean, inverse = _standardize(x, tuple(range(-len(shape), 0)), eps)
-    return _affine(scaled, weight, bias), mean, inverse
+    return _affine(scaled, weight, bias), *_constants(mean, inverse)
+
+
+def _constants(mean: Array, inverse: Array) -> tuple[Array, Array]:
+    """What PyTorch gives beside the result, and takes for constants; of groups it does not."""
+    return jax.lax.stop_gradient(mean), jax.lax.stop_gradient(inverse)
 
 
 def _group_norm(
