@@ -1,4 +1,4 @@
-"""kappa, g and j of transformers against PyTorch's own double backward, written out densely."""
+"""kappa, g and j of Hugging Face's models against PyTorch's own double backward, written out densely."""
 
 from typing import Any
 
@@ -9,55 +9,66 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 import lazyscope as ls
+from lazyscope.criterion import THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:torch")]
 torch = pytest.importorskip("torch")
-nn, F = torch.nn, torch.nn.functional
+transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+nn = torch.nn
+from torch.overrides import TorchFunctionMode  # noqa: E402
 
 TOKENS = torch.tensor([[1, 4, 2, 5], [3, 1, 6, 0]])
 TARGETS = torch.tensor([[0.7], [-0.4]], dtype=torch.float64)
-STEP, STEPS = 0.05, 30
+STEP, STEPS = 0.05, 10
 
 
-class Decoder(nn.Module):
-    """As GPT-2: norms before causal attention and a GELU of width 4n, the readout tied to the tokens."""
+SIZES = {"vocab_size": 7, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+NARROW = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
-    def __init__(self, width=4, heads=2):
+
+def gpt2():
+    config = transformers.GPT2Config(n_embd=4, n_layer=1, n_head=2, n_positions=4, **SIZES)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def bert():
+    config = transformers.BertConfig(max_position_embeddings=4, num_labels=1, **NARROW, **SIZES)
+    return transformers.BertForSequenceClassification(config)
+
+
+def llama():
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(num_key_value_heads=1, **NARROW, **SIZES))
+
+
+def lora_gpt2():
+    config = peft.LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, bias="none")
+    return peft.get_peft_model(gpt2(), config)
+
+
+class OneNumber(nn.Module):
+    """A logit of the last token, or of the whole sequence, by attention written out."""
+
+    def __init__(self, model):
         super().__init__()
-        self.tokens, self.places = nn.Embedding(7, width), nn.Embedding(4, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.qkv, self.out, self.heads = nn.Linear(width, 3 * width), nn.Linear(width, width), heads
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        model.set_attn_implementation("eager")
+        self.model = model
 
     def forward(self, tokens):
-        h = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
-        q, k, v = (self.split(part) for part in self.qkv(self.norms[0](h)).chunk(3, -1))
-        h = h + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        h = h + self.down(F.gelu(self.up(self.norms[1](h)), approximate="tanh"))
-        return (self.norms[2](h)[:, -1] @ self.tokens.weight.T)[:, 2:3]
-
-    def split(self, part):
-        return part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        logits = self.model(input_ids=tokens).logits
+        return logits[:, -1, 2:3] if logits.ndim == 3 else logits
 
 
-class Encoder(nn.Module):
-    """As BERT: norms after attention over what is no padding and after an exact GELU, a pooled first token."""
+class InFloat64(TorchFunctionMode):
+    """float64 where a model says float32, as norms and rotations do: else there are no digits to compare."""
 
-    def __init__(self, width=4):
-        super().__init__()
-        self.tokens, self.places, self.norm = nn.Embedding(7, width), nn.Embedding(4, width), nn.LayerNorm(width)
-        self.layer = nn.TransformerEncoderLayer(width, 2, 2 * width, 0.0, F.gelu, batch_first=True)
-        self.pool, self.readout = nn.Linear(width, width), nn.Linear(width, 1)
-
-    def forward(self, tokens):
-        h = self.norm(self.tokens(tokens) + self.places(torch.arange(tokens.shape[1])))
-        h = self.layer(h, src_key_padding_mask=tokens == 0)
-        return self.readout(torch.tanh(self.pool(h[:, 0])))
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        args, kwargs = jax.tree.map(lambda v: torch.float64 if v is torch.float32 else v, (args, kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def by_pytorch(module):
     """kappa, g and j from dense first and second derivatives."""
-    named = dict(module.named_parameters())
+    named = {key: p for key, p in module.named_parameters() if p.requires_grad}
     sizes = [p.numel() for p in named.values()]
 
     def h(w):
@@ -86,21 +97,19 @@ def by_pytorch(module):
     return [float(v.detach()) for v in (kappa, gap, change.norm() / jacobian.norm())]
 
 
-@pytest.mark.parametrize("build", [Decoder, Encoder])
+@pytest.mark.parametrize("build", [gpt2, bert, llama, lora_gpt2])
 def test_kappa_gap_and_change_of_the_differential_are_those_of_dense_double_backward(build):
     torch.manual_seed(0)
-    module = build().double().eval()
-    apply, params0 = ls.adapters.from_torch(module, TOKENS)
+    module = OneNumber(build()).double().eval()
+    with InFloat64():
+        apply, params0 = ls.adapters.from_torch(module, TOKENS)
+        expected = by_pytorch(module)
     x, y = jnp.asarray(TOKENS.numpy()), jnp.asarray(TARGETS.numpy())
     problem = ls.Problem(x, y)
-    kappa = ls.criterion(apply, params0, problem, key=jax.random.key(0)).kappa
+    kappa = ls.criterion(apply, params0, problem, key=jax.random.key(0), budget=THOROUGH).kappa
     models = apply, ls.linearize(apply, params0)
     runs = [ls.gradient_descent(model, params0, problem, step_size=STEP, num_steps=STEPS) for model in models]
     ends = [model(run.params, x) for model, run in zip(models, runs, strict=True)]
     gap = ls.trained_gap(ends[0], ends[1], apply(params0, x), y)
     change = ls.differential_change(apply, params0, runs[0].params, x).value
-    torch.backends.mha.set_fastpath_enabled(False)  # it has no derivatives
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        expected = by_pytorch(module)
-    torch.backends.mha.set_fastpath_enabled(True)
     np.testing.assert_allclose([float(kappa), float(gap), float(change)], expected, rtol=1e-6)

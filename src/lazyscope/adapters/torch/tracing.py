@@ -28,6 +28,7 @@ _WHOLE = {
     "smooth_l1_loss.default",
     "soft_margin_loss.default",
     "softplus.default",
+    "special_log_ndtr.default",
     "special_xlog1py.default",
     "special_xlog1py.other_scalar",
     "special_xlog1py.self_scalar",
@@ -73,6 +74,7 @@ def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Prog
     found = _graph(exported, module, trained)
     steps = needed(smooth_squares(_steps(exported.graph_module)), [Reference(found.result)])
     unknown = sorted({s.operation for s in within(steps) if s.operation != "getitem" and rule(s.operation) is None})
+    unknown += sorted({f"{s.operation} in complex32" for s in within(steps) if str(s.dtype) == "complex32"})
     if unknown:
         raise ValueError(
             f"from_torch has no JAX rule for {', '.join(unknown)} in {name}: "

@@ -10,8 +10,8 @@ not: the linearised model ends at a loss that grows as tau⁴, the readout weigh
 random-features regression on its initial hidden layer: g > 10^4 and j = .72. Symmetrised nets are lazy from just above
 tau = 1 on: g = .018 and j = .022 at tau = 3.2.
 
-Measured at paper size (`docs/pictures/note-fig3-paper.png`), means of 10 trials; symmetrised nets pass g = 0.05 at
-tau = 1.9 (5.73 decades before the censored plain ones):
+Measured at paper size, means of 10 trials; symmetrised nets pass g = 0.05 at tau = 1.9 (5.73 decades before the
+censored plain ones):
 
     tau              0.1      0.16     0.25     0.4      0.63     1        10       100      10^6
     end test loss    1.92e-3  2.47e-3  2.06e-3  2.25e-3  3.36e-3  3.85e-3  3.95e-3  3.95e-3  3.95e-3

@@ -53,6 +53,12 @@ def _hypot(a: Array, b: Array) -> Array:
     return norm_of_square(a * a + b * b)
 
 
+def _nextafter(a: Array, b: Array) -> Array:
+    """With derivative 1 by a, 0 where they are equal, as in PyTorch; JAX has none."""
+    moving = jnp.where((a == b) | ~jnp.isfinite(a), 0, a)
+    return jnp.nextafter(*jax.lax.stop_gradient((a, b))) + (moving - jax.lax.stop_gradient(moving))
+
+
 def _sinc(x: Array) -> Array:
     y = jnp.pi * x
     near = jnp.abs(y) < 1
@@ -145,7 +151,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "mul": jnp.multiply,
     "ne": jnp.not_equal,
     "neg": jnp.negative,
-    "nextafter": jnp.nextafter,
+    "nextafter": _nextafter,
     "pow": _pow,
     "reciprocal": lambda x: 1 / x,
     "remainder": jnp.remainder,

@@ -46,6 +46,8 @@ def _index(x: Array, indices: Sequence[Array | None]) -> Array:
 
 
 def _gather(x: Array, dim: int, index: Array, sparse_grad: bool = False) -> Array:  # noqa: ARG001
+    if not index.size:  # of any number of axes
+        return jnp.zeros(index.shape, x.dtype)
     shape, x, index = index.shape, vector(x), vector(index)
     dim = dim % x.ndim
     within = tuple(slice(None) if axis == dim else slice(size) for axis, size in enumerate(index.shape))
