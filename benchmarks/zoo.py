@@ -125,7 +125,10 @@ def compared(apply: Any, params0: Any, module: Any, batch: Any, output: Any, has
         )
         second: Any = [None] * len(weights)
         if has_second and getattr(along, "requires_grad", False):
-            second = torch.autograd.grad(along, list(weights.values()), allow_unused=True)
+            try:
+                second = torch.autograd.grad(along, list(weights.values()), allow_unused=True)
+            except RuntimeError:  # PyTorch has none of hardsigmoid; the conversion put relu6 in its place
+                has_second = False
 
     @jax.jit
     def products(params: Any, x: Any, tangent: Any) -> Any:

@@ -23,6 +23,18 @@ ABSENT = {
     ".out": "of graphs that write into memory, which exported ones do not",
 }
 
+# What no sample of PyTorch's comes down to, and why.
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("_embedding_bag", "adaptive_avg_pool1d", "avg_pool1d", "col2im", "fill", "select_scatter"),
+        "PyTorch decomposes it, core operation as it is",
+    ),
+    **dict.fromkeys(("_neg_view", "lift_fresh_copy"), "its operators have no samples"),
+    **dict.fromkeys(("_grouped_mm", "transformers.grouped_mm_fallback.default"), "of mixtures of experts, in float32"),
+    **dict.fromkeys(("empty_strided", "new_empty_strided"), "uninitialised numbers"),
+    "cond": "control flow",
+}
+
 
 def core():
     """The core ATen operations as PyTorch tags them."""

@@ -24,6 +24,7 @@ from lazyscope.adapters.torch.tracing import export, first_line, trace
 
 RECORD = Path(__file__).parent / "samples.json"
 COUNT, LARGEST = 4, 2000  # samples an operator, numbers in a sample
+KINDS = (torch.float64, torch.int64, torch.complex128)
 OPERATORS = {f"{op.name}.{op.variant_test_name}".rstrip("."): op for op in op_db}
 # Relative errors of values, first and second derivatives, and those of operators with fewer digits.
 TOLERANCE, DIFFERENCES = (1e-9, 1e-8, 1e-7), 1e-5
@@ -105,11 +106,17 @@ def flat(result):
 def samples(operator):
     """Small samples of an operator from all over its list."""
     torch.manual_seed(0)
-    every = operator.sample_inputs("cpu", torch.float64, requires_grad=operator.supports_autograd)
+    dtype = kind(operator)
+    every = operator.sample_inputs("cpu", dtype, requires_grad=operator.supports_autograd and dtype is torch.float64)
     every = list(islice(every, 200))
     found = [sample for sample in every if size(sample) <= LARGEST] or sorted(every, key=size)[:1]
     places = np.unique(np.linspace(0, len(found) - 1, min(COUNT, len(found))).astype(int))
     return [found[i] for i in places]
+
+
+def kind(operator):
+    """float64, or the type of numbers of an operator that has none of it; None for none of ours."""
+    return next((dtype for dtype in KINDS if dtype in operator.supported_dtypes("cpu")), None)
 
 
 def size(sample):
@@ -120,8 +127,8 @@ def size(sample):
 def examined(operator):
     """The row of an operator: PyTorch and the rules side by side."""
     name = f"{operator.name}.{operator.variant_test_name}".rstrip(".")
-    if name in UNDEFINED or torch.float64 not in operator.supported_dtypes("cpu"):
-        return Row(0, [], [], [], UNDEFINED.get(name, "no float64 on a CPU"))
+    if name in UNDEFINED or kind(operator) is None:
+        return Row(0, [], [], [], UNDEFINED.get(name, "no float64, integers or complex128 on a CPU"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

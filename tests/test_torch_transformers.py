@@ -9,12 +9,13 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 import lazyscope as ls
+from lazyscope.adapters.torch.graph import rule
 from lazyscope.criterion import THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:torch")]
 torch = pytest.importorskip("torch")
 transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
-nn = torch.nn
+nn, F = torch.nn, torch.nn.functional
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 TOKENS = torch.tensor([[1, 4, 2, 5], [3, 1, 6, 0]])
@@ -113,3 +114,30 @@ def test_kappa_gap_and_change_of_the_differential_are_those_of_dense_double_back
     gap = ls.trained_gap(ends[0], ends[1], apply(params0, x), y)
     change = ls.differential_change(apply, params0, runs[0].params, x).value
     np.testing.assert_allclose([float(kappa), float(gap), float(change)], expected, rtol=1e-6)
+
+
+def mixtral():
+    sizes = {"num_local_experts": 3, "num_key_value_heads": 1, "head_dim": 4, "sliding_window": None}
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**{**NARROW, "hidden_size": 8}, **SIZES, **sizes))
+
+
+def test_a_mixture_of_experts_converts_as_it_is_by_grouped_products_of_float32():
+    torch.manual_seed(0)
+    module = mixtral().eval()
+    assert module.config._experts_implementation == "grouped_mm"
+    batch = {"input_ids": TOKENS}
+    apply, params0 = ls.adapters.from_torch(module, batch)  # which compares derivatives of both orders
+    np.testing.assert_allclose(apply(params0, batch), module(**batch).logits.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", [((8, 4), (3, 4, 8)), ((3, 4, 8), (8, 4)), ((4, 8), (8, 4))])
+def test_grouped_products_are_those_of_pytorch(shapes):
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=random) for shape in shapes)
+    if shapes[0] == (4, 8) or len(shapes[0]) == 3:
+        b = b.T.contiguous().T  # PyTorch wants the grouped axis last in memory
+    ends = torch.tensor([2, 2, a.shape[-1] if a.ndim == b.ndim == 2 else 8 if a.ndim == 2 else 4], dtype=torch.int32)
+    expected = F.grouped_mm(a, b, offs=ends)
+    with jax.numpy_rank_promotion("allow"):  # as a converted model runs
+        found = rule("_grouped_mm.default")(*(jnp.asarray(v.numpy()) for v in (a, b, ends)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lazyscope.adapters.torch.operations.products import GROUPED
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -51,12 +53,29 @@ def _interpreter(module: Any, wide: bool) -> Any:
                 return _interpreter(args[1] if args[0] else args[2], wide).run(*args[3])
             if not wide:
                 return super().call_function(target, args, kwargs)
+            if named in ("_grouped_mm.default", "transformers.grouped_mm_fallback.default"):
+                # Kernels of float32 without second derivatives.
+                return _grouped(*(widened(value) for value in args), **kwargs)
             if named == "hardsigmoid.default":  # its sixth is one of float32
                 return torch.nn.functional.relu6(args[0] + 3) / 6
             args, kwargs = tree_map(widened, (args, kwargs))
             return tree_map(widened, super().call_function(target, args, kwargs))
 
     return Interpreter(module)
+
+
+def _grouped(a: Any, b: Any, offs: Any = None, bias: Any = None, **_: Any) -> Any:
+    """A product in groups, by the places that belong to each."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if offs is None:
+        product = a @ b
+    else:
+        size = {(2, 3): a.shape[0], (3, 2): b.shape[-1], (2, 2): a.shape[-1]}[a.ndim, b.ndim]
+        group = (offs[:, None] <= torch.arange(size)).sum(0)
+        member = (group == torch.arange(len(offs))[:, None]).to(a.dtype)
+        product = torch.einsum(GROUPED[a.ndim, b.ndim], member, a, b)
+    return product if bias is None else product + bias
 
 
 def widened(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from lazyscope.adapters.torch.graph import Reference, Step
 from lazyscope.adapters.torch.operations import OPERATIONS
 
-_MOVES = {"alias", "clone", "expand", "permute", "select", "slice", "squeeze", "transpose", "unsqueeze", "view"}
+_MOVES = {"alias", "clone", "expand", "permute", "select", "slice", "squeeze", "unsqueeze", "view"}
 
 _ORDER = {"linalg_vector_norm": 1, "_cdist_forward": 2}  # which argument is the order of a norm
 

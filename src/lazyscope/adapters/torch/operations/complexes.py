@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyscope.adapters.torch.operations.axes import norm_of_square
-
 _NORMS = ("backward", "ortho", "forward")  # PyTorch's codes: the sum as it is, over √n, over n
 
 
@@ -50,13 +48,6 @@ def _angle(x: Array) -> Array:
     return jnp.where(none, 0, jnp.arctan2(x.imag, jnp.where(none, 1, x.real)))
 
 
-def _sgn(x: Array) -> Array:
-    if not jnp.iscomplexobj(x):
-        return jnp.sign(x)
-    size = norm_of_square(x.real**2 + x.imag**2)
-    return x / jnp.where(size == 0, 1, size)
-
-
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "_conj": jnp.conj,
     "_conj_physical": jnp.conj,
@@ -66,13 +57,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "_neg_view": jnp.negative,
     "angle": _angle,
     "complex": lambda real, imag: real + 1j * imag,
-    "conj_physical": jnp.conj,
-    "imag": jnp.imag,
     "polar": lambda size, angle: size * jnp.cos(angle) + 1j * (size * jnp.sin(angle)),
-    "real": jnp.real,
-    "resolve_conj": lambda x: x,
-    "resolve_neg": lambda x: x,
-    "sgn": _sgn,
     "view_as_complex": _as_complex,
     "view_as_real": _as_real,
 }

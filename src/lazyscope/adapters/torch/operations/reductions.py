@@ -64,7 +64,6 @@ def _std(x: Array, dim: Any = None, correction: Any = None, keepdim: bool = Fals
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "all": _reduction(jnp.all),
     "amax": _reduction(jnp.max),
     "amin": _reduction(jnp.min),
     "any": _reduction(jnp.any),

@@ -65,8 +65,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "upsample_bicubic2d": _bicubic,
     "upsample_bilinear2d": _linear,
     "upsample_linear1d": _linear,
-    "upsample_nearest1d": _nearest,
     "upsample_nearest2d": _nearest,
-    "upsample_nearest3d": _nearest,
     "upsample_trilinear3d": _linear,
 }
