@@ -199,9 +199,14 @@ def by_jax(program, params, cotangent, directions):
     c = jnp.asarray(cotangent.numpy()[0])
 
     def value(p):
-        inputs = {key: p[leaf] for key, leaf in program.leaves.items()}
+        leaves = {key: p[leaf] for key, leaf in program.leaves.items()}
+
+        def one(x):
+            inputs = {source: x[None] for source in program.sources if source is not None}
+            return run(program, leaves | inputs)[0]
+
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return jax.vmap(lambda x: run(program, {**inputs, program.sources[0]: x[None]})[0])(jnp.zeros((2, 1)))[1]
+            return jax.vmap(one, axis_size=2)(jnp.zeros((2, 1)))[1]
 
     def everything(p):
         return value(p), *(jax.jvp(jax.grad(lambda q: jnp.vdot(c, value(q))), (p,), (v,)) if p else ())
