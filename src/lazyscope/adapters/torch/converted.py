@@ -54,7 +54,7 @@ class Converted:
             return outputs.reshape(-1, *self._shape)[: examples.count(leaves)]
 
     @property
-    def buffers(self) -> dict[str, np.ndarray]:
+    def buffers(self) -> dict[str, np.ndarray | Array]:
         """The module's buffers that the output depends on, at their values at conversion, by PyTorch's names."""
         return {name: self._program.constants[key] for key, name in self._program.buffers.items()}
 

@@ -49,7 +49,7 @@ class Program:
 
     steps: list[Step]
     leaves: dict[str, str]
-    constants: dict[str, np.ndarray]
+    constants: dict[str, np.ndarray | Array]
     buffers: dict[str, str]
     sources: list[str | None]
     result: str
