@@ -15,7 +15,14 @@ from importlib.resources import files
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 import lazyscope.torch as lst
@@ -54,6 +61,7 @@ def train(model, rows, num_steps, learning_rate, *callbacks) -> Trainer:
         per_device_train_batch_size=16, report_to="none", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     trainer = Trainer(model, args, train_dataset=rows, callbacks=list(callbacks))
+    trainer.remove_callback(PrinterCallback)  # it prints all that is logged
     trainer.train()
     return trainer
 
@@ -105,8 +113,8 @@ def main() -> dict[str, dict[str, float]]:
     for name, (model, learning_rate) in ways.items():
         linear = lst.linearize(model)
         start = logits(model, held_out)
-        trainer = train(model, rows, 120, learning_rate, lst.Callback(batch, every=40))
-        train(linear, rows, 120, learning_rate)
+        trainer = train(model, rows, 80, learning_rate, lst.Callback(batch, every=40))
+        train(linear, rows, 80, learning_rate)
         end, straight = logits(model, held_out), logits(linear, held_out)
         logged = [row for row in trainer.state.log_history if "lazyscope/gap" in row]
         found[name] = logged[-1] | {

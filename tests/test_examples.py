@@ -76,9 +76,9 @@ def test_fine_tuning_a_transformer_is_lazy_in_neither_way_and_lora_moves_most(ca
     for way in found.values():
         assert way["accuracy"] > way["before"] + 0.1
         assert way["linearised"] > way["before"] + 0.1
-        assert way["lazyscope/gap"] > 0.3
+        assert way["lazyscope/gap"] > 0.2
         assert way["lazyscope/differential"] > 0.5
-        assert way["trained gap"] > 0.3
+        assert way["trained gap"] > 0.25
     assert found["LoRA"]["lazyscope/movement"] > 5 * found["all weights"]["lazyscope/movement"]
     assert "changed most: base_model.model.transformer" in capsys.readouterr().out
 
