@@ -102,7 +102,7 @@ def test_a_trainers_run_is_the_same_run_and_every_integration_hears_of_it(option
         rows: list = []  # noqa: RUF012
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            self.rows.append({"step": state.global_step, **logs})
+            self.rows.append({"step": state.global_step, **(logs or {})})
 
     alone = run(tmp_path / "a", **options)
     watched = run(tmp_path / "b", Integration(), lst.Callback(BATCH, every=3, groups=ONE), **options)

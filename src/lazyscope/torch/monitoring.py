@@ -108,7 +108,9 @@ class Monitor:
         with self._types(), _same_draws():
             params, changed = self._present(), self._changed()
             apply, x = self._with_buffers(changed)
-            found = monitor(apply, self.start, x, kernel=False, groups=self._groups, key=self._key)(params)
+            found: dict[str, Any] = monitor(apply, self.start, x, kernel=False, groups=self._groups, key=self._key)(
+                params
+            )
             if changed:
                 found["buffers"] = self._of_buffers(apply, params, x)
         found.setdefault("differential_error", 0.0)

@@ -62,7 +62,7 @@ class Converted:
         """The same with other values of some of `buffers`."""
         changed = {key: values[name] for key, name in self._program.buffers.items() if name in values}
         other = copy(self)
-        other._program = replace(self._program, constants=self._program.constants | changed)
+        other._program = replace(self._program, constants={**self._program.constants, **changed})
         return other
 
     def _run(self, params: Mapping[str, Array], block: Sequence[Array]) -> Array:

@@ -1,6 +1,6 @@
 """A traced module without any of PyTorch, and how it is run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ class Program:
 
     steps: list[Step]
     leaves: dict[str, str]
-    constants: dict[str, np.ndarray | Array]
+    constants: Mapping[str, np.ndarray | Array]
     buffers: dict[str, str]
     sources: list[str | None]
     result: str
