@@ -240,12 +240,24 @@ def test_monitor_is_zero_at_the_start_and_jits():
     params0 = TANH.init(jax.random.key(1))
     measure = jax.jit(ls.monitor(TANH.apply, params0, PROBLEM.x[:10]))
     found = {name: float(value) for name, value in measure(params0).items()}
-    exact = ("distance", "movement", "gap", "differential", "differential/a", "differential/b")
+    exact = (
+        "distance",
+        "movement",
+        "gap",
+        "differential",
+        "differential/a",
+        "differential/b",
+        "movement/a",
+        "movement/b",
+    )
     assert {found.pop(name) for name in exact} == {0.0}
     assert set(found) == {"kernel_change", "kernel_change/a", "kernel_change/b"}
     assert max(found.values()) < 1e-15  # two programs of one kernel: zero to rounding
     moved = measure(jax.tree.map(lambda leaf: 1.1 * leaf, params0))
-    np.testing.assert_allclose(moved["movement"], 0.1, rtol=1e-12)
+    movements = [moved[name] for name in ("movement", "movement/a", "movement/b")]
+    np.testing.assert_allclose(movements, 0.1, rtol=1e-12)
+    from_zero = ls.monitor(TANH.apply, {**params0, "a": 0 * params0["a"]}, PROBLEM.x[:10], kernel=False)(params0)
+    np.testing.assert_allclose(from_zero["movement/a"], jnp.linalg.norm(params0["a"]), rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ def test_docstring_examples_run(name):
 
     if name.startswith("lazyscope.torch"):
         pytest.importorskip("torch")
+        pytest.importorskip({"trainer": "transformers", "lightning": "lightning"}.get(name.split(".")[-1], "torch"))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert doctest.testmod(importlib.import_module(name)).failed == 0
 

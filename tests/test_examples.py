@@ -68,6 +68,35 @@ def test_a_pytorch_model_trained_elsewhere_is_diagnosed():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning:torch")
+def test_fine_tuning_a_transformer_is_lazy_in_neither_way_and_lora_moves_most(capsys):
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    found = run("fine_tune_transformer")
+    for way in found.values():
+        assert way["accuracy"] > way["before"] + 0.1
+        assert way["linearised"] > way["before"] + 0.1
+        assert way["lazyscope/gap"] > 0.2
+        assert way["lazyscope/differential"] > 0.5
+        assert way["trained gap"] > 0.25
+    assert found["LoRA"]["lazyscope/movement"] > 5 * found["all weights"]["lazyscope/movement"]
+    assert "changed most: base_model.model.transformer" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated")
+def test_a_lightning_run_logs_how_its_nets_leave_their_linearisations():
+    pytest.importorskip("lightning")
+    for rows in run("lightning_run").values():
+        measured = {int(row["step"]): row for row in rows if "lazyscope/gap" in row}
+        assert list(measured) == [1, 60, 120, 180]
+        assert [row["accuracy"] for row in rows if "accuracy" in row][-1] > 0.9
+        assert measured[1]["lazyscope/gap"] < 0.15 < measured[180]["lazyscope/gap"]
+        assert measured[180]["lazyscope/differential"] > 0.5
+        assert measured[180]["lazyscope/buffers"] < measured[1]["lazyscope/buffers"]
+
+
+@pytest.mark.slow
 def test_the_crossover_lies_above_the_predicted_scale():
     with jax.enable_x64(True):
         predicted, found = run("choose_alpha")

@@ -1,6 +1,8 @@
 """A converted module as a function of parameters and a batch."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -50,6 +52,18 @@ class Converted:
             blocks, _ = examples.blocks(leaves, self._block)
             outputs = jax.vmap(lambda block: self._run(params, block))(blocks)
             return outputs.reshape(-1, *self._shape)[: examples.count(leaves)]
+
+    @property
+    def buffers(self) -> dict[str, np.ndarray | Array]:
+        """The module's buffers that the output depends on, at their values at conversion, by PyTorch's names."""
+        return {name: self._program.constants[key] for key, name in self._program.buffers.items()}
+
+    def with_buffers(self, values: Mapping[str, Any]) -> "Converted":
+        """The same with other values of some of `buffers`."""
+        changed = {key: values[name] for key, name in self._program.buffers.items() if name in values}
+        other = copy(self)
+        other._program = replace(self._program, constants={**self._program.constants, **changed})
+        return other
 
     def _run(self, params: Mapping[str, Array], block: Sequence[Array]) -> Array:
         values = {key: params[leaf] for key, leaf in self._program.leaves.items()}

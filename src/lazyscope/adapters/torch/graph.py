@@ -1,6 +1,6 @@
 """A traced module without any of PyTorch, and how it is run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,12 +43,14 @@ class Block:
 class Program:
     """A traced module without any of PyTorch.
 
-    `leaves` maps graph inputs to parameter names; `sources` are the graph inputs of the batch, None where unused.
+    `leaves` maps graph inputs to parameter names, `buffers` constants to names of buffers; `sources` are the graph
+    inputs of the batch, None where unused.
     """
 
     steps: list[Step]
     leaves: dict[str, str]
-    constants: dict[str, np.ndarray]
+    constants: Mapping[str, np.ndarray | Array]
+    buffers: dict[str, str]
     sources: list[str | None]
     result: str
 

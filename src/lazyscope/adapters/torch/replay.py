@@ -9,11 +9,15 @@ from lazyscope.adapters.torch.operations.products import GROUPED
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported module: inputs of its graph that are trained (with their names), fixed, the batch; its result."""
+    """An exported module: inputs of its graph that are trained (with their names), fixed, the batch; its result.
+
+    `buffers` has the names in the module of those of the fixed that are its buffers.
+    """
 
     exported: Any
     leaves: dict[str, str]
     fixed: dict[str, Any]
+    buffers: dict[str, str]
     sources: list[str]
     result: str
 

@@ -83,7 +83,8 @@ def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Prog
     used = {reference.name for step in steps for reference in referred(step)} | {found.result}
     constants = {key: np.array(tensor.numpy(force=True)) for key, tensor in found.fixed.items() if key in used}
     sources = [source if source in used else None for source in found.sources]
-    return Program(steps, found.leaves, constants, sources, found.result)
+    buffers = {key: buffer for key, buffer in found.buffers.items() if key in used}
+    return Program(steps, found.leaves, constants, buffers, sources, found.result)
 
 
 def _steps(part: Any) -> list[Step]:
@@ -124,7 +125,7 @@ def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
     first = {id(parameter): key for key, parameter in trained.items()}
     everything = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     everything |= dict(exported.constants)
-    leaves, fixed, sources = {}, {}, []
+    leaves, fixed, buffers, sources = {}, {}, {}, []
     for spec in exported.graph_signature.input_specs:
         if spec.kind == InputKind.TOKEN:
             continue
@@ -134,8 +135,10 @@ def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
             leaves[spec.arg.name] = first[id(tensor)]
         else:
             fixed[spec.arg.name] = tensor
+            if spec.kind == InputKind.BUFFER:
+                buffers[spec.arg.name] = spec.target.removeprefix("module.")  # of `outputs.flat`
     results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return Graph(exported, leaves, fixed, sources, results[0].arg.name)
+    return Graph(exported, leaves, fixed, buffers, sources, results[0].arg.name)
 
 
 def _step(node: Any, part: Any) -> Step:
