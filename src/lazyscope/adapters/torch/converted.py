@@ -1,6 +1,7 @@
 """A converted module as a function of parameters and a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ class Converted:
         self._sources = [program.sources[i] for i in kept]
         self._inputs = [(canonical(rows[i].dtype), rows[i].shape[1:]) for i in kept]
         self._types = {key: leaf.dtype for key, leaf in params0.items()}
+        self._given: dict[str, tuple[str, np.dtype]] = {}  # buffers that are among the parameters, by their graph names
         left_out = f"; left out: {', '.join(self.taken.left_out)}" if self.taken.left_out else ""
         self.described = f"{said} on {', '.join(self.taken.names)}{left_out}"
 
@@ -51,9 +53,30 @@ class Converted:
             outputs = jax.vmap(lambda block: self._run(params, block))(blocks)
             return outputs.reshape(-1, *self._shape)[: examples.count(leaves)]
 
+    @property
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The buffers of the module that the outputs depend on, by name, as they are held fixed."""
+        constants = self._program.constants
+        return {_of_module(name): constants[place] for place, name in self._program.buffers.items()}
+
+    def given(self, names: Iterable[str]) -> "Converted":
+        """The same function with these buffers taken from the parameters, by their names, as `travelling` makes them.
+
+        They travel along and are not differentiated, so that a start and an end can each have its own.
+        """
+        made, names = copy(self), set(names)
+        places = {place: _of_module(name) for place, name in self._program.buffers.items() if _of_module(name) in names}
+        types = {place: canonical(self._program.constants[place].dtype) for place in places}
+        made._given = {place: (name, types[place]) for place, name in places.items()}
+        made._types = self._types | {
+            name: travelling(np.zeros(0, dtype)).dtype for name, dtype in made._given.values()
+        }
+        return made
+
     def _run(self, params: Mapping[str, Array], block: Sequence[Array]) -> Array:
         values = {key: params[leaf] for key, leaf in self._program.leaves.items()}
         values |= {source: leaf for source, leaf in zip(self._sources, block, strict=True) if source is not None}
+        values |= {place: _back(params[name], dtype) for place, (name, dtype) in self._given.items()}
         return run(self._program, values).reshape(self._block, *self._shape)
 
     def _checked(self, name: str, leaf: Any, expected: tuple[np.dtype, tuple[int, ...]]) -> Array:
@@ -65,6 +88,22 @@ class Converted:
                 f"got {leaf.dtype} of shape {tuple(leaf.shape)}: convert them, or the module again"
             )
         return jnp.asarray(leaf, dtype)
+
+
+def travelling(buffer: np.ndarray) -> Array:
+    """An array that is no parameter: real numbers as the integers that have their bits."""
+    array = jnp.asarray(buffer)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
+
+
+def _back(array: Array, dtype: np.dtype) -> Array:
+    return array if array.dtype == dtype else jax.lax.bitcast_convert_type(array, dtype)
+
+
+def _of_module(name: str) -> str:
+    return name.removeprefix("module.")  # of `flat`
 
 
 def _array(x: Any) -> Any:

@@ -43,7 +43,8 @@ class Block:
 class Program:
     """A traced module without any of PyTorch.
 
-    `leaves` maps graph inputs to parameter names; `sources` are the graph inputs of the batch, None where unused.
+    `leaves` maps graph inputs to parameter names; `sources` are the graph inputs of the batch, None where unused;
+    `buffers` names those constants that are buffers.
     """
 
     steps: list[Step]
@@ -51,6 +52,7 @@ class Program:
     constants: dict[str, np.ndarray]
     sources: list[str | None]
     result: str
+    buffers: dict[str, str]
 
 
 def run(program: Program, values: dict[str, Any]) -> Array:

@@ -7,13 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported module: inputs of its graph that are trained (with their names), fixed, the batch; its result."""
+    """An exported module: inputs of its graph that are trained (with their names), fixed, the batch; its result.
+
+    `buffers` are the names of those fixed inputs that are buffers of the module.
+    """
 
     exported: Any
     leaves: dict[str, str]
     fixed: dict[str, Any]
     sources: list[str]
     result: str
+    buffers: dict[str, str]
 
 
 def replayed(graph: Graph, params: Mapping[str, Any], rows: Sequence[Any], wide: bool) -> Any:

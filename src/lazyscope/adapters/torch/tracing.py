@@ -81,7 +81,8 @@ def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Prog
     used = {reference.name for step in steps for reference in referred(step)} | {found.result}
     constants = {key: np.array(tensor.numpy(force=True)) for key, tensor in found.fixed.items() if key in used}
     sources = [source if source in used else None for source in found.sources]
-    return Program(steps, found.leaves, constants, sources, found.result)
+    buffers = {key: name for key, name in found.buffers.items() if key in constants}
+    return Program(steps, found.leaves, constants, sources, found.result, buffers)
 
 
 def _steps(part: Any) -> list[Step]:
@@ -133,7 +134,9 @@ def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
         else:
             fixed[spec.arg.name] = tensor
     results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return Graph(exported, leaves, fixed, sources, results[0].arg.name)
+    named = {id(tensor): name for name, tensor in module.named_buffers()}
+    buffers = {key: named[id(tensor)] for key, tensor in fixed.items() if id(tensor) in named}
+    return Graph(exported, leaves, fixed, sources, results[0].arg.name, buffers)
 
 
 def _step(node: Any, part: Any) -> Step:
