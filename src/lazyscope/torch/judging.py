@@ -88,14 +88,15 @@ def diagnose(
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
     model = unwrapped(model)
-    if dtype is not None:
-        model = copied(model).to(getattr(torch, str(dtype).removeprefix("torch.")))
+    model = model if dtype is None else _cast(model, dtype)
     tensors = [*model.parameters(), *model.buffers()]
     options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps}
     with random_state_kept(), jax.enable_x64(True) if _is_double(tensors) else nullcontext():
         data = examples_of("batches", batches, model, examples, targets)
         rest = None if held_out is None else examples_of("held_out", held_out, model, examples, targets)
         data, rest = alike(data, rest, model)
+        if dtype is not None:
+            data, rest = _real_inputs(data, model), None if rest is None else _real_inputs(rest, model)
         end = None if trained is None else at_end(model, trained, ignore)
         ends = None if train is None else trained_twice(model, train)
         return _judged(model, data, rest, end, ends, loss, output, with_kappa, jax.random.key(seed), options)
@@ -190,9 +191,21 @@ def _on_device(inputs: Any, model: nn.Module) -> Any:
     return _pytree.tree_map(lambda leaf: leaf[:_FEW].to(device) if isinstance(leaf, torch.Tensor) else leaf, inputs)
 
 
-def _real(targets: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Real targets in the model's type."""
-    return targets.to(next(model.parameters()).dtype) if targets.is_floating_point() else targets
+def _real(values: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Real numbers in the model's type."""
+    return values.to(next(model.parameters()).dtype) if values.is_floating_point() else values
+
+
+def _cast(model: nn.Module, dtype: Any) -> nn.Module:
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, got {name}: derivatives need that many digits")
+    return copied(model).to(getattr(torch, name))
+
+
+def _real_inputs(data: Examples, model: nn.Module) -> Examples:
+    cast = _pytree.tree_map(lambda leaf: _real(leaf, model) if isinstance(leaf, torch.Tensor) else leaf, data.inputs)
+    return data._replace(inputs=cast)
 
 
 def _is_double(tensors: Sequence[torch.Tensor]) -> bool:
