@@ -145,8 +145,6 @@ def own_loss(model: nn.Module, batch: Any, key: str | None, choice: Choice) -> t
     if not isinstance(batch, Mapping) or key is None or not (named or anything):
         return None, None
     entries = {name: entry for name, entry in batch.items() if anything or name in parameters}
-    config = getattr(model, "config", None)
-    settings = dict(vars(config)) if hasattr(config, "__dict__") else {}
     with torch.no_grad():
         try:
             result = functional_call(model, _moved(model), (), entries)
@@ -157,10 +155,6 @@ def own_loss(model: nn.Module, batch: Any, key: str | None, choice: Choice) -> t
                 f"{type(model).__name__} must run on a batch with its labels, got: {first_line(error)}: pass what its "
                 "training step passes"
             ) from error
-        finally:
-            if settings:  # models of Hugging Face note there what kind of labels they were given
-                vars(config).clear()
-                vars(config).update(settings)
     loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
     if not isinstance(loss, Tensor) or loss.ndim:
         return None, None
