@@ -93,8 +93,51 @@ def test_a_folder_that_holds_no_weights_is_refused_in_one_line(tmp_path, name):
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="must be an existing file, got .*nothing: check the path"):
+    with pytest.raises(FileNotFoundError, match=r"must be an existing file, got .*nothing: check the path"):
         ls.adapters.load_checkpoint(tmp_path / "nothing", start())
+
+
+def model_folder(folder, **config):
+    folder.mkdir(exist_ok=True)
+    save_file(PARAMS, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], **config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{here}/before"], "BEFORE AFTER --batch FILE, got {here}/before without --batch: name both"),
+        (["{here}/before", "{here}/after"], "got {here}/before {here}/after without --batch"),
+        (["two-layer-plain", "{here}/after"], "where the first is no folder"),
+        (["{here}/before", "{here}/after", "--batch", "b.npz", "--after", "w.npz"], "got --after w.npz: leave it out"),
+        (["{here}/plain", "{here}/after", "--batch", "b.npz"], "{here}/plain has none (an adapter of PEFT)"),
+        (["{here}/own", "{here}/after", "--batch", "b.npz"], "no code of a folder is run"),
+        (["{here}/several", "{here}/after", "--batch", "b.npz"], "must name one class in architectures, got []"),
+        (["{here}/text", "{here}/after", "--batch", "b.npz"], "must be the JSON of a model's settings"),
+        (
+            ["{here}/before", "{here}/plain", "--batch", "b.npz"],
+            "an adapter does not say where its own weights started",
+        ),
+        (["{here}/before", "{here}/none", "--batch", "b.npz"], "AFTER must be a folder or a file of weights"),
+    ],
+)
+def test_the_command_refuses_folders_in_one_line(arguments, message, tmp_path, capsys, monkeypatch):
+    from lazyscope.cli import main
+
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
+    model_folder(tmp_path / "before")
+    model_folder(tmp_path / "after")
+    model_folder(tmp_path / "own", auto_map={"AutoModel": "modeling.Own"})
+    model_folder(tmp_path / "several", architectures=[])
+    (model_folder(tmp_path / "text") / "config.json").write_text("{")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "adapter_config.json").write_text("{}")
+    assert main(["diagnose", *(a.format(here=tmp_path) for a in arguments)]) == 2
+    printed = capsys.readouterr()
+    assert message.format(here=tmp_path) in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert printed.out == ""
 
 
 @pytest.fixture(name="torch")

@@ -98,11 +98,11 @@ def test_weights_trained_elsewhere_give_the_numbers_of_the_way_through_jax(how):
     pairs = list(zip(data[0].split(7), data[1].split(7), strict=True))
     batches = {"loader": DataLoader(TensorDataset(*data), batch_size=7), "batch": data, "generator": iter(pairs)}[how]
     before = state_of(model.train())
-    drawn = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    drawn = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     found = lst.diagnose(model, batches, held_out=held_out, trained=trained.state_dict())
     assert_as_before(model, before)
     torch.testing.assert_close(torch.get_rng_state(), drawn[0])
-    assert np.random.get_state()[1].tolist() == drawn[1]
+    assert np.random.get_state()[1].tolist() == drawn[1]  # noqa: NPY002
     assert_same(found, jax_way(model, data, held_out, trained))
     assert "all 40 training and all 20 held-out examples" in str(found)
     assert "elsewhere, the state dict given: g compares" in found.how
@@ -148,9 +148,8 @@ def test_both_trainings_see_the_same_minibatches_and_what_is_off_in_one_is_said(
     model = conv_net()
 
     def train(module):
-        seen.append(
-            [(x.sum(), torch.rand(1), np.random.rand()) for x, _ in DataLoader(TensorDataset(*data), 8, shuffle=True)]
-        )
+        loader = DataLoader(TensorDataset(*data), 8, shuffle=True)
+        seen.append([(x.sum(), torch.rand(1), np.random.rand()) for x, _ in loader])  # noqa: NPY002
         fitted(F.cross_entropy, epochs=1)(data)(module)
 
     found = lst.diagnose(model, data, train=train, with_kappa=False)
@@ -288,7 +287,9 @@ def test_targets_in_a_column_of_their_own_or_of_a_function():
     third = lst.diagnose(model, [(x[:, 0], x)], targets=0, num_steps=5, with_kappa=False)
     assert flat.losses == column.losses == third.losses
     assert len(str(flat)) > 100
-    first = lst.diagnose(model, [(x[i : i + 4], x[i : i + 4, 0]) for i in range(0, 20, 4)], examples=6, with_kappa=False)
+    first = lst.diagnose(
+        model, [(x[i : i + 4], x[i : i + 4, 0]) for i in range(0, 20, 4)], examples=6, with_kappa=False
+    )
     assert "the first 6 training" in first.model
     assert first.num_inputs == 6
 
@@ -318,7 +319,9 @@ def test_token_batches_of_different_lengths_are_filled_up():
 
 def test_half_precision_needs_a_type_and_the_model_keeps_its_own():
     model, data = mlp().bfloat16(), [part.bfloat16() for part in regression(20)]
-    with pytest.raises(ValueError, match=r"needs float32 or float64, got torch\.bfloat16 0\.weight .*add dtype='float32'"):
+    with pytest.raises(
+        ValueError, match=r"needs float32 or float64, got torch\.bfloat16 0\.weight .*add dtype='float32'"
+    ):
         lst.diagnose(model, data)
     found = lst.diagnose(model, data, dtype=torch.float64, num_steps=5, with_kappa=False)
     assert model[0].weight.dtype == torch.bfloat16
@@ -377,3 +380,40 @@ def test_what_cannot_be_judged_is_refused_in_one_line(name):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+CASE = """
+import torch
+import lazyscope.torch as lst
+
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+x = torch.randn(20, 3).double()
+case = lst.Case(net, (x, x[:, :1]))
+module = net.eval()
+
+def made():
+    return case
+"""
+
+
+def test_the_command_takes_a_module_with_its_batches(tmp_path, capsys, monkeypatch):
+    from lazyscope.cli import main
+
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
+    (tmp_path / "net.py").write_text(CASE)
+    assert main(["diagnose", f"{tmp_path / 'net.py'}:made", "--steps", "20"]) == 0
+    assert "output of Sequential on inputs; loss: ½‖f − y‖²; all 20 training examples" in capsys.readouterr().out
+    weights = {
+        "0.weight": torch.ones(4, 3),
+        "0.bias": torch.ones(4),
+        "2.weight": torch.ones(1, 4),
+        "2.bias": torch.ones(1),
+    }
+    np.savez(tmp_path / "w.npz", **{name: value.double().numpy() for name, value in weights.items()})
+    assert main(["diagnose", f"{tmp_path / 'net.py'}:case", "--after", str(tmp_path / "w.npz"), "--json"]) == 0
+    assert "elsewhere, w.npz: g compares" in capsys.readouterr().out
+    assert main(["diagnose", f"{tmp_path / 'net.py'}:module"]) == 2
+    assert "for a PyTorch module lazyscope.torch.Case(model, batches)" in capsys.readouterr().err
+    assert main(["landscape", f"{tmp_path / 'net.py'}:case", "--out", str(tmp_path / "out")]) == 2
+    assert "must be a lazyscope.Case" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Models of transformers, adapters of PEFT and the folders that they write."""
 
 import copy
+import json
 
 import jax
 import jax.numpy as jnp
@@ -90,20 +91,19 @@ def test_linearize_is_the_linearisation_of_the_conversion(build):
     (bert, labelled, "loss: cross-entropy;"),
 ])  # fmt: skip
 def test_a_folder_of_shards_is_judged_with_the_loss_that_the_model_has(build, data, said, tmp_path):
-    model, batches = build(), [data(4), data(2, 7)]
+    model, held_out = build(), data(3, 4)
     model.gradient_checkpointing_enable()
     trained = shifted(model)
     trained.save_pretrained(tmp_path / "checkpoint-7", max_shard_size="8KB")
     assert len(list((tmp_path / "checkpoint-7").glob("*.safetensors"))) > 1
     settings = model.config.to_dict()
-    found = lst.diagnose(model.train(), batches, held_out=data(3, 4), trained=tmp_path / "checkpoint-7", with_kappa=False)
+    batches, options = [data(4), data(2, 7)], {"trained": tmp_path / "checkpoint-7", "with_kappa": False}
+    found = lst.diagnose(model.train(), batches, held_out=held_out, **options)
     assert model.training
     assert model.config.to_dict() == settings
     assert said in found.model
     assert "checkpoint-7" in found.how
-    again = lst.diagnose(model, batches[0], trained=trained, with_kappa=False)
-    expected = trained.eval()(**batches[0]).loss.item()
-    np.testing.assert_allclose(again.losses["loss, trained"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found.losses["loss, trained"], trained.eval()(**held_out).loss.item(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
@@ -132,7 +132,9 @@ def test_a_base_model_without_its_prefix_and_bfloat16_on_disk(tmp_path):
 @pytest.mark.parametrize("modules_to_save", [None, ["classifier"]])
 def test_an_adapter_of_peft_fits_the_model_with_its_adapter(modules_to_save, tmp_path):
     peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=modules_to_save, task_type="SEQ_CLS")
+    config = peft.LoraConfig(
+        r=2, target_modules=["query", "value"], modules_to_save=modules_to_save, task_type="SEQ_CLS"
+    )
     plain = bert()
     model = peft.get_peft_model(copy.deepcopy(plain), config)
     trained, batch = shifted(model, 0.1), labelled()
@@ -165,3 +167,31 @@ def test_a_trainer_of_the_user_trains_both():
     assert "dropout is off" in found.how
     assert found.losses["loss, trained"] < found.losses["loss at start"]
     assert found.losses["loss, linearised"] < found.losses["loss at start"]
+
+
+def test_the_command_judges_two_folders_on_a_batch(tmp_path, capsys, monkeypatch):
+    from safetensors.torch import save_file
+
+    from lazyscope.cli import main
+
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
+    model, batch = bert(), labelled(4)
+    trained = shifted(model)
+    model.save_pretrained(tmp_path / "before")
+    trained.save_pretrained(tmp_path / "after")
+    save_file(batch, tmp_path / "batch.safetensors")
+    np.savez(tmp_path / "words.npz", input_ids=batch["input_ids"].numpy())
+    folders = ["diagnose", str(tmp_path / "before"), str(tmp_path / "after"), "--batch"]
+    assert main([*folders, str(tmp_path / "batch.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = trained.eval()(**batch).loss.item()
+    np.testing.assert_allclose(found["losses"]["loss, trained"], expected, rtol=1e-5)
+    assert "elsewhere, after: g compares" in found["how"]
+    assert main([*folders, str(tmp_path / "words.npz")]) == 2
+    assert "batches must have targets, got a mapping of input_ids" in capsys.readouterr().err
+    model.bert.save_pretrained(tmp_path / "before")
+    config = json.loads((tmp_path / "before" / "config.json").read_text())
+    config["architectures"] = ["BertForSequenceClassification"]
+    (tmp_path / "before" / "config.json").write_text(json.dumps(config))
+    assert main([*folders, str(tmp_path / "batch.safetensors")]) == 2
+    assert "BEFORE must have every weight at its start" in capsys.readouterr().err

@@ -29,8 +29,8 @@ def read(path: Path) -> Stored:
     """What is stored at a `.safetensors` or `.npz` file, or in a folder.
 
     In a folder: its one safetensors file, or the shards that its index names; what a trainer keeps beside them stays
-    unread. FileNotFoundError for a path that is not there, ValueError for files that are damaged, missing, pickled or of
-    another format.
+    unread. FileNotFoundError for a path that is not there, ValueError for files that are damaged, missing, pickled or
+    of another format.
     """
     if path.is_dir():
         return _folder(path)
@@ -63,7 +63,9 @@ def _folder(folder: Path) -> Stored:
     if weights:
         raise _pickled(weights[0])
     inner = [one.name for one in sorted(folder.glob("checkpoint-*")) if one.is_dir()]
-    hint = f"name one of its folders, {some(inner)}" if inner else "save the weights there, model.save_pretrained(FOLDER)"
+    hint = (
+        f"name one of its folders, {some(inner)}" if inner else "save the weights there, model.save_pretrained(FOLDER)"
+    )
     raise ValueError(f"a folder must hold weights in safetensors, {folder} has none: {hint}")
 
 
@@ -79,7 +81,9 @@ def _shards(index: Path) -> Stored:
     if foreign := [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]:
         raise ValueError(f"the shards of {index} must be files beside it, got {some(map(str, foreign))}")
     if missing := [shard for shard in shards if not (index.parent / shard).is_file()]:
-        raise ValueError(f"{index} needs all of its shards, {index.parent} lacks {some(missing)}: copy the whole folder")
+        raise ValueError(
+            f"{index} needs all of its shards, {index.parent} lacks {some(missing)}: copy the whole folder"
+        )
     arrays: dict[str, np.ndarray] = {}
     ties: dict[str, str] = {}
     for shard in shards:

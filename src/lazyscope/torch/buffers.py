@@ -59,8 +59,8 @@ def told_apart(
         indicators["gap g, new buffers at both ends"] = float(same.gap)
         of = f"g = {float(same.gap):.2g} and {of} ({same.regime})"
     reasons = (
-        f"{listed} changed, no weights: with them alone the outputs move {100 * part:.2g} % as far as in training; with "
-        f"those of the end at both ends {of}",
+        f"{listed} changed, no weights: with them alone the outputs move {100 * part:.2g} % as far as in training; "
+        f"with those of the end at both ends {of}",
     )
     advice = (
         (

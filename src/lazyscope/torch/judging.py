@@ -14,7 +14,6 @@ from jaxtyping import Array
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-
 from lazyscope.adapters.torch.conversion import from_torch
 from lazyscope.adapters.torch.converted import Converted
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
@@ -99,7 +98,8 @@ def diagnose(
             data, rest = _real_inputs(data, model), None if rest is None else _real_inputs(rest, model)
         end = None if trained is None else at_end(model, trained, ignore)
         ends = None if train is None else trained_twice(model, train)
-        return _judged(model, data, rest, end, ends, loss, output, with_kappa, jax.random.key(seed), options)
+        found = _judged(model, data, rest, end, ends, loss, output, with_kappa, jax.random.key(seed), options)
+    return replace(found, advice=tuple(line.replace("ls.center", "model(x) − start(x)") for line in found.advice))
 
 
 def _judged(

@@ -130,8 +130,9 @@ def loss_of(given: str | Callable[..., Any] | None, own: Tensor | None, f: Tenso
         if KNOWN[name].fits(f, y):
             return _ours(KNOWN[name], f, y)
     raise ValueError(
-        f"loss must be said for outputs of shape (n, {', '.join(map(str, f.shape[1:]))}) and {y.dtype} targets of shape "
-        f"(n, {', '.join(map(str, y.shape[1:]))}): loss='binary_cross_entropy' or a function of (outputs, targets) say"
+        f"loss must be said for outputs of shape (n, {', '.join(map(str, f.shape[1:]))}) and {y.dtype} targets of "
+        f"shape (n, {', '.join(map(str, y.shape[1:]))}): loss='binary_cross_entropy' or a function of (outputs, "
+        "targets) say"
     )
 
 

@@ -68,9 +68,7 @@ class Converted:
         places = {place: _of_module(name) for place, name in self._program.buffers.items() if _of_module(name) in names}
         types = {place: canonical(self._program.constants[place].dtype) for place in places}
         made._given = {place: (name, types[place]) for place, name in places.items()}
-        made._types = self._types | {
-            name: travelling(np.zeros(0, dtype)).dtype for name, dtype in made._given.values()
-        }
+        made._types = self._types | {name: travelling(np.zeros(0, dtype)).dtype for name, dtype in made._given.values()}
         return made
 
     def _run(self, params: Mapping[str, Array], block: Sequence[Array]) -> Array:
