@@ -74,7 +74,7 @@ def test_linearize_is_the_linearisation_of_the_conversion(build):
             parameter.add_(0.05 * torch.randn_like(parameter))
     params = {name: jnp.asarray(p.detach().numpy()) for name, p in first.named_parameters()}
     x = {name: jnp.asarray(value.numpy()) for name, value in batch.items()}
-    x = {name: x[name] for name in apply.taken.keys}
+    x = apply.taken.batch(apply.taken.leaves(x))
     outputs = first(**batch).logits
     scale = outputs.abs().max().item()
     np.testing.assert_allclose(outputs.detach(), linear(params, x), rtol=0, atol=1e-6 * scale)

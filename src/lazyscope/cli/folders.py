@@ -70,7 +70,7 @@ def _model(folder: Path, kind: str) -> Any:
     import torch  # pyright: ignore[reportMissingImports]
 
     built = getattr(transformers, kind, None)
-    if not hasattr(built, "from_pretrained"):
+    if built is None or not hasattr(built, "from_pretrained"):
         raise ValueError(f"architectures in {folder} must be a class of transformers, got {kind}: update transformers")
     read(folder)  # says in a line what is wrong with the files
     transformers.utils.logging.set_verbosity_error()

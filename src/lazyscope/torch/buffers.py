@@ -11,6 +11,7 @@ from lazyscope import passes
 from lazyscope.adapters.torch.converted import Converted, travelling
 from lazyscope.diagnose import Diagnosis
 from lazyscope.examples import Batch
+from lazyscope.models import Apply
 from lazyscope.tree import host_norm
 
 
@@ -37,7 +38,7 @@ def differing(apply: Converted, module: Any) -> Buffers:
 
 
 def told_apart(
-    found: Diagnosis, same: Diagnosis, apply: Converted, start: PyTree, old: PyTree, end: PyTree, x: Batch, new: Buffers
+    found: Diagnosis, same: Diagnosis, apply: Apply, start: PyTree, old: PyTree, end: PyTree, x: Batch, new: Buffers
 ) -> Diagnosis:
     """The diagnosis with what is due to the buffers beside it.
 

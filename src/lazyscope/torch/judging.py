@@ -1,6 +1,6 @@
 """How lazily a PyTorch module trains: `lst.diagnose`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
@@ -21,10 +21,12 @@ from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.diagnose import Diagnosis, Thresholds
 from lazyscope.diagnose import diagnose as judge
 from lazyscope.groups import Groups
+from lazyscope.models import Apply
 from lazyscope.problems import Problem
 from lazyscope.torch.buffers import differing, joined, told_apart
 from lazyscope.torch.loader import Examples, Targets, alike, examples_of
 from lazyscope.torch.losses import Found, loss_of, own_loss
+from lazyscope.torch.padding import WithoutPadding, has_padding
 from lazyscope.torch.training import Ends, random_state_kept, trained_twice
 from lazyscope.torch.weights import End, at_end, copied, unwrapped
 
@@ -63,7 +65,7 @@ def diagnose(
     tuple or list of tensors, or a mapping. The first `examples` of each are used, and the printed diagnosis says how
     many. `targets` says where a batch has its targets (a key, a position, or a function of the batch); by default the
     entry `labels` of a mapping, the last of several entries. Batches of tokens that have an attention mask are filled
-    up to one length.
+    up to one length, and what a model of tokens gives at padding, where labels do not count, is left out.
 
     `loss` is "square", "cross_entropy", "token_cross_entropy", "next_token_cross_entropy", "binary_cross_entropy", or a
     function of (outputs, targets) that is a mean over examples; by default the loss that the model itself returns for
@@ -122,15 +124,21 @@ def _judged(
     problem = Problem(*(part for pair in parts for part in pair), loss=meant.loss)
     used = f"{data.said} training" + ("" if rest is None else f" and {rest.said} held-out")
     words = f"{apply.described}; loss: {meant.said}; {used} examples"
+    padded = has_padding(problem, apply.shape)
+    words += "; padding left out" if padded else ""
+
+    def model_of(buffers: Iterable[str]) -> Apply:
+        made = apply.given(buffers)
+        return WithoutPadding(made) if padded else made
 
     module = end.module if end is not None else ends.module if ends is not None else None
     if module is None:
-        found = judge(apply, params0, problem, key=key, with_kappa=with_kappa, **options)
+        found = judge(model_of(()), params0, problem, key=key, with_kappa=with_kappa, **options)
         return replace(found, model=words)
     buffers = differing(apply, module)
-    judged = apply.given(buffers.start) if buffers.start else apply
+    judged = model_of(buffers.start)
     start, last = joined(params0, buffers.start), joined(_weights(module, params0), buffers.end)
-    _check(judged, last, module, few, Choice(output, type(model).__name__))
+    _check(apply.given(buffers.start), last, module, few, Choice(output, type(model).__name__))
     if ends is None:
         assert end is not None
         found = judge(judged, start, problem, params=last, key=key, with_kappa=with_kappa, **options)

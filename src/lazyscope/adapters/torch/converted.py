@@ -15,7 +15,10 @@ from lazyscope.adapters.torch.graph import Program, canonical, run
 
 
 class Converted:
-    """`apply(params, x)` of a module. `described` says which output of what it is, and what was left out."""
+    """`apply(params, x)` of a module. `described` says which output of what it is, and what was left out.
+
+    `shape` is that of the output for one example.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Converted:
         """A program of `block` examples; `rows` are examples of its inputs, `shape` is that of one output."""
         unused = {i for i, source in enumerate(program.sources) if source is None}
         self.taken, kept = inputs.without(unused)
-        self._program, self._shape, self._block = program, shape, block
+        self.shape, self._program, self._block = shape, program, block
         self._sources = [program.sources[i] for i in kept]
         self._inputs = [(canonical(rows[i].dtype), rows[i].shape[1:]) for i in kept]
         self._types = {key: leaf.dtype for key, leaf in params0.items()}
@@ -51,7 +54,7 @@ class Converted:
                 return jax.vmap(lambda example: self._run(params, examples.alone(example))[0])(leaves)
             blocks, _ = examples.blocks(leaves, self._block)
             outputs = jax.vmap(lambda block: self._run(params, block))(blocks)
-            return outputs.reshape(-1, *self._shape)[: examples.count(leaves)]
+            return outputs.reshape(-1, *self.shape)[: examples.count(leaves)]
 
     @property
     def buffers(self) -> dict[str, np.ndarray]:
@@ -75,7 +78,7 @@ class Converted:
         values = {key: params[leaf] for key, leaf in self._program.leaves.items()}
         values |= {source: leaf for source, leaf in zip(self._sources, block, strict=True) if source is not None}
         values |= {place: _back(params[name], dtype) for place, (name, dtype) in self._given.items()}
-        return run(self._program, values).reshape(self._block, *self._shape)
+        return run(self._program, values).reshape(self._block, *self.shape)
 
     def _checked(self, name: str, leaf: Any, expected: tuple[np.dtype, tuple[int, ...]]) -> Array:
         dtype, shape = expected
