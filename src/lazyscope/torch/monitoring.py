@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope import examples, tree
 from lazyscope.adapters import from_torch
+from lazyscope.adapters.torch.converted import travelling
 from lazyscope.diagnose import monitor
 from lazyscope.groups import Groups
 
@@ -106,13 +107,14 @@ class Monitor:
     def measure(self) -> dict[str, float]:
         """The measures at the module's present weights, all of them 0 at w0."""
         with self._types(), _same_draws():
-            params, changed = self._present(), self._changed()
-            apply, x = self._with_buffers(changed)
-            found: dict[str, Any] = monitor(apply, self.start, x, kernel=False, groups=self._groups, key=self._key)(
-                params
-            )
+            changed = {name: travelling(value) for name, value in self._changed().items()}
+            start = {name: jnp.asarray(value) for name, value in self.start.items()}
+            apply, old, params = self._apply.given(changed), start | changed, self._present() | changed
+            look = monitor(apply, old, self._x, kernel=False, groups=self._groups, key=self._key)
+            found: dict[str, Any] = look(params)
             if changed:
-                found["buffers"] = self._of_buffers(apply, params, x)
+                first, moved, last = self._apply(start, self._x), apply(old, self._x), apply(params, self._x)
+                found["buffers"] = tree.ratio(tree.norm(moved - first), tree.norm(last - first))
         found.setdefault("differential_error", 0.0)
         return {f"lazyscope/{name}": float(found[name]) for name in sorted(found, key=_order)}
 
@@ -140,26 +142,6 @@ class Monitor:
         before, now = self._apply.buffers, dict(self._model.named_buffers())
         present = {name: _array(now[name]) for name, v in before.items() if name in now and v.dtype.kind == "f"}
         return {name: v for name, v in present.items() if not np.array_equal(v, before[name], equal_nan=True)}
-
-    def _with_buffers(self, changed: Mapping[str, np.ndarray]) -> tuple[Any, PyTree]:
-        """The model as a function of its weights and of a batch in which every example has the changed buffers."""
-        if not changed:
-            return self._apply, self._x
-        n, converted = examples.count(self._x), self._apply
-        rows = {name: jnp.broadcast_to(jnp.asarray(value), (n, *value.shape)) for name, value in changed.items()}
-
-        def apply(params: PyTree, x: PyTree) -> Array:
-            def one(example: PyTree, buffers: dict[str, Array]) -> Array:
-                return converted.with_buffers(buffers)(params, examples.alone(example))[0]
-
-            return jax.vmap(one)(x["inputs"], x["buffers"])
-
-        return apply, {"inputs": self._x, "buffers": rows}
-
-    def _of_buffers(self, apply: Any, params: PyTree, x: PyTree) -> Array:
-        params0 = jax.tree.map(jnp.asarray, self.start)
-        start, moved, end = self._apply(params0, self._x), apply(params0, x), apply(params, x)
-        return tree.ratio(tree.norm(moved - start), tree.norm(end - start))
 
 
 def _order(name: str) -> tuple[bool, int]:
