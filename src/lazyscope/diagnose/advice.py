@@ -164,7 +164,7 @@ def _for_laziness(recommendation: Recommendation, crit: Criterion | None, traine
 
 
 def _size(part: float) -> str:
-    return f"{part:.2g} times" if part >= 2 or not np.isfinite(part) else f"{100 * part:.2g} % of"
+    return f"{part:.2g} times" if part >= 0.995 or not np.isfinite(part) else f"{100 * part:.2g} % of"
 
 
 def _against(value: float, lazy: float, not_lazy: float) -> str:
