@@ -33,8 +33,9 @@ class Monitor:
     `batch` is one fixed batch as the loader yields it, on any device, with or without labels (they are left out: what
     is measured are outputs, not losses; `output` says which, as for `lazyscope.adapters.from_torch`). A few dozen
     examples are enough. The module is traced once, in evaluation mode, and left as it was found, with its modes,
-    gradients and all random states; later only its weights are read. w0 are the trainable weights (`requires_grad`)
-    now, or `start`, by name; what is frozen now counts as frozen. `start` holds them as NumPy arrays.
+    gradients and the random states of Python, NumPy and PyTorch; later only its weights are read. w0 are the trainable
+    weights (`requires_grad`) now, or those in `start`; what is frozen now counts as frozen. `start` holds them, with
+    the buffers of the start, as NumPy arrays by name.
 
     `measure` gives floats by name:
 
@@ -83,36 +84,39 @@ class Monitor:
             batch = _on_device_of(self._model, batch)
             self._apply, params0 = from_torch(self._model, batch, output=output, dtype="float32" if half else None)
             self._names = list(params0)
-            self._dtype = {name: leaf.dtype for name, leaf in params0.items()}
+            self._buffers = {name: np.asarray(v) for name, v in self._apply.buffers.items() if v.dtype.kind == "f"}
             leaves = [_array(leaf) for leaf in self._apply.taken.leaves(batch)]
             self._x = examples.as_batch("batch", self._apply.taken.batch(leaves))
         self.described = self._apply.described
-        self.start = {name: np.asarray(leaf) for name, leaf in params0.items()}
+        self.start = {name: np.asarray(leaf) for name, leaf in params0.items()} | self._buffers
         if start is not None:
             self.restart(start)
 
     def restart(self, start: Mapping[str, Any]) -> None:
-        """Take `start`, arrays or tensors by name, for w0. ValueError where they are not those of this module."""
+        """Take `start`, arrays or tensors by name, for the start. ValueError where it is none of this module."""
         found = {name: _array(value) for name, value in start.items()}
         shapes, own = ({name: value.shape for name, value in side.items()} for side in (found, self.start))
         if shapes != own:
             apart = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
             raise ValueError(
-                f"start must have the trainable weights of the module, got others in {', '.join(apart[:4])}"
-                f"{f' and {len(apart) - 4} more' if len(apart) > 4 else ''}: pass the weights it started from"
+                f"start must have the trainable weights and buffers of the module, got others in "
+                f"{', '.join(apart[:4])}{f' and {len(apart) - 4} more' if len(apart) > 4 else ''}: pass those that it "
+                "started from"
             )
-        self.start = {name: found[name].astype(self._dtype[name]) for name in self._names}
+        self.start = {name: found[name].astype(value.dtype) for name, value in self.start.items()}
 
     def measure(self) -> dict[str, float]:
         """The measures at the module's present weights, all of them 0 at w0."""
         with self._types(), _same_draws():
+            params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
             params, changed = self._present(), self._changed()
             apply, x = self._with_buffers(changed)
-            found: dict[str, Any] = monitor(apply, self.start, x, kernel=False, groups=self._groups, key=self._key)(
-                params
-            )
+            measure = monitor(apply, params0, x, kernel=False, groups=self._groups, key=self._key)
+            found: dict[str, Any] = measure(params)
             if changed:
-                found["buffers"] = self._of_buffers(apply, params, x)
+                before = self._with_buffers({name: self.start[name] for name in changed})[1]
+                start, moved, end = apply(params0, before), apply(params0, x), apply(params, x)
+                found["buffers"] = tree.ratio(tree.norm(moved - start), tree.norm(end - start))
         found.setdefault("differential_error", 0.0)
         return {f"lazyscope/{name}": float(found[name]) for name in sorted(found, key=_order)}
 
@@ -125,7 +129,7 @@ class Monitor:
             raise ValueError(
                 f"a module must keep its weights while it is measured, {gone[0]} is gone: make a Monitor anew"
             )
-        late = [name for name, weight in weights.items() if weight.requires_grad and name not in self._dtype]
+        late = [name for name, weight in weights.items() if weight.requires_grad and name not in self._names]
         if late and not self._told:
             self._told = True
             warnings.warn(
@@ -133,13 +137,18 @@ class Monitor:
                 "as if they had stayed, make a Monitor anew to see them",
                 stacklevel=3,
             )
-        return {name: jnp.asarray(_array(weights[name]), self._dtype[name]) for name in self._names}
+        return {name: jnp.asarray(_array(weights[name]), self.start[name].dtype) for name in self._names}
 
     def _changed(self) -> dict[str, np.ndarray]:
-        """Floating buffers that are not what they were at the start."""
-        before, now = self._apply.buffers, dict(self._model.named_buffers())
-        present = {name: _array(now[name]) for name, v in before.items() if name in now and v.dtype.kind == "f"}
-        return {name: v for name, v in present.items() if not np.array_equal(v, before[name], equal_nan=True)}
+        """Floating buffers that are not what they were at the start, or when the module was traced."""
+        now = dict(self._model.named_buffers())
+        present = {name: _array(now[name]) for name in self._buffers if name in now}
+        before = (self.start, self._buffers)
+        return {
+            name: v
+            for name, v in present.items()
+            if not all(np.array_equal(v, values[name], equal_nan=True) for values in before)
+        }
 
     def _with_buffers(self, changed: Mapping[str, np.ndarray]) -> tuple[Any, PyTree]:
         """The model as a function of its weights and of a batch in which every example has the changed buffers."""
@@ -155,11 +164,6 @@ class Monitor:
             return jax.vmap(one)(x["inputs"], x["buffers"])
 
         return apply, {"inputs": self._x, "buffers": rows}
-
-    def _of_buffers(self, apply: Any, params: PyTree, x: PyTree) -> Array:
-        params0 = jax.tree.map(jnp.asarray, self.start)
-        start, moved, end = self._apply(params0, self._x), apply(params0, x), apply(params, x)
-        return tree.ratio(tree.norm(moved - start), tree.norm(end - start))
 
 
 def _order(name: str) -> tuple[bool, int]:
