@@ -142,6 +142,7 @@ def test_statistics_of_now_are_used_at_both_ends_and_their_part_is_told_apart():
         ],
         rtol=1e-9,
     )
+    assert lst.Monitor(model, x, start=watch.start).measure() == found  # as in a run that is resumed
     end = {name: value.clone() for name, value in model.state_dict().items()}
     moved = {name: end[name] if "running" in name else value for name, value in start.items()}
     outputs = []
@@ -193,7 +194,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line():
     model, x = mlp(), torch.randn(6, 3).double()
     with pytest.raises(ValueError, match=r"Monitor needs a torch\.nn\.Module, got int"):
         lst.Monitor(3, x)
-    with pytest.raises(ValueError, match=r"start must have the trainable weights .*, got others in 3\.bias"):
+    with pytest.raises(ValueError, match=r"start must have the trainable weights and buffers .* got others in 3\.bias"):
         lst.Monitor(model, x, start={**lst.Monitor(model, x).start, "3.bias": np.zeros(3)})
     with pytest.raises(ValueError, match=r"whole weights in this process, got a part of 0\.weight"):
         lst.Monitor(mlp().to("meta"), x)

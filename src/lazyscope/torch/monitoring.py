@@ -34,8 +34,9 @@ class Monitor:
     `batch` is one fixed batch as the loader yields it, on any device, with or without labels (they are left out: what
     is measured are outputs, not losses; `output` says which, as for `lazyscope.adapters.from_torch`). A few dozen
     examples are enough. The module is traced once, in evaluation mode, and left as it was found, with its modes,
-    gradients and all random states; later only its weights are read. w0 are the trainable weights (`requires_grad`)
-    now, or `start`, by name; what is frozen now counts as frozen. `start` holds them as NumPy arrays.
+    gradients and the random states of Python, NumPy and PyTorch; later only its weights are read. w0 are the trainable
+    weights (`requires_grad`) now, or those in `start`; what is frozen now counts as frozen. `start` holds them, with
+    the buffers of the start, as NumPy arrays by name.
 
     `measure` gives floats by name:
 
@@ -84,37 +85,40 @@ class Monitor:
             batch = _on_device_of(self._model, batch)
             self._apply, params0 = from_torch(self._model, batch, output=output, dtype="float32" if half else None)
             self._names = list(params0)
-            self._dtype = {name: leaf.dtype for name, leaf in params0.items()}
+            self._buffers = {name: np.asarray(v) for name, v in self._apply.buffers.items() if v.dtype.kind == "f"}
             leaves = [_array(leaf) for leaf in self._apply.taken.leaves(batch)]
             self._x = examples.as_batch("batch", self._apply.taken.batch(leaves))
         self.described = self._apply.described
-        self.start = {name: np.asarray(leaf) for name, leaf in params0.items()}
+        self.start = {name: np.asarray(leaf) for name, leaf in params0.items()} | self._buffers
         if start is not None:
             self.restart(start)
 
     def restart(self, start: Mapping[str, Any]) -> None:
-        """Take `start`, arrays or tensors by name, for w0. ValueError where they are not those of this module."""
+        """Take `start`, arrays or tensors by name, for the start. ValueError where it is none of this module."""
         found = {name: _array(value) for name, value in start.items()}
         shapes, own = ({name: value.shape for name, value in side.items()} for side in (found, self.start))
         if shapes != own:
             apart = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
             raise ValueError(
-                f"start must have the trainable weights of the module, got others in {', '.join(apart[:4])}"
-                f"{f' and {len(apart) - 4} more' if len(apart) > 4 else ''}: pass the weights it started from"
+                f"start must have the trainable weights and buffers of the module, got others in "
+                f"{', '.join(apart[:4])}{f' and {len(apart) - 4} more' if len(apart) > 4 else ''}: pass those that it "
+                "started from"
             )
-        self.start = {name: found[name].astype(self._dtype[name]) for name in self._names}
+        self.start = {name: found[name].astype(value.dtype) for name, value in self.start.items()}
 
     def measure(self) -> dict[str, float]:
         """The measures at the module's present weights, all of them 0 at w0."""
         with self._types(), _same_draws():
-            changed = {name: travelling(value) for name, value in self._changed().items()}
-            start = {name: jnp.asarray(value) for name, value in self.start.items()}
-            apply, old, params = self._apply.given(changed), start | changed, self._present() | changed
-            look = monitor(apply, old, self._x, kernel=False, groups=self._groups, key=self._key)
-            found: dict[str, Any] = look(params)
+            changed = self._changed()
+            before, now = ({name: travelling(v[name]) for name in changed} for v in (self.start, changed))
+            params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
+            apply, old, params = self._apply.given(now), params0 | now, self._present() | now
+            found: dict[str, Any] = monitor(apply, old, self._x, kernel=False, groups=self._groups, key=self._key)(
+                params
+            )
             if changed:
-                first, moved, last = self._apply(start, self._x), apply(old, self._x), apply(params, self._x)
-                found["buffers"] = tree.ratio(tree.norm(moved - first), tree.norm(last - first))
+                start, moved, end = (apply(at, self._x) for at in (params0 | before, old, params))
+                found["buffers"] = tree.ratio(tree.norm(moved - start), tree.norm(end - start))
         found.setdefault("differential_error", 0.0)
         return {f"lazyscope/{name}": float(found[name]) for name in sorted(found, key=_order)}
 
@@ -127,7 +131,7 @@ class Monitor:
             raise ValueError(
                 f"a module must keep its weights while it is measured, {gone[0]} is gone: make a Monitor anew"
             )
-        late = [name for name, weight in weights.items() if weight.requires_grad and name not in self._dtype]
+        late = [name for name, weight in weights.items() if weight.requires_grad and name not in self._names]
         if late and not self._told:
             self._told = True
             warnings.warn(
@@ -135,13 +139,18 @@ class Monitor:
                 "as if they had stayed, make a Monitor anew to see them",
                 stacklevel=3,
             )
-        return {name: jnp.asarray(_array(weights[name]), self._dtype[name]) for name in self._names}
+        return {name: jnp.asarray(_array(weights[name]), self.start[name].dtype) for name in self._names}
 
     def _changed(self) -> dict[str, np.ndarray]:
-        """Floating buffers that are not what they were at the start."""
-        before, now = self._apply.buffers, dict(self._model.named_buffers())
-        present = {name: _array(now[name]) for name, v in before.items() if name in now and v.dtype.kind == "f"}
-        return {name: v for name, v in present.items() if not np.array_equal(v, before[name], equal_nan=True)}
+        """Floating buffers that are not what they were at the start, or when the module was traced."""
+        now = dict(self._model.named_buffers())
+        present = {name: _array(now[name]) for name in self._buffers if name in now}
+        before = (self.start, self._buffers)
+        return {
+            name: v
+            for name, v in present.items()
+            if not all(np.array_equal(v, values[name], equal_nan=True) for values in before)
+        }
 
 
 def _order(name: str) -> tuple[bool, int]:
