@@ -60,6 +60,7 @@ def test_a_flax_model_with_its_own_trainer_is_diagnosed():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of its forward mode
 def test_a_pytorch_model_is_diagnosed_by_its_own_loop_and_by_its_weights():
     pytest.importorskip("torch")
     by_loop, by_end = run("torch_model")

@@ -279,6 +279,13 @@ def test_a_loss_of_pytorch_has_its_value(name):
     np.testing.assert_allclose(found.losses["loss at start"], loss(model(data[0]), data[1]).item(), rtol=1e-6)
 
 
+def test_classes_of_pixels_by_the_loss_of_pytorch():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 3, 1)).double()
+    x, y = torch.randn(4, 1, 5, 5).double(), torch.randint(0, 3, (4, 5, 5))
+    found = lst.diagnose(model, (x, y), loss=nn.CrossEntropyLoss(), num_steps=3, with_kappa=False)
+    np.testing.assert_allclose(found.losses["loss at start"], F.cross_entropy(model(x), y).item(), rtol=1e-6)
+
+
 def test_targets_in_a_column_of_their_own_or_of_a_function():
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     x = torch.randn(20, 3).double()
@@ -396,6 +403,10 @@ def refusals():
         ),
         "loss fails": (lambda: lst.diagnose(model, (x, labels), loss=nn.NLLLoss2d), "loss must be a function of"),
         "what loss": (lambda: lst.diagnose(model, (x, labels[:, None] * labels)), r"loss must be said for outputs of"),
+        "one column": (
+            lambda: lst.diagnose(nn.Linear(3, 1).double(), (x, labels)),
+            r"loss must be said for outputs of shape \(n, 1\) and torch.int64 .* loss='binary_cross_entropy'",
+        ),
         "own loss": (
             lambda: lst.diagnose(Labelled(lambda f, y: f.square().sum(), mlp()), {"inputs": x, "labels": y}),
             "the loss that the model returns is none of cross_entropy",
@@ -406,7 +417,7 @@ def refusals():
 
 @pytest.mark.parametrize("name", [
     "no module", "no targets", "no labels", "one entry", "a dataset", "words", "no iterable", "empty", "held out",
-    "rows", "lengths", "both", "untrained", "loss name", "loss sum", "loss fails", "what loss", "own loss", "examples",
+    "rows", "lengths", "both", "untrained", "loss name", "loss sum", "loss fails", "what loss", "one column", "own loss", "examples",
 ])  # fmt: skip
 def test_what_cannot_be_judged_is_refused_in_one_line(name):
     call, message = refusals()[name]

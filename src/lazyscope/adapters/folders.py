@@ -118,9 +118,10 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _pickled(path: Path) -> ValueError:
+    entry = "['state_dict']" if path.suffix == ".ckpt" else ""  # of Lightning
     line = (
         "import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in "
-        f"torch.load({str(path)!r}, map_location='cpu', weights_only=True).items()}}, "
+        f"torch.load({str(path)!r}, map_location='cpu', weights_only=True){entry}.items()}}, "
         f"{str(path.with_suffix('.safetensors'))!r})"
     )
     return ValueError(

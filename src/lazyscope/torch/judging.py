@@ -138,7 +138,9 @@ def _judged(
     buffers = differing(apply, module)
     judged = model_of(buffers.start)
     start, last = joined(params0, buffers.start), joined(_weights(module, params0), buffers.end)
-    _check(apply.given(buffers.start), last, module, few, Choice(output, type(model).__name__))
+    _check(
+        apply.given(buffers.start), last, module, _on_device(data.inputs, module), Choice(output, type(model).__name__)
+    )
     if ends is None:
         assert end is not None
         found = judge(judged, start, problem, params=last, key=key, with_kappa=with_kappa, **options)

@@ -144,8 +144,8 @@ def _rows(name: str, inputs: Any, target: Tensor) -> int:
     counts = {len(leaf) if leaf.ndim else 0 for leaf in (*_pytree.tree_leaves(inputs), target) if _is_tensor(leaf)}
     if len(counts) != 1:
         raise ValueError(
-            f"every entry of a batch of {name} must have a row for each example, got {sorted(counts)} rows: "
-            "the first axis counts examples"
+            f"every entry of a batch in {name} must have a row for each example, got {sorted(counts)} rows: the first "
+            "axis counts examples (a DataLoader puts single ones together)"
         )
     return counts.pop()
 

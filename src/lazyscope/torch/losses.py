@@ -74,7 +74,7 @@ def _same_shape(f: Tensor, y: Tensor) -> bool:
 
 
 def _classes(f: Tensor, y: Tensor) -> bool:
-    return _is_index(y) and f.ndim == 2 and y.shape == f.shape[:1]
+    return _is_index(y) and f.ndim == 2 and f.shape[1] > 1 and y.shape == f.shape[:1]
 
 
 def _positions(f: Tensor, y: Tensor) -> bool:
@@ -131,8 +131,8 @@ def loss_of(given: str | Callable[..., Any] | None, own: Tensor | None, f: Tenso
             return _ours(KNOWN[name], f, y)
     raise ValueError(
         f"loss must be said for outputs of shape (n, {', '.join(map(str, f.shape[1:]))}) and {y.dtype} targets of "
-        f"shape (n, {', '.join(map(str, y.shape[1:]))}): loss='binary_cross_entropy' or a function of (outputs, "
-        "targets) say"
+        f"shape (n, {', '.join(map(str, y.shape[1:]))}): loss='binary_cross_entropy', or a function of "
+        "(outputs, targets) as torch.nn.CrossEntropyLoss() is"
     )
 
 
