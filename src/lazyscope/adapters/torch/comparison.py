@@ -39,7 +39,7 @@ def verify_graph(name: str, found: Probe, outputs: np.ndarray, gradients: Gradie
         )
 
 
-def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
+def verify(apply: Apply, name: str, wide: Wide, x: PyTree, convolves: bool) -> None:
     """Compare outputs on the batch x, Dhᵀ c and one second-order product, in float64.
 
     Transposed products rather than forward ones: they show each parameter by itself, so that a derivative lost in a
