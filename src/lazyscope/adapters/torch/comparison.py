@@ -45,9 +45,11 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree, convolves: bool) -> N
     Transposed products rather than forward ones: they show each parameter by itself, so that a derivative lost in a
     small layer does not hide behind a large one.
     """
+    # For two calls the optimisation of loops, a third of a compilation, pays where the model `convolves`: in float64
+    # XLA makes loops of that.
+    options = {} if convolves else {"xla_backend_optimization_level": 0}
 
-    # Compiled for a call or two: without the optimisation that takes a third of a compilation.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @partial(jax.jit, compiler_options=options)
     def products(
         params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], Array]:
