@@ -26,7 +26,7 @@ from lazyscope.problems import Problem
 from lazyscope.torch.buffers import differing, joined, told_apart
 from lazyscope.torch.loader import Examples, Targets, alike, examples_of
 from lazyscope.torch.losses import Found, loss_of, own_loss
-from lazyscope.torch.padding import WithoutPadding, has_padding
+from lazyscope.torch.padding import WithoutPadding, padding
 from lazyscope.torch.training import random_state_kept, trained_twice
 from lazyscope.torch.weights import End, at_end, copied, unwrapped
 
@@ -124,12 +124,12 @@ def _judged(
     problem = Problem(*(part for pair in parts for part in pair), loss=meant.loss)
     used = f"{data.said} training" + ("" if rest is None else f" and {rest.said} held-out")
     words = f"{apply.described}; loss: {meant.said}; {used} examples"
-    padded = has_padding(problem, apply.shape)
-    words += "; padding left out" if padded else ""
+    counts = padding(problem, apply.shape)
+    words += "" if counts is None else "; padding left out"
 
     def model_of(buffers: Iterable[str]) -> Apply:
         made = apply.given(buffers)
-        return WithoutPadding(made) if padded else made
+        return made if counts is None else WithoutPadding(made, counts)
 
     problem.check_labels(jax.ShapeDtypeStruct((data.number, *apply.shape), float))  # before the user's training
     ends = None if train is None else trained_twice(model, train)
