@@ -353,8 +353,11 @@ def test_what_a_model_gives_at_padding_does_not_count(side):
     assert "padding left out" in found.model
     assert "padding" not in plain.model
     np.testing.assert_allclose(found.losses["loss, trained"], plain.losses["loss, trained"], rtol=1e-9)
-    if side == "right":
-        np.testing.assert_allclose([found.gap, found.differential], [plain.gap, plain.differential], rtol=1e-9)
+    np.testing.assert_allclose([found.gap, found.differential], [plain.gap, plain.differential], rtol=1e-9)
+    options["loss"] = "next_token_cross_entropy"
+    found = lst.diagnose(model, dict(zip(keys, padded, strict=True)), **options)
+    assert "padding left out" in found.model
+    assert (abs(found.differential - plain.differential) < 1e-9) == (side == "right")
 
 
 def test_half_precision_needs_a_type_and_the_model_keeps_its_own():
@@ -417,7 +420,8 @@ def refusals():
 
 @pytest.mark.parametrize("name", [
     "no module", "no targets", "no labels", "one entry", "a dataset", "words", "no iterable", "empty", "held out",
-    "rows", "lengths", "both", "untrained", "loss name", "loss sum", "loss fails", "what loss", "one column", "own loss", "examples",
+    "rows", "lengths", "both", "untrained", "loss name", "loss sum", "loss fails", "what loss",
+    "one column", "own loss", "examples",
 ])  # fmt: skip
 def test_what_cannot_be_judged_is_refused_in_one_line(name):
     call, message = refusals()[name]

@@ -1,5 +1,6 @@
 """Outputs at positions of tokens that are padding: they are no outputs of the model's, whatever they are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,30 +13,41 @@ from lazyscope.problems import IGNORED, Problem, token_cross_entropy
 MASK = "attention_mask"
 
 
+Counts = Callable[[Array], Array]
+"""Which positions (n, t) are none of padding, by the attention mask."""
+
+
 class WithoutPadding:
     """The model with 0 for what it gives at padding, so that no difference of outputs or derivatives counts there."""
 
-    def __init__(self, apply: Converted) -> None:
-        self.apply = apply
+    def __init__(self, apply: Converted, counts: Counts) -> None:
+        self.apply, self.counts = apply, counts
 
     def __call__(self, params: PyTree, x: dict[str, Array]) -> Array:
         """Outputs (n, t, v)."""
         outputs = self.apply(params, x)
-        return jnp.where(_counts(x[MASK])[..., None], outputs, jnp.zeros((), outputs.dtype))
+        return jnp.where(self.counts(x[MASK])[..., None], outputs, jnp.zeros((), outputs.dtype))
 
 
-def has_padding(problem: Problem, shape: tuple[int, ...]) -> bool:
-    """Whether examples, of outputs of this shape, are tokens with padding whose labels do not count."""
+def padding(problem: Problem, shape: tuple[int, ...]) -> Counts | None:
+    """What tells padding, where no label counts, in examples of tokens with outputs of this shape; None without any."""
     pairs = [(x, y) for x, y in ((problem.x, problem.y), (problem.x_test, problem.y_test)) if x is not None]
     masks: list[Any] = [x.get(MASK) if isinstance(x, dict) else None for x, _ in pairs]
     if problem.loss is not token_cross_entropy or any(mask is None or mask.shape[1:] != shape[:1] for mask in masks):
-        return False
-    kept = [np.asarray(_counts(mask)) for mask in masks]
-    uncounted = [np.all(np.asarray(y)[~keep] == IGNORED) for keep, (_, y) in zip(kept, pairs, strict=True)]
-    return not all(keep.all() for keep in kept) and all(uncounted)
+        return None
+    for counts in (_tokens, _tokens_and_the_one_before):
+        kept = [np.asarray(counts(mask)) for mask in masks]
+        uncounted = all(np.all(np.asarray(y)[~keep] == IGNORED) for keep, (_, y) in zip(kept, pairs, strict=True))
+        if uncounted and not all(keep.all() for keep in kept):
+            return counts
+    return None
 
 
-def _counts(mask: Array) -> Array:
-    """Positions of tokens and, with padding on the left, the one that predicts the first of them."""
-    real = jnp.asarray(mask) != 0
+def _tokens(mask: Array) -> Array:
+    return jnp.asarray(mask) != 0
+
+
+def _tokens_and_the_one_before(mask: Array) -> Array:
+    """With padding on the left the one before the first token predicts it."""
+    real = _tokens(mask)
     return real | jnp.pad(real[:, 1:], ((0, 0), (0, 1)))
