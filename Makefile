@@ -25,8 +25,8 @@ test-slow: .venv/.slow
 # No dependencies and not in the lock: only slow tests and the docs need PyTorch, its trainers, a cluster, a browser's driver, Sphinx.
 .venv/.slow: .venv/.ready Makefile
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 distributed==2026.8.0 submitit==1.5.4 \
-		transformers==5.24.0 peft==0.21.2 accelerate==1.15.0 lightning==2.6.6 \
-		expecttest==0.3.0 playwright==1.65.2 axe-playwright-python==0.1.8 sphinx==9.0.4 furo==2025.12.19 myst-parser==5.2.0
+		expecttest==0.3.0 playwright==1.65.2 axe-playwright-python==0.1.8 transformers==5.24.0 \
+		peft==0.21.2 accelerate==1.15.0 lightning==2.6.6 sphinx==9.0.4 furo==2025.12.19 myst-parser==5.2.0
 	touch $@
 
 # On an idle machine: the table of docs/benchmarks.md.

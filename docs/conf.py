@@ -4,6 +4,7 @@ The reference is written from the package's own table of public names, and every
 so that neither can fall behind the code.
 """
 
+import contextlib
 import inspect
 import re
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import lazyscope
+import lazyscope.torch
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "_generated"
@@ -41,6 +43,11 @@ def public_names() -> dict[str, object]:
             found |= {f"{thing.__name__}.{inner}": getattr(thing, inner) for inner in getattr(thing, "__all__", own)}
         elif name != "__version__":
             found[f"{thing.__module__}.{name}"] = thing
+    for name in lazyscope.torch.__all__:
+        with contextlib.suppress(ImportError):  # of a library that is not there
+            thing = getattr(lazyscope.torch, name)
+            if thing.__module__.startswith("lazyscope.torch"):
+                found[f"lazyscope.torch.{name}"] = thing
     return dict(sorted(found.items(), key=lambda pair: pair[0].split(".")[1]))
 
 

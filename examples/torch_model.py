@@ -1,38 +1,39 @@
-"""Is a PyTorch model of yours training lazily? Its weights were trained elsewhere.
+"""Is a PyTorch model of yours training lazily? By its own training loop, and by where that ended.
 
     python examples/torch_model.py
 
-`ls.adapters.from_torch` turns a module into a JAX function once; PyTorch is not called again. With `params=` the
-trained weights are judged as they are: how far the model is from its linearisation *at those weights*.
+`lst.diagnose` calls the loop twice, on a copy of the model and on its linearisation, a module like it: g compares two
+trained models. With `trained=` nothing is trained: g is how far the model is from its linearisation *at those weights*.
 """
 
-import jax
-import jax.numpy as jnp
 import torch
 
-import lazyscope as ls
+import lazyscope.torch as lst
 
 
-def main() -> ls.Diagnosis:
-    """Train in PyTorch, then diagnose in JAX."""
+def main() -> tuple[lst.Diagnosis, lst.Diagnosis]:
+    """Diagnose with a training loop, then with the weights that it gives."""
     torch.manual_seed(0)
-    x = torch.randn(1000, 8)
+    x = torch.randn(900, 8)
     y = torch.sin(2 * x[:, :1]) + 0.5 * x[:, 1:2] * x[:, 2:3]
+    data, held_out = torch.utils.data.TensorDataset(x[:800], y[:800]), (x[800:], y[800:])
     net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
-    apply, params0 = ls.adapters.from_torch(net, x[:4].numpy())
+    ends = []
 
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(300):
-        optimizer.zero_grad()
-        loss = 0.5 * ((net(x[:800]) - y[:800]) ** 2).mean()
-        loss.backward()
-        optimizer.step()
+    def train(module: torch.nn.Module) -> None:
+        optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+        for _ in range(20):
+            for inputs, targets in torch.utils.data.DataLoader(data, batch_size=32, shuffle=True):
+                optimizer.zero_grad()
+                torch.nn.functional.mse_loss(module(inputs), targets).backward()
+                optimizer.step()
+        ends.append(module)
 
-    trained = {name: jnp.asarray(value.detach().numpy()) for name, value in net.named_parameters()}
-    arrays = [jnp.asarray(part.numpy()) for part in (x[:800], y[:800], x[800:900], y[800:900])]
-    found = ls.diagnose(apply, params0, ls.Problem(*arrays), params=trained, key=jax.random.key(0))
-    print(found)
-    return found
+    loader = torch.utils.data.DataLoader(data, batch_size=32)
+    by_loop = lst.diagnose(net, loader, held_out=held_out, train=train)
+    by_end = lst.diagnose(net, loader, held_out=held_out, trained=ends[0])
+    print(by_loop, by_end, sep="\n\n")
+    return by_loop, by_end
 
 
 if __name__ == "__main__":

@@ -34,12 +34,16 @@ def blocks(language):
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", blocks("python"))
 def test_readme_snippets_run_as_a_user_runs_them(snippet, tmp_path):
+    if "torch" in snippet:
+        pytest.importorskip("torch")
+        assert len(snippet.splitlines()) <= 8
+        assert "jax" not in snippet
     (tmp_path / "snippet.py").write_text(snippet)
     done = fresh.python("snippet.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     printed = done.stdout
     assert printed
-    if "regime" in printed:
+    if "lst." in snippet:
         # The table in the README is the one that is printed, up to the last digits of other machines.
         (shown,) = blocks("text")
         assert [line.split()[:1] for line in shown.splitlines()] == [line.split()[:1] for line in printed.splitlines()]

@@ -60,11 +60,14 @@ def test_a_flax_model_with_its_own_trainer_is_diagnosed():
 
 
 @pytest.mark.slow
-def test_a_pytorch_model_trained_elsewhere_is_diagnosed():
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of its forward mode
+def test_a_pytorch_model_is_diagnosed_by_its_own_loop_and_by_its_weights():
     pytest.importorskip("torch")
-    found = run("torch_model")
-    assert found.regime == "not lazy"
-    assert found.losses["loss, trained"] < 0.2 * found.losses["loss at start"]
+    by_loop, by_end = run("torch_model")
+    assert (by_loop.regime, by_end.regime) == ("not lazy", "not lazy")
+    assert by_loop.differential == by_end.differential
+    assert by_loop.losses["loss, trained"] == by_end.losses["loss, trained"] < 0.2 * by_end.losses["loss at start"]
+    assert by_loop.gap != by_end.gap
 
 
 @pytest.mark.slow

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
-from zipfile import BadZipFile
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from lazyscope import tree
+from lazyscope.adapters.folders import read, some
 
 
 def load_checkpoint(path: str | PathLike[str], params0: PyTree, *, ignore: Sequence[str] = ()) -> PyTree:
-    """Parameters like `params0` with the values of a `.safetensors` or `.npz` file.
+    """Parameters like `params0` with the values of a `.safetensors` or `.npz` file, or of a folder (`folders.read`).
 
     Arrays go by the names of `tree.group_names` (`layers/0/w`; dots do as well), which for `from_torch` are PyTorch's
     own. `ignore` lists names in the file that are no parameters (`"*.running_mean"`). Tied weights may be there under
@@ -30,19 +30,19 @@ def load_checkpoint(path: str | PathLike[str], params0: PyTree, *, ignore: Seque
     """
     theta0, merge = tree.split(params0)
     names = _distinct(tree.group_names(params0), "the model")
-    stored, ties = _read(Path(path))
+    stored, ties, _ = read(Path(path))
     arrays = dict(zip(_distinct(stored, str(path)), stored.values(), strict=True))
     arrays = _untied(arrays, {_plain(name): _plain(kept) for name, kept in ties.items()}, names)
     arrays = {name: v for name, v in arrays.items() if not any(fnmatchcase(name, _plain(p)) for p in ignore)}
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(
-            f"a checkpoint needs every parameter, {path} lacks {_some(missing)} and has "
-            f"{_some(arrays)}: save all parameters under the names of the model"
+            f"a checkpoint needs every parameter, {path} lacks {some(missing)} and has "
+            f"{some(arrays)}: save all parameters under the names of the model"
         )
     if extra := sorted(arrays.keys() - set(names)):
         raise ValueError(
             "a checkpoint must have nothing but parameters, once or as equal values under the names of a tie, "
-            f"{path} also has {_some(extra)}: name those in ignore=[...]"
+            f"{path} also has {some(extra)}: name those in ignore=[...]"
         )
     for name, leaf in zip(names, theta0, strict=True):
         if leaf.dtype == jnp.bfloat16 and arrays[name].dtype == np.dtype("V2"):
@@ -67,7 +67,7 @@ def _distinct(names: Iterable[str], where: str) -> list[str]:
     plain = [_plain(name) for name in names]
     if repeated := sorted(name for name, count in Counter(plain).items() if count > 1):
         raise ValueError(
-            f"names in a checkpoint must differ when a / is read as a dot, {where} has several {_some(repeated)}: "
+            f"names in a checkpoint must differ when a / is read as a dot, {where} has several {some(repeated)}: "
             "rename them"
         )
     return plain
@@ -78,51 +78,16 @@ def _untied(arrays: dict[str, np.ndarray], ties: dict[str, str], names: list[str
     noted = {name: ties[name] for name in names if name not in arrays and ties.get(name) in arrays}
     named = {name: arrays[noted.get(name, name)] for name in names if name in arrays or name in noted}
     extra = {name: v for name, v in arrays.items() if name not in named and name not in noted.values()}
-    return named | {name: v for name, v in extra.items() if not _is_copy(v, named.values())}
+    return named | {name: v for name, v in extra.items() if not is_copy(v, named.values())}
 
 
-def _is_copy(array: np.ndarray, others: Iterable[np.ndarray]) -> bool:
+def is_copy(array: np.ndarray, others: Iterable[np.ndarray]) -> bool:
+    """Whether an array, of more than one value, is equal to one of the others."""
     bits = array.tobytes()
     if bits == bits[: array.itemsize] * array.size:
         return False  # one value says nothing: zeros may as well be a bias that this model does not have
     return any(v.dtype == array.dtype and v.shape == array.shape and v.tobytes() == bits for v in others)
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name, and the name under which another one's array is stored."""
-    if not path.is_file():
-        raise FileNotFoundError(f"a checkpoint must be an existing file, got {path}: check the path")
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file), {}
-        except (ValueError, EOFError, BadZipFile) as error:
-            # NumPy takes any other file for a pickle and advises to trust it.
-            raise ValueError(
-                f"{path} must be an npz file of plain arrays, got another format or pickled objects: write it with "
-                "np.savez"
-            ) from error
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    raise ValueError(f"a checkpoint must be .safetensors or .npz, got {path.name}: save the state dict in one of them")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise ValueError(f"reading {path} needs safetensors: pip install 'lazyscope[torch]'") from None
-    try:
-        with safe_open(path, framework="np") as file:
-            return dict(zip(file.keys(), map(file.get_tensor, file.keys()), strict=True)), file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got: {error}") from error
-
-
 def _plain(name: str) -> str:
     return name.replace("/", ".")
-
-
-def _some(names: object, most: int = 4) -> str:
-    listed = list(names)  # type: ignore[call-overload]
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -16,18 +16,29 @@ class Diagnose:
     """Tell how lazily a model trains, why, and what to change.
 
     Names a built-in case (two-layer-symmetrised, two-layer-plain, two-layer-rich), or FILE.py:OBJECT, where OBJECT is a
-    lazyscope.Case or a function that returns one. This runs FILE.py: only name files you trust.
+    lazyscope.Case, a lazyscope.torch.Case(model, batches) or a function that returns one. This runs FILE.py: only name
+    files you trust.
+
+    Or names two folders in Hugging Face's layout, of a model at its start and of its trained weights, and with --batch
+    a file with a batch for it (input_ids, attention_mask, labels). No code in them is run.
 
     A Case can bring its own trainer, train(apply, params0) or train(apply, params0, scale), whose learning rate has to
     follow alpha: times scale.sgd = 1/alpha² for SGD, times scale.adam = 1/alpha for Adam.
 
     Example: lazyscope diagnose my_model.py:case --after trained.safetensors
+    Example: lazyscope diagnose start/ checkpoint-500/ --batch batch.safetensors
     """
 
     case: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")]
-    """A built-in name, FILE.py:OBJECT or package.module:OBJECT."""
+    """A built-in name, FILE.py:OBJECT or package.module:OBJECT; or the folder of a model at its start."""
+    end: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="AFTER")] = None
+    """Where CASE is a folder, that of the trained weights."""
+    batch: Path | None = None
+    """Where CASE is a folder, a safetensors or npz file with the entries of a batch, labels among them."""
+    held_out: Path | None = None
+    """The same of examples that were not trained on."""
     after: Path | None = None
-    """Weights of a finished training (safetensors or npz): they are judged instead of a training run of ours."""
+    """Weights of a finished training (safetensors, npz, a folder): judged instead of a training run of ours."""
     ignore: tuple[str, ...] = ()
     """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
     json: bool = False
@@ -42,23 +53,59 @@ class Diagnose:
         if self.steps < 1:
             raise InputError(f"--steps must be at least 1, got {self.steps}")
         check_seed(self.seed)
+        folders = self._folders()
         process.prepare_jax()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope.cli.loading import on_case
 
-        print(on_case(self.case, self._diagnosed))
+        print(on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders))
         return 0
 
-    def _diagnosed(self, case: Any) -> str:
+    def _folders(self) -> tuple[Path, Path, Path] | None:
+        """BEFORE, AFTER and the batch, where folders are meant."""
+        before = Path(self.case)
+        if not before.is_dir() and self.end is None and self.batch is None and self.held_out is None:
+            return None
+        if not before.is_dir() or self.end is None or self.batch is None:
+            raise InputError(
+                "folders are diagnosed as BEFORE AFTER --batch FILE, got "
+                f"{' '.join(map(str, (self.case, *([self.end] if self.end else []))))}"
+                f"{'' if before.is_dir() else ', where the first is no folder'}"
+                f"{' without --batch' if self.batch is None else ''}: name both, and a file with a batch"
+            )
+        if self.after is not None:
+            raise InputError(
+                f"folders are diagnosed as BEFORE AFTER --batch FILE, got --after {self.after}: leave it out"
+            )
+        return before, self.end, self.batch
+
+    def _of_folders(self, before: Path, after: Path, batch: Path) -> str:
+        from lazyscope.cli import streams
+        from lazyscope.cli.folders import diagnosed
+
+        try:
+            with streams.aside():  # what transformers prints
+                found = diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
+        except (ValueError, FileNotFoundError) as error:
+            raise InputError(str(error).splitlines()[0]) from error
+        return self._printed(found)
+
+    def _printed(self, found: Any) -> str:
         import json
 
+        return json.dumps(found.as_dict(), allow_nan=False) if self.json else str(found)
+
+    def _diagnosed(self, case: Any) -> str:
         import jax
 
         from lazyscope.cli.loading import weights
         from lazyscope.diagnose import diagnose
 
+        if not hasattr(case, "apply"):  # of PyTorch
+            options = {"trained": self.after, "train": None} if self.after is not None else {}
+            return self._printed(case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options))
         after = None if self.after is None else weights(self.after, case.params0, self.ignore)
         found = diagnose(
             case.apply,
@@ -71,4 +118,4 @@ class Diagnose:
             num_steps=self.steps,
             key=jax.random.key(self.seed),
         )
-        return json.dumps(found.as_dict(), allow_nan=False) if self.json else str(found)
+        return self._printed(found)

@@ -29,15 +29,15 @@ BUILT_IN: dict[str, Callable[[], Case]] = {
 }
 
 
-def on_case(name: str, use: Callable[[Case], T]) -> T:
-    """`use` of the Case called `name`, or of the one that the named function returns.
+def on_case(name: str, use: Callable[[Any], T], *, torch: bool = False) -> T:
+    """`use` of the Case called `name`, or of the one that the named function returns; with `torch` also one of PyTorch.
 
     Raises InputError with one line: an unknown built-in name, a missing file or object, something that is no Case, a
     case that `use` refuses, an error in the user's own file.
     """
     try:
         with streams.aside():  # the user's own prints
-            return use(_load(name))
+            return use(_load(name, torch))
     except Exception as error:
         theirs = _blame(error, name)
         if theirs is not None:
@@ -55,7 +55,7 @@ def weights(path: Path, params0: Any, ignore: Sequence[str]) -> Any:
         raise ValueError(str(error).replace("in ignore=[...]", "with --ignore NAME ...")) from error
 
 
-def _load(name: str) -> Case:
+def _load(name: str, torch: bool) -> Any:
     if name.endswith(".py"):
         raise ValueError(f"a case in a file is FILE.py:OBJECT, got {name!r}: add :OBJECT, a lazyscope.Case in it")
     if ":" not in name:
@@ -73,7 +73,7 @@ def _load(name: str) -> Case:
         close = get_close_matches(attribute, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "name a lazyscope.Case in it, or a function that returns one"
         raise ValueError(f"the object must be there, got {attribute!r} that is not in {place}: {hint}")
-    return _as_case(getattr(module, attribute), name)
+    return _as_case(getattr(module, attribute), name, torch)
 
 
 def _blame(error: BaseException, name: str) -> str | None:
@@ -100,12 +100,16 @@ def _blame(error: BaseException, name: str) -> str | None:
     return where and f"{where} raised {type(error).__name__}: {message}"
 
 
-def _as_case(found: Any, name: str) -> Case:
-    made = found() if callable(found) and _takes_nothing(found) else found
-    if not isinstance(made, Case):
+def _as_case(found: Any, name: str, torch: bool) -> Any:
+    module = hasattr(found, "forward")  # of PyTorch: a signature that takes anything
+    made = found() if callable(found) and not module and _takes_nothing(found) else found
+    # Whoever made a case of PyTorch has imported it.
+    of_torch = getattr(sys.modules.get("lazyscope.torch"), "Case", ()) if torch else ()
+    if not isinstance(made, Case) and not isinstance(made, of_torch):
+        hint = " (for a PyTorch module lazyscope.torch.Case(model, batches))" if torch else ""
         raise ValueError(
             f"{name} must be a lazyscope.Case or a function without arguments that returns one, got "
-            f"{type(made).__name__}: return Case(apply, params0, problem)"
+            f"{type(made).__name__}: return Case(apply, params0, problem){hint}"
         )
     return made
 

@@ -5,14 +5,17 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lazyscope.diagnose import Diagnosis
+from lazyscope.torch.case import Case
 from lazyscope.torch.first_order import linearize
+from lazyscope.torch.judging import diagnose
 from lazyscope.torch.monitoring import Monitor
 
 if TYPE_CHECKING:
     from lazyscope.torch.lightning import LightningCallback
     from lazyscope.torch.trainer import Callback
 
-__all__ = ["Callback", "LightningCallback", "Monitor", "linearize"]
+__all__ = ["Callback", "Case", "Diagnosis", "LightningCallback", "Monitor", "diagnose", "linearize"]
 
 
 def __getattr__(name: str) -> Any:

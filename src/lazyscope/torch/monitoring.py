@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope import examples, tree
 from lazyscope.adapters import from_torch
+from lazyscope.adapters.torch.converted import travelling
 from lazyscope.diagnose import monitor
 from lazyscope.groups import Groups
 
@@ -37,19 +38,22 @@ class Monitor:
     weights (`requires_grad`) now, or those in `start`; what is frozen now counts as frozen. `start` holds them, with
     the buffers of the start, as NumPy arrays by name.
 
-    `measure` gives floats by name:
+    `measure` gives floats by name, h̄ being the linearisation at w0:
 
-    - `lazyscope/gap`: ‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖, h̄ the linearisation at w0 (`linearization_gap`);
-    - `lazyscope/differential`: j = ‖Dh(w) − Dh(w0)‖_F/‖Dh(w0)‖_F, with its standard error over random directions
-      `lazyscope/differential_error` (0 where j is exact), and `lazyscope/differential/GROUP` (`differential_change`);
-    - `lazyscope/distance` ‖w − w0‖, `lazyscope/movement` ‖w − w0‖/‖w0‖ and `lazyscope/movement/GROUP`, ‖w − w0‖ itself
-      for a group that starts at zero.
+        lazyscope/gap                 ‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖ (`linearization_gap`)
+        lazyscope/differential        j = ‖Dh(w) − Dh(w0)‖_F/‖Dh(w0)‖_F (`differential_change`)
+        lazyscope/differential_error  its standard error over random directions, 0 where j is exact
+        lazyscope/movement            ‖w − w0‖/‖w0‖
+        lazyscope/distance            ‖w − w0‖
+        lazyscope/buffers             only where buffers changed: their part of the change of the outputs
+        lazyscope/differential/GROUP  the same of one group of parameters
+        lazyscope/movement/GROUP      the same, or ‖w − w0‖ itself for a group that starts at zero
 
     A group is a module, the two factors of a LoRA one group; `groups` maps globs over names to other ones
-    (`{"*.h.0.*": "block 0"}`, or `{"*": "all"}` for no more than that). Buffers
-    that changed (the statistics of BatchNorm) have their present values at w and at w0 alike, so that all of these are
-    of weights alone; `lazyscope/buffers` is then ‖h(w0) − h_0(w0)‖/‖h(w) − h_0(w0)‖, the buffers' part of the change,
-    h_0 with the buffers of the start. Half precision, and autocast, is measured in float32, which adds no rounding.
+    (`{"*.h.0.*": "block 0"}`, or `{"*": "all"}` for no more than that). Buffers that changed (the statistics of
+    BatchNorm) have their present values at w and at w0 alike, so that all of these are of weights alone (`diagnose` has
+    each end with its own, and tells their part apart); `lazyscope/buffers` is ‖h(w0) − h_0(w0)‖/‖h(w) − h_0(w0)‖, h_0
+    with the buffers of the start. Half precision, and autocast, is measured in float32, which adds no rounding.
 
     Costs, once: tracing and compilation, 10 to 40 seconds. Then, in gradients of the same batch: two for each direction
     in which an example is differentiated and two more. There are k directions where the model has k outputs and j is
@@ -108,14 +112,14 @@ class Monitor:
     def measure(self) -> dict[str, float]:
         """The measures at the module's present weights, all of them 0 at w0."""
         with self._types(), _same_draws():
-            params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
             params, changed = self._present(), self._changed()
-            apply, x = self._with_buffers(changed)
-            measure = monitor(apply, params0, x, kernel=False, groups=self._groups, key=self._key)
-            found: dict[str, Any] = measure(params)
+            apply = self._apply.given(changed)
+            now, before = ({name: travelling(values[name]) for name in changed} for values in (changed, self.start))
+            params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
+            measure = monitor(apply, params0 | now, self._x, kernel=False, groups=self._groups, key=self._key)
+            found: dict[str, Any] = measure(params | now)
             if changed:
-                before = self._with_buffers({name: self.start[name] for name in changed})[1]
-                start, moved, end = apply(params0, before), apply(params0, x), apply(params, x)
+                start, moved, end = (apply(at, self._x) for at in (params0 | before, params0 | now, params | now))
                 found["buffers"] = tree.ratio(tree.norm(moved - start), tree.norm(end - start))
         found.setdefault("differential_error", 0.0)
         return {f"lazyscope/{name}": float(found[name]) for name in sorted(found, key=_order)}
@@ -149,21 +153,6 @@ class Monitor:
             for name, v in present.items()
             if not all(np.array_equal(v, values[name], equal_nan=True) for values in before)
         }
-
-    def _with_buffers(self, changed: Mapping[str, np.ndarray]) -> tuple[Any, PyTree]:
-        """The model as a function of its weights and of a batch in which every example has the changed buffers."""
-        if not changed:
-            return self._apply, self._x
-        n, converted = examples.count(self._x), self._apply
-        rows = {name: jnp.broadcast_to(jnp.asarray(value), (n, *value.shape)) for name, value in changed.items()}
-
-        def apply(params: PyTree, x: PyTree) -> Array:
-            def one(example: PyTree, buffers: dict[str, Array]) -> Array:
-                return converted.with_buffers(buffers)(params, examples.alone(example))[0]
-
-            return jax.vmap(one)(x["inputs"], x["buffers"])
-
-        return apply, {"inputs": self._x, "buffers": rows}
 
 
 def _order(name: str) -> tuple[bool, int]:

@@ -1,8 +1,7 @@
 """A converted module as a function of parameters and a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,7 +15,10 @@ from lazyscope.adapters.torch.graph import Program, canonical, run
 
 
 class Converted:
-    """`apply(params, x)` of a module. `described` says which output of what it is, and what was left out."""
+    """`apply(params, x)` of a module. `described` says which output of what it is, and what was left out.
+
+    `shape` is that of the output for one example.
+    """
 
     def __init__(
         self,
@@ -31,10 +33,11 @@ class Converted:
         """A program of `block` examples; `rows` are examples of its inputs, `shape` is that of one output."""
         unused = {i for i, source in enumerate(program.sources) if source is None}
         self.taken, kept = inputs.without(unused)
-        self._program, self._shape, self._block = program, shape, block
+        self.shape, self._program, self._block = shape, program, block
         self._sources = [program.sources[i] for i in kept]
         self._inputs = [(canonical(rows[i].dtype), rows[i].shape[1:]) for i in kept]
         self._types = {key: leaf.dtype for key, leaf in params0.items()}
+        self._given: dict[str, tuple[str, np.dtype]] = {}  # buffers that are among the parameters, by their graph names
         left_out = f"; left out: {', '.join(self.taken.left_out)}" if self.taken.left_out else ""
         self.described = f"{said} on {', '.join(self.taken.names)}{left_out}"
 
@@ -51,24 +54,31 @@ class Converted:
                 return jax.vmap(lambda example: self._run(params, examples.alone(example))[0])(leaves)
             blocks, _ = examples.blocks(leaves, self._block)
             outputs = jax.vmap(lambda block: self._run(params, block))(blocks)
-            return outputs.reshape(-1, *self._shape)[: examples.count(leaves)]
+            return outputs.reshape(-1, *self.shape)[: examples.count(leaves)]
 
     @property
-    def buffers(self) -> dict[str, np.ndarray | Array]:
-        """The module's buffers that the output depends on, at their values at conversion, by PyTorch's names."""
-        return {name: self._program.constants[key] for key, name in self._program.buffers.items()}
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The buffers of the module that the outputs depend on, by name, as they are held fixed."""
+        constants = self._program.constants
+        return {_of_module(name): constants[place] for place, name in self._program.buffers.items()}
 
-    def with_buffers(self, values: Mapping[str, Any]) -> "Converted":
-        """The same with other values of some of `buffers`."""
-        changed = {key: values[name] for key, name in self._program.buffers.items() if name in values}
-        other = copy(self)
-        other._program = replace(self._program, constants={**self._program.constants, **changed})
-        return other
+    def given(self, names: Iterable[str]) -> "Converted":
+        """The same function with these buffers taken from the parameters, by their names, as `travelling` makes them.
+
+        They travel along and are not differentiated, so that a start and an end can each have its own.
+        """
+        made, names = copy(self), set(names)
+        places = {place: _of_module(name) for place, name in self._program.buffers.items() if _of_module(name) in names}
+        types = {place: canonical(self._program.constants[place].dtype) for place in places}
+        made._given = {place: (name, types[place]) for place, name in places.items()}
+        made._types = self._types | {name: travelling(np.zeros(0, dtype)).dtype for name, dtype in made._given.values()}
+        return made
 
     def _run(self, params: Mapping[str, Array], block: Sequence[Array]) -> Array:
         values = {key: params[leaf] for key, leaf in self._program.leaves.items()}
         values |= {source: leaf for source, leaf in zip(self._sources, block, strict=True) if source is not None}
-        return run(self._program, values).reshape(self._block, *self._shape)
+        values |= {place: _back(params[name], dtype) for place, (name, dtype) in self._given.items()}
+        return run(self._program, values).reshape(self._block, *self.shape)
 
     def _checked(self, name: str, leaf: Any, expected: tuple[np.dtype, tuple[int, ...]]) -> Array:
         dtype, shape = expected
@@ -79,6 +89,22 @@ class Converted:
                 f"got {leaf.dtype} of shape {tuple(leaf.shape)}: convert them, or the module again"
             )
         return jnp.asarray(leaf, dtype)
+
+
+def travelling(buffer: np.ndarray) -> Array:
+    """An array that is no parameter: real numbers as the integers that have their bits."""
+    array = jnp.asarray(buffer)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
+
+
+def _back(array: Array, dtype: np.dtype) -> Array:
+    return array if array.dtype == dtype else jax.lax.bitcast_convert_type(array, dtype)
+
+
+def _of_module(name: str) -> str:
+    return name.removeprefix("module.")  # of `flat`
 
 
 def _array(x: Any) -> Any:

@@ -1,6 +1,6 @@
 """A traced module without any of PyTorch, and how it is run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,16 +43,16 @@ class Block:
 class Program:
     """A traced module without any of PyTorch.
 
-    `leaves` maps graph inputs to parameter names, `buffers` constants to names of buffers; `sources` are the graph
-    inputs of the batch, None where unused.
+    `leaves` maps graph inputs to parameter names; `sources` are the graph inputs of the batch, None where unused;
+    `buffers` names those constants that are buffers.
     """
 
     steps: list[Step]
     leaves: dict[str, str]
-    constants: Mapping[str, np.ndarray | Array]
-    buffers: dict[str, str]
+    constants: dict[str, np.ndarray]
     sources: list[str | None]
     result: str
+    buffers: dict[str, str]
 
 
 def run(program: Program, values: dict[str, Any]) -> Array:

@@ -35,7 +35,10 @@ def _restoring(module: Any) -> list[Callable[[], None]]:
     """What puts back each container and each tensor that the parts of a module hold, containers in containers too."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    restore, seen, waiting = [], set(), [vars(part) for part in module.modules()]
+    parts = list(module.modules())
+    # Models of Hugging Face note in their settings what kind of labels they were given.
+    settings = [one for part in parts if hasattr(one := vars(part).get("config"), "__dict__")]
+    restore, seen, waiting = [], set(), [vars(one) for one in (*parts, *settings)]
     while waiting:
         value = waiting.pop()
         if id(value) in seen:

@@ -9,15 +9,15 @@ from typing import Any
 class Graph:
     """An exported module: inputs of its graph that are trained (with their names), fixed, the batch; its result.
 
-    `buffers` has the names in the module of those of the fixed that are its buffers.
+    `buffers` are the names of those fixed inputs that are buffers of the module.
     """
 
     exported: Any
     leaves: dict[str, str]
     fixed: dict[str, Any]
-    buffers: dict[str, str]
     sources: list[str]
     result: str
+    buffers: dict[str, str]
 
 
 def replayed(graph: Graph, params: Mapping[str, Any], rows: Sequence[Any], wide: bool) -> Any:

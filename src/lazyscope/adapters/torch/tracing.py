@@ -81,8 +81,8 @@ def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Prog
     used = {reference.name for step in steps for reference in referred(step)} | {found.result}
     constants = {key: np.array(tensor.numpy(force=True)) for key, tensor in found.fixed.items() if key in used}
     sources = [source if source in used else None for source in found.sources]
-    buffers = {key: buffer for key, buffer in found.buffers.items() if key in used}
-    return Program(steps, found.leaves, constants, buffers, sources, found.result)
+    buffers = {key: name for key, name in found.buffers.items() if key in constants}
+    return Program(steps, found.leaves, constants, sources, found.result, buffers)
 
 
 def _steps(part: Any) -> list[Step]:
@@ -123,7 +123,7 @@ def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
     first = {id(parameter): key for key, parameter in trained.items()}
     everything = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     everything |= dict(exported.constants)
-    leaves, fixed, buffers, sources = {}, {}, {}, []
+    leaves, fixed, sources = {}, {}, []
     for spec in exported.graph_signature.input_specs:
         if spec.kind == InputKind.TOKEN:
             continue
@@ -133,10 +133,10 @@ def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
             leaves[spec.arg.name] = first[id(tensor)]
         else:
             fixed[spec.arg.name] = tensor
-            if spec.kind == InputKind.BUFFER:
-                buffers[spec.arg.name] = spec.target.removeprefix("module.")  # of `outputs.flat`
     results = [spec for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return Graph(exported, leaves, fixed, buffers, sources, results[0].arg.name)
+    named = {id(tensor): name for name, tensor in module.named_buffers()}
+    buffers = {key: named[id(tensor)] for key, tensor in fixed.items() if id(tensor) in named}
+    return Graph(exported, leaves, fixed, sources, results[0].arg.name, buffers)
 
 
 def _step(node: Any, part: Any) -> Step:

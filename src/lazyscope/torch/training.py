@@ -1,0 +1,57 @@
+"""The user's own training, of the model and of its linearisation, under one random state."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+
+from lazyscope.torch.first_order import linearize
+from lazyscope.torch.weights import copied
+
+
+class Ends(NamedTuple):
+    """The trained model and the trained linearisation; how, in words."""
+
+    module: Any
+    linear: Any
+    how: str
+
+
+def trained_twice(model: Any, train: Callable[[Any], Any]) -> Ends:
+    """`train` on a copy of the model and on its linearisation, each from the present random state.
+
+    ValueError where it leaves the module that it is given as it was.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        linear = linearize(model)
+    said = [str(one.message) for one in caught]
+    module = copied(model)
+    for one, name in ((module, "the model"), (linear, "its linearisation")):
+        before = [parameter.detach().clone() for parameter in one.parameters()]
+        with random_state_kept():
+            train(one)
+        if all(torch.equal(a, b) for a, b in zip(before, one.parameters(), strict=True)):
+            raise ValueError(
+                f"train must train the module that it is given, in place, got {name} with its weights as they were: "
+                "build optimizer and loader within train(module)"
+            )
+    how = "; ".join(["your training, of the model and of its linearisation", *said])
+    return Ends(module, linear, how)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """The random state of PyTorch, NumPy and Python is afterwards what it was before."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that loaders draw from
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

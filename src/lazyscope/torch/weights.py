@@ -1,0 +1,241 @@
+"""Trained weights and buffers, wherever they are, in a copy of the model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+
+from lazyscope.adapters.checkpoint import is_copy
+from lazyscope.adapters.folders import Stored, read, some
+
+
+class End(NamedTuple):
+    """A module at the end of training; where its weights are from, in words."""
+
+    module: Any
+    said: str
+
+
+class _Own(NamedTuple):
+    """A tensor of the model, under all of its names."""
+
+    names: tuple[str, ...]
+    tensor: Tensor
+    kind: str  # "trained", "frozen", "buffer", or "passing": a buffer that no state dict has
+
+
+def at_end(model: Any, trained: Any, ignore: Sequence[str] = ()) -> End:
+    """A copy of `model` with the weights and buffers of `trained`.
+
+    `trained` is a folder in the layout of Hugging Face or a file (`adapters.folders.read`), a state dict, or a module.
+    Names may have another prefix than those of the model (`module.`, `_orig_mod.`, `transformer.`) and leave out the
+    name of an adapter; a tied weight may be there under any of its names. Of frozen weights nothing need be there, as
+    in an adapter of PEFT; what is there must be what the model has. `ignore` lists names, with *, of what to leave out.
+    Other floats are cast to the type of the model.
+
+    Raises ValueError, in one line, for anything that does not fit: nothing is left as it was at the start in silence.
+    """
+    stored, where = _stored(trained)
+    kept = {name: v for name, v in stored.arrays.items() if not any(fnmatchcase(name, glob) for glob in ignore)}
+    found, cast = _matched(model, stored._replace(arrays=kept), where)
+    copy = copied(model)
+    with torch.no_grad():
+        for own in _own(copy):
+            if own.names[0] in found:
+                own.tensor.copy_(_tensor(found[own.names[0]]).reshape(own.tensor.shape))
+    return End(copy, where + (f" ({', '.join(sorted(cast))})" if cast else ""))
+
+
+def copied(model: Any) -> Any:
+    """A copy of the module, with weights of its own."""
+    try:
+        return deepcopy(model)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"diagnose needs a module that can be copied, got: {reason}: copy.deepcopy(model)") from error
+
+
+def unwrapped(model: Any) -> Any:
+    """The module within what `torch.compile` and data-parallel training put around it."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def _stored(trained: Any) -> tuple[Stored, str]:
+    if isinstance(trained, nn.Module):
+        arrays = dict(trained.named_buffers(remove_duplicate=False))
+        arrays |= dict(trained.named_parameters(remove_duplicate=False))
+        return Stored({name: _array(tensor) for name, tensor in arrays.items()}, {}), "the module given"
+    if isinstance(trained, Mapping):
+        others = [str(name) for name, value in trained.items() if not isinstance(value, Tensor | np.ndarray)]
+        others = [name for name in others if not name.endswith("_extra_state")]
+        if others or not trained:
+            raise ValueError(
+                f"a state dict must map names to tensors, got {some(others) or 'nothing'} in it: pass the entry that "
+                "holds the weights, trained=checkpoint['state_dict'] say"
+            )
+        held = {str(name): value for name, value in trained.items() if not str(name).endswith("_extra_state")}
+        return Stored({name: _array(value) for name, value in held.items()}, {}), "the state dict given"
+    if isinstance(trained, str | PathLike):
+        return read(Path(trained)), Path(trained).name or str(trained)
+    raise ValueError(
+        "trained must be a folder, a .safetensors file, a state dict or a module, got "
+        f"{type(trained).__name__}: pass model.state_dict() say"
+    )
+
+
+def _matched(model: Any, stored: Stored, where: str) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Values by the first names of the model's tensors, and which types are cast."""
+    adapters = tuple(getattr(model, "peft_config", None) or ())
+    owned = _own(model)
+    kind = type(model).__name__
+    if stored.adapter and not adapters:
+        raise ValueError(
+            f"{where} is an adapter of PEFT, and {kind} has none: pass the model with its adapter at the start, "
+            "get_peft_model(model, config)"
+        )
+    plain = {id(own): [_plain(name, adapters) for name in own.names] for own in owned}
+    # What the writer left out is noted as a tie: of two names that the model has apart, both are filled.
+    arrays = {_plain(name, adapters): value for name, value in stored.arrays.items()}
+    for name, held in stored.ties.items():
+        if (kept := _plain(held, adapters)) in arrays:
+            arrays.setdefault(_plain(name, adapters), arrays[kept])
+    # A file of an adapter, or of what trained, has nothing of the rest.
+    names_frozen = {name for own in owned if own.kind == "frozen" for name in plain[id(own)]}
+    rest = names_frozen and not any(_ends(name, names_frozen) for name in arrays)
+    needed = [own for own in owned if own.kind == "trained" or (own.kind == "buffer" and not rest and _counts(own))]
+    arrays = _shifted(arrays, [plain[id(own)] for own in needed])
+    found, cast, used = {}, set(), set()
+    for own in owned:
+        here = [name for name in plain[id(own)] if name in arrays]
+        used |= set(here)
+        if not here:
+            continue
+        value = arrays[here[0]]
+        if any(not _same(arrays[name], value) for name in here[1:]):
+            raise ValueError(
+                f"{some(here)} are one weight in {kind}, and differ in {where}: it was trained with them apart"
+            )
+        _check_fits(own, value, where, kind)
+        if own.tensor.is_floating_point() and value.dtype != _numpy_type(own.tensor):
+            cast.add(f"{value.dtype} cast to {_numpy_type(own.tensor)}")
+        found[own.names[0]] = value
+    if missing := [own.names[0] for own in needed if own.names[0] not in found]:
+        raise ValueError(
+            f"the trained weights must be those of {kind}, {where} lacks {some(missing)} and has {some(arrays)}: build "
+            "the model of the checkpoint, or freeze what did not train, requires_grad_(False)"
+        )
+    matched = list(found.values())
+    if extra := [name for name in arrays if name not in used and not is_copy(arrays[name], matched)]:
+        raise ValueError(
+            f"the trained weights must be those of {kind}, {where} also has {some(extra)}: build the model of the "
+            "checkpoint, or leave them out, ignore=[...]"
+        )
+    return found, cast
+
+
+def _own(model: Any) -> list[_Own]:
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, tuple[Tensor, str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+        tensors[id(parameter)] = (parameter, "trained" if parameter.requires_grad else "frozen")
+    lasting = model.state_dict(keep_vars=True)
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        names.setdefault(id(buffer), []).append(name)
+        tensors[id(buffer)] = (buffer, "buffer" if name in lasting else "passing")
+    return [_Own(tuple(names[key]), *tensors[key]) for key in names]
+
+
+def _plain(name: str, adapters: tuple[str, ...]) -> str:
+    """The name without what `torch.compile` and PEFT put into it."""
+    unnamed = ("_orig_mod", *(("modules_to_save", *adapters) if adapters else ()))
+    return ".".join(part for part in name.split(".") if part not in unnamed)
+
+
+def _shifted(arrays: dict[str, np.ndarray], needed: list[list[str]]) -> dict[str, np.ndarray]:
+    """The arrays under the model's names, where these differ by a prefix of one side."""
+
+    def lacking(held: Iterable[str]) -> int:
+        names = set(held)
+        return sum(names.isdisjoint(group) for group in needed)
+
+    best = lacking(arrays)
+    if best == 0:
+        return arrays
+    options = [arrays]
+    wanted = [name for group in needed for name in group]
+    for prefix in sorted({name[: -len(own)] for own in wanted[:1] for name in arrays if name.endswith("." + own)}):
+        options.append({name.removeprefix(prefix): value for name, value in arrays.items()})
+    first = next(iter(arrays), "")
+    for prefix in sorted({own[: -len(first)] for own in wanted if first and own.endswith("." + first)}):
+        options.append({prefix + name: value for name, value in arrays.items()})
+    return min(options, key=lambda option: (len(option) != len(arrays), lacking(option)))
+
+
+def _ends(name: str, names: set[str]) -> bool:
+    """Whether a stored name is one of these, but for a prefix of one side."""
+    parts = name.split(".")
+    return any(".".join(parts[at:]) in names for at in range(len(parts))) or any(
+        own.endswith("." + name) for own in names
+    )
+
+
+def _check_fits(own: _Own, value: np.ndarray, where: str, kind: str) -> None:
+    name, tensor = own.names[0], own.tensor
+    if value.shape != tuple(tensor.shape):
+        raise ValueError(
+            f"the trained weights must be those of {kind}, {name} in {where} has shape {value.shape} where the model "
+            f"has {tuple(tensor.shape)}: build the model of the checkpoint"
+        )
+    if tensor.is_floating_point() != _is_float(value):
+        raise ValueError(
+            f"the trained weights must be those of {kind}, {name} in {where} is {value.dtype} where the model has "
+            f"{_numpy_type(tensor)}: load the checkpoint without quantisation"
+        )
+    if own.kind == "frozen" and not _same(_array(tensor).astype(value.dtype), value):
+        raise ValueError(
+            f"frozen weights must be the same at both ends, {name} in {where} differs from that of the model: start "
+            "from the weights that were trained on, or unfreeze what trained, requires_grad_(True)"
+        )
+
+
+def _counts(own: _Own) -> bool:
+    return own.tensor.is_floating_point()
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=_is_float(a)))
+
+
+def _is_float(value: np.ndarray) -> bool:
+    return value.dtype.kind == "f" or value.dtype.name.startswith(("bfloat", "float"))
+
+
+def _numpy_type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _array(tensor: Any) -> np.ndarray:
+    """A copy as an array, of NumPy's bfloat16 where it is that."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.float().numpy().astype("bfloat16")
+    return tensor.resolve_conj().numpy().copy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array.astype(np.float32) if array.dtype.name == "bfloat16" else array))
