@@ -417,7 +417,8 @@ def refusals():
 
 @pytest.mark.parametrize("name", [
     "no module", "no targets", "no labels", "one entry", "a dataset", "words", "no iterable", "empty", "held out",
-    "rows", "lengths", "both", "untrained", "loss name", "loss sum", "loss fails", "what loss", "one column", "own loss", "examples",
+    "rows", "lengths", "both", "untrained", "loss name", "loss sum", "loss fails", "what loss",
+    "one column", "own loss", "examples",
 ])  # fmt: skip
 def test_what_cannot_be_judged_is_refused_in_one_line(name):
     call, message = refusals()[name]

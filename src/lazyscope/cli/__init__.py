@@ -23,6 +23,7 @@ Examples:
   lazyscope reproduce note-fig4 --seeds 10 --check exit status 1 if an outcome is not the expected one
   lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
+  lazyscope diagnose BEFORE AFTER --batch FILE     the same of two folders that transformers wrote
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
   lazyscope zoo lstm                               which PyTorch models are known to convert
   lazyscope report lazyscope-out                   make the page again from what is there

@@ -26,6 +26,7 @@ class Diagnose:
     follow alpha: times scale.sgd = 1/alpha² for SGD, times scale.adam = 1/alpha for Adam.
 
     Example: lazyscope diagnose my_model.py:case --after trained.safetensors
+
     Example: lazyscope diagnose start/ checkpoint-500/ --batch batch.safetensors
     """
 

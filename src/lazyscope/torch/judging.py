@@ -27,7 +27,7 @@ from lazyscope.torch.buffers import differing, joined, told_apart
 from lazyscope.torch.loader import Examples, Targets, alike, examples_of
 from lazyscope.torch.losses import Found, loss_of, own_loss
 from lazyscope.torch.padding import WithoutPadding, has_padding
-from lazyscope.torch.training import Ends, random_state_kept, trained_twice
+from lazyscope.torch.training import random_state_kept, trained_twice
 from lazyscope.torch.weights import End, at_end, copied, unwrapped
 
 EXAMPLES = 1024  # of each iterable, at most
@@ -93,14 +93,14 @@ def diagnose(
     tensors = [*model.parameters(), *model.buffers()]
     options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps}
     with random_state_kept(), jax.enable_x64(True) if _is_double(tensors) else nullcontext():
-        data = examples_of("batches", batches, model, examples, targets)
-        rest = None if held_out is None else examples_of("held_out", held_out, model, examples, targets)
+        with random_state_kept():  # the user's training starts from it
+            data = examples_of("batches", batches, model, examples, targets)
+            rest = None if held_out is None else examples_of("held_out", held_out, model, examples, targets)
         data, rest = alike(data, rest, model)
         if dtype is not None:
             data, rest = _real_inputs(data, model), None if rest is None else _real_inputs(rest, model)
         end = None if trained is None else at_end(model, trained, ignore)
-        ends = None if train is None else trained_twice(model, train)
-        found = _judged(model, data, rest, end, ends, loss, output, with_kappa, jax.random.key(seed), options)
+        found = _judged(model, data, rest, end, train, loss, output, with_kappa, jax.random.key(seed), options)
     return replace(found, advice=tuple(line.replace("ls.center", "model(x) − start(x)") for line in found.advice))
 
 
@@ -109,16 +109,16 @@ def _judged(
     data: Examples,
     rest: Examples | None,
     end: End | None,
-    ends: Ends | None,
+    train: Callable[[Any], Any] | None,
     loss: str | Callable[..., Any] | None,
     output: Output,
     with_kappa: bool,
     key: Any,
     options: dict[str, Any],
 ) -> Diagnosis:
-    few = _on_device(data.inputs, model)
+    few, choice = _on_device(data.inputs, model), Choice(output, type(model).__name__)
     apply, params0 = from_torch(model, few, output=output)
-    meant = _loss(model, data, few, apply, params0, loss, Choice(output, type(model).__name__))
+    meant = _loss(model, data, few, apply, params0, loss, choice)
     parts = [(apply.taken.batch(apply.taken.leaves(one.inputs)), meant.targets(_real(one.targets, model)))
              for one in (data, rest) if one is not None]  # fmt: skip
     problem = Problem(*(part for pair in parts for part in pair), loss=meant.loss)
@@ -131,6 +131,8 @@ def _judged(
         made = apply.given(buffers)
         return WithoutPadding(made) if padded else made
 
+    problem.check_labels(jax.ShapeDtypeStruct((data.number, *apply.shape), float))  # before the user's training
+    ends = None if train is None else trained_twice(model, train)
     module = end.module if end is not None else ends.module if ends is not None else None
     if module is None:
         found = judge(model_of(()), params0, problem, key=key, with_kappa=with_kappa, **options)
@@ -138,9 +140,7 @@ def _judged(
     buffers = differing(apply, module)
     judged = model_of(buffers.start)
     start, last = joined(params0, buffers.start), joined(_weights(module, params0), buffers.end)
-    _check(
-        apply.given(buffers.start), last, module, _on_device(data.inputs, module), Choice(output, type(model).__name__)
-    )
+    _check(apply.given(buffers.start), last, module, _on_device(data.inputs, module), choice)
     if ends is None:
         assert end is not None
         found = judge(judged, start, problem, params=last, key=key, with_kappa=with_kappa, **options)
@@ -148,14 +148,14 @@ def _judged(
     else:
         linear = joined(_weights(ends.linear, params0), buffers.start)
         both = iter((last, linear))  # called with the model first, then with its linearisation
-        train = lambda _apply, _params0: next(both)  # noqa: E731
-        found = judge(judged, start, problem, train=train, key=key, with_kappa=with_kappa, **options)
+        options = options | {"train": lambda _apply, _params0: next(both), "with_kappa": with_kappa}
+        found = judge(judged, start, problem, key=key, **options)
         how = ends.how
     found = replace(found, model=words, how=how)
     if not buffers.start:
         return found
     old = joined(params0, buffers.end)
-    same = judge(judged, old, problem, params=last, key=key, with_kappa=False, **options)
+    same = judge(judged, old, problem, params=last, key=key, **(options | {"train": None, "with_kappa": False}))
     x = problem.x if problem.x_test is None else problem.x_test
     return told_apart(found, same, judged, start, old, last, x, buffers)
 
