@@ -1,6 +1,5 @@
 """What `lazyscope.monitor` measures along a run, of a PyTorch module that somebody else trains."""
 
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,9 +18,11 @@ from lazyscope.adapters import from_torch
 from lazyscope.adapters.torch.converted import travelling
 from lazyscope.diagnose import monitor
 from lazyscope.groups import Groups
+from lazyscope.torch.padding import WithoutPadding, is_padded
+from lazyscope.torch.training import random_state_kept
+from lazyscope.torch.weights import unwrapped
 
 _HALF = (torch.bfloat16, torch.float16)
-_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 class Monitor:
@@ -53,7 +54,8 @@ class Monitor:
     (`{"*.h.0.*": "block 0"}`, or `{"*": "all"}` for no more than that). Buffers that changed (the statistics of
     BatchNorm) have their present values at w and at w0 alike, so that all of these are of weights alone (`diagnose` has
     each end with its own, and tells their part apart); `lazyscope/buffers` is ‖h(w0) − h_0(w0)‖/‖h(w) − h_0(w0)‖, h_0
-    with the buffers of the start. Half precision, and autocast, is measured in float32, which adds no rounding.
+    with the buffers of the start. What a model of tokens gives at padding (by its `attention_mask`) is left out. Half
+    precision, and autocast, is measured in float32, which adds no rounding.
 
     Costs, once: tracing and compilation, 10 to 40 seconds. Then, in gradients of the same batch: two for each direction
     in which an example is differentiated and two more. There are k directions where the model has k outputs and j is
@@ -77,21 +79,22 @@ class Monitor:
         start: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self._model = _unwrapped(model)
+        self._model = unwrapped(model)
         if not isinstance(self._model, nn.Module):
             raise ValueError(f"Monitor needs a torch.nn.Module, got {type(model).__name__}: pass the model")
         _check_whole(self._model)
         self._wide = any(tensor.dtype == torch.float64 for tensor in _tensors(self._model))
         half = any(tensor.dtype in _HALF for tensor in _tensors(self._model))
         self._groups, self._key, self._told = groups, jax.random.key(seed), False
-        with self._types(), _same_draws(), _as_its_class(self._model):
+        with self._types(), random_state_kept(), _as_its_class(self._model):
             batch = _on_device_of(self._model, batch)
             self._apply, params0 = from_torch(self._model, batch, output=output, dtype="float32" if half else None)
             self._names = list(params0)
             self._buffers = {name: np.asarray(v) for name, v in self._apply.buffers.items() if v.dtype.kind == "f"}
             leaves = [_array(leaf) for leaf in self._apply.taken.leaves(batch)]
             self._x = examples.as_batch("batch", self._apply.taken.batch(leaves))
-        self.described = self._apply.described
+        self._padded = is_padded(self._x, self._apply.shape)
+        self.described = self._apply.described + ("; padding left out" if self._padded else "")
         self.start = {name: np.asarray(leaf) for name, leaf in params0.items()} | self._buffers
         if start is not None:
             self.restart(start)
@@ -111,9 +114,10 @@ class Monitor:
 
     def measure(self) -> dict[str, float]:
         """The measures at the module's present weights, all of them 0 at w0."""
-        with self._types(), _same_draws():
+        with self._types(), random_state_kept():
             params, changed = self._present(), self._changed()
-            apply = self._apply.given(changed)
+            given = self._apply.given(changed)
+            apply = WithoutPadding(given) if self._padded else given
             now, before = ({name: travelling(values[name]) for name in changed} for values in (changed, self.start))
             params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
             measure = monitor(apply, params0 | now, self._x, kernel=False, groups=self._groups, key=self._key)
@@ -168,13 +172,6 @@ def checked_every(every: Any) -> int:
     return every
 
 
-def _unwrapped(model: Any) -> Any:
-    """The module itself, of a compiled, a distributed or a parallel one."""
-    while isinstance(model, _WRAPPERS) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, _WRAPPERS) else model._orig_mod
-    return model
-
-
 def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
@@ -223,18 +220,3 @@ def _as_its_class(model: nn.Module) -> Iterator[None]:
     finally:
         for part, name, value in aside:
             vars(part)[name] = value
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Afterwards all random states are as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        if devices is not None:
-            torch.cuda.set_rng_state_all(devices)

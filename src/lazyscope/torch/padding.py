@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from lazyscope.adapters.torch.converted import Converted
+from lazyscope.examples import Batch
 from lazyscope.problems import IGNORED, Problem, token_cross_entropy
 
 MASK = "attention_mask"
@@ -33,6 +34,12 @@ def has_padding(problem: Problem, shape: tuple[int, ...]) -> bool:
     kept = [np.asarray(_counts(mask)) for mask in masks]
     uncounted = [np.all(np.asarray(y)[~keep] == IGNORED) for keep, (_, y) in zip(kept, pairs, strict=True)]
     return not all(keep.all() for keep in kept) and all(uncounted)
+
+
+def is_padded(x: Batch, shape: tuple[int, ...]) -> bool:
+    """Whether examples are tokens with padding, of which each has a row in outputs of this shape."""
+    mask = x.get(MASK) if isinstance(x, dict) else None
+    return mask is not None and len(shape) == 2 and mask.shape[1:] == shape[:1] and not bool(_counts(mask).all())
 
 
 def _counts(mask: Array) -> Array:
