@@ -84,10 +84,11 @@ def test_edges_need_only_what_defines_a_model_and_import_others_inside_functions
     more = {*SCIENCE, "adapters"} if module_of(path) == "torch" else {"tree", "examples", "models", "problems"}
     assert own(path) <= {*more, module_of(path)}
     at_import = {alias for node in ast.parse(path.read_text()).body for alias in roots_of(node)}
-    # A caller of `lazyscope.torch` has PyTorch, and one of its Callback, which is imported at first use, transformers.
-    own_library = {"torch"} if module_of(path) == "torch" else set()
-    own_library |= {"transformers"} if path.stem == "trainer" else set()
-    assert not at_import & ({"flax", "equinox", "torch", "safetensors", "transformers", "peft"} - own_library)
+    own_library = {"torch"} if module_of(path) == "torch" else set()  # a caller of `lazyscope.torch` has it
+    if path == SOURCE / "torch" / "trainer.py":  # itself imported only when `Callback` is used
+        own_library |= {"transformers"}
+    others = {"flax", "equinox", "torch", "safetensors", "transformers", "peft", "lightning"}
+    assert not at_import & (others - own_library)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in EXPERIMENTS], ids=str)

@@ -33,6 +33,16 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+def callback(*given, **options):
+    pytest.importorskip("transformers")
+    return lst.Callback(*given, **options)
+
+
+def lightning_callback(*given, **options):
+    pytest.importorskip("lightning.pytorch")
+    return lst.LightningCallback(*given, **options)
+
+
 # --- transformers
 
 
@@ -62,8 +72,8 @@ def run(folder, *callbacks, make=gpt, resume=None, **arguments):
     quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "per_device_train_batch_size": 4}
     args = transformers.TrainingArguments(str(folder), **{**quiet, **plain, **arguments})
     trainer = transformers.Trainer(make(), args, train_dataset=DATA, eval_dataset=DATA[:8])
-    for callback in callbacks:
-        trainer.add_callback(callback)
+    for each in callbacks:
+        trainer.add_callback(each)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -105,7 +115,7 @@ def test_a_trainers_run_is_the_same_run_and_every_integration_hears_of_it(option
             self.rows.append({"step": state.global_step, **(logs or {})})
 
     alone = run(tmp_path / "a", **options)
-    watched = run(tmp_path / "b", Integration(), lst.Callback(BATCH, every=3, groups=ONE), **options)
+    watched = run(tmp_path / "b", Integration(), callback(BATCH, every=3, groups=ONE), **options)
     assert same(alone.model, watched.model)
     assert others(alone) == others(watched)
     found = measured(watched)
@@ -119,7 +129,7 @@ def test_a_trainers_run_is_the_same_run_and_every_integration_hears_of_it(option
 
 
 def test_both_factors_of_a_lora_are_one_group_and_the_rest_is_not_measured(tmp_path):
-    trainer = run(tmp_path, lst.Callback(BATCH), make=lora, max_steps=1)
+    trainer = run(tmp_path, callback(BATCH), make=lora, max_steps=1)
     names = [name for name in measured(trainer)[1] if name.startswith("lazyscope/movement/")]
     assert [name.rpartition("model.")[2] for name in names] == [
         "score.modules_to_save.default",
@@ -128,19 +138,18 @@ def test_both_factors_of_a_lora_are_one_group_and_the_rest_is_not_measured(tmp_p
 
 
 def test_a_resumed_run_is_measured_from_where_it_started(tmp_path):
-    callback = lst.Callback(BATCH, every=3, groups=ONE)
-    whole = run(tmp_path, callback, save_strategy="steps", save_steps=4)
+    whole = run(tmp_path, callback(BATCH, every=3, groups=ONE), save_strategy="steps", save_steps=4)
     options = {"save_strategy": "steps", "save_steps": 4, "resume": str(tmp_path / "checkpoint-4")}
-    again = run(tmp_path, lst.Callback(BATCH, every=3, groups=ONE), **options)
+    again = run(tmp_path, callback(BATCH, every=3, groups=ONE), **options)
     assert same(whole.model, again.model)
     assert measured(again) == measured(whole)
     start = tmp_path / "_lazyscope_start.safetensors"
     start.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"start\.safetensors must have the weights that this run started from, got: "):
-        run(tmp_path, lst.Callback(BATCH), **options)
+        run(tmp_path, callback(BATCH), **options)
     start.unlink()
     with pytest.warns(UserWarning, match=r"are not in .*: laziness is measured from step 4"):
-        late = run(tmp_path, lst.Callback(BATCH, every=3, groups=ONE), **options)
+        late = run(tmp_path, callback(BATCH, every=3, groups=ONE), **options)
     assert measured(late)[7]["lazyscope/distance"] < 0.7 * measured(whole)[7]["lazyscope/distance"]
 
 
@@ -149,7 +158,7 @@ def test_the_last_step_is_measured_when_a_run_stops_early_before_its_best_weight
     options = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 9, "max_steps": -1}
     options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 0.1}
     stop = transformers.EarlyStoppingCallback(1, early_stopping_threshold=9.0)
-    trainer = run(tmp_path, stop, lst.Callback(BATCH, every=1000, groups=ONE), **options)
+    trainer = run(tmp_path, stop, callback(BATCH, every=1000, groups=ONE), **options)
     last = trainer.state.global_step
     assert last < 90
     assert list(measured(trainer)) == [1, last]
@@ -163,6 +172,7 @@ def test_the_last_step_is_measured_when_a_run_stops_early_before_its_best_weight
 
 
 def test_only_the_first_process_measures(tmp_path):
+    pytest.importorskip("transformers")
     (tmp_path / "two.py").write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "two.py"]
     kept = fresh.environment(tmp_path) | {"OMP_NUM_THREADS": "1"}
@@ -203,12 +213,12 @@ print("rank", os.environ["RANK"], "same", all(torch.equal(a, b) for a, b in pair
 def test_a_callback_needs_steps_and_a_trainer():
     transformers = pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="every must be a number of steps of at least 1, got 0: every=100"):
-        lst.Callback(BATCH, every=0)
+        callback(BATCH, every=0)
     state = transformers.TrainerState()
     with pytest.raises(
         ValueError, match=r"Callback must be called by a transformers\.Trainer, got none: use .*Monitor"
     ):
-        lst.Callback(BATCH).on_train_begin(None, state, None, model=gpt())
+        callback(BATCH).on_train_begin(None, state, None, model=gpt())
 
 
 def test_neither_library_is_imported_before_it_is_used(tmp_path):
@@ -274,12 +284,12 @@ def fit(folder, *callbacks, resume=None, epochs=2):
 def test_a_lightning_run_is_the_same_run_and_its_loggers_hear_of_it(tmp_path):
     batch = list(images()[:6])
     alone, _, _ = fit(tmp_path / "a")
-    watched, trainer, rows = fit(tmp_path / "b", lst.LightningCallback(batch, every=5))
+    watched, trainer, rows = fit(tmp_path / "b", lightning_callback(batch, every=5))
     assert same(alone, watched)
     assert list(rows) == [1, 5, 8]
     assert float(rows[5]["lazyscope/gap"]) == pytest.approx(float(trainer.callback_metrics[GAP]), rel=1e-6)
     assert {"lazyscope/buffers", "lazyscope/movement/net.0", "lazyscope/differential/net.5"} <= rows[1].keys()
-    inside, _, again = fit(tmp_path / "c", lst.LightningCallback(batch, every=5, model="net"))
+    inside, _, again = fit(tmp_path / "c", lightning_callback(batch, every=5, model="net"))
     assert same(alone, inside)
     assert [row[GAP] for row in again.values()] == [row[GAP] for row in rows.values()]
 
@@ -287,9 +297,9 @@ def test_a_lightning_run_is_the_same_run_and_its_loggers_hear_of_it(tmp_path):
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_lightning_run_that_is_resumed_is_measured_from_where_it_started(tmp_path):
     lightning, batch = pytest.importorskip("lightning.pytorch"), list(images()[:6])
-    _, first, _ = fit(tmp_path / "b", lst.LightningCallback(batch, every=5), epochs=1)
+    _, first, _ = fit(tmp_path / "b", lightning_callback(batch, every=5), epochs=1)
     path = first.checkpoint_callback.best_model_path
-    model, _, rest = fit(tmp_path / "c", lst.LightningCallback(batch, every=5), epochs=2, resume=path)
+    model, _, rest = fit(tmp_path / "c", lightning_callback(batch, every=5), epochs=2, resume=path)
     assert list(rest) == [5, 8]
     lightning.seed_everything(1, verbose=False)
     pairs = zip(model.parameters(), net(lightning).parameters(), strict=True)
@@ -299,7 +309,7 @@ def test_a_lightning_run_that_is_resumed_is_measured_from_where_it_started(tmp_p
 
 def test_a_submodule_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model must name a submodule, got 'body': Net has net"):
-        fit(tmp_path, lst.LightningCallback(torch.zeros(4, 1, 8, 8), model="body"))
+        fit(tmp_path, lightning_callback(torch.zeros(4, 1, 8, 8), model="body"))
 
 
 def test_either_name_of_lightning_does(tmp_path):

@@ -115,6 +115,31 @@ def test_no_random_state_is_moved(tmp_path):
     assert done.stdout == "True\n", done.stderr
 
 
+def test_padding_is_no_part_of_what_is_measured():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+        def forward(self, input_ids, attention_mask):
+            return self.head(torch.tanh(self.embed(input_ids)) * (1 + attention_mask)[..., None])
+
+    def batch(tokens):
+        return {"input_ids": tokens, "attention_mask": (tokens > 0).long()}
+
+    model, tokens = Tokens().double(), torch.tensor([[1, 2, 3]])
+    short = lst.Monitor(model, batch(tokens))
+    padded = lst.Monitor(model, batch(nn.functional.pad(tokens, (0, 2))))
+    assert padded.described == f"{short.described}; padding left out"
+    with torch.no_grad():
+        model.embed.weight[0] += 1  # the token of padding
+    for name in ("gap", "differential"):
+        assert padded.measure()[f"lazyscope/{name}"] == 0
+    with torch.no_grad():
+        model.embed.weight += 0.3
+    np.testing.assert_allclose(list(padded.measure().values()), list(short.measure().values()), rtol=1e-9)
+
+
 def test_a_module_is_left_as_it_was_found():
     model, x = conv().train(), torch.randn(6, 2, 6, 6).double()
     model[0].eval()

@@ -1,6 +1,5 @@
 """What `lazyscope.monitor` measures along a run, of a PyTorch module that somebody else trains."""
 
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,9 +18,11 @@ from lazyscope.adapters import from_torch
 from lazyscope.adapters.torch.converted import travelling
 from lazyscope.diagnose import monitor
 from lazyscope.groups import Groups
+from lazyscope.torch.padding import WithoutPadding, is_padded, tokens
+from lazyscope.torch.training import random_state_kept
+from lazyscope.torch.weights import unwrapped
 
 _HALF = (torch.bfloat16, torch.float16)
-_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 class Monitor:
@@ -38,19 +39,23 @@ class Monitor:
     weights (`requires_grad`) now, or those in `start`; what is frozen now counts as frozen. `start` holds them, with
     the buffers of the start, as NumPy arrays by name.
 
-    `measure` gives floats by name:
+    `measure` gives floats by name, h̄ being the linearisation at w0:
 
-    - `lazyscope/gap`: ‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖, h̄ the linearisation at w0 (`linearization_gap`);
-    - `lazyscope/differential`: j = ‖Dh(w) − Dh(w0)‖_F/‖Dh(w0)‖_F, with its standard error over random directions
-      `lazyscope/differential_error` (0 where j is exact), and `lazyscope/differential/GROUP` (`differential_change`);
-    - `lazyscope/distance` ‖w − w0‖, `lazyscope/movement` ‖w − w0‖/‖w0‖ and `lazyscope/movement/GROUP`, ‖w − w0‖ itself
-      for a group that starts at zero.
+        lazyscope/gap                 ‖h(w) − h̄(w)‖/‖h(w) − h(w0)‖ (`linearization_gap`)
+        lazyscope/differential        j = ‖Dh(w) − Dh(w0)‖_F/‖Dh(w0)‖_F (`differential_change`)
+        lazyscope/differential_error  its standard error over random directions, 0 where j is exact
+        lazyscope/movement            ‖w − w0‖/‖w0‖
+        lazyscope/distance            ‖w − w0‖
+        lazyscope/buffers             only where buffers changed: their part of the change of the outputs
+        lazyscope/differential/GROUP  the same of one group of parameters
+        lazyscope/movement/GROUP      the same, or ‖w − w0‖ itself for a group that starts at zero
 
     A group is a module, the two factors of a LoRA one group; `groups` maps globs over names to other ones
-    (`{"*.h.0.*": "block 0"}`, or `{"*": "all"}` for no more than that). Buffers
-    that changed (the statistics of BatchNorm) have their present values at w and at w0 alike, so that all of these are
-    of weights alone; `lazyscope/buffers` is then ‖h(w0) − h_0(w0)‖/‖h(w) − h_0(w0)‖, the buffers' part of the change,
-    h_0 with the buffers of the start. Half precision, and autocast, is measured in float32, which adds no rounding.
+    (`{"*.h.0.*": "block 0"}`, or `{"*": "all"}` for no more than that). Buffers that changed (the statistics of
+    BatchNorm) have their present values at w and at w0 alike, so that all of these are of weights alone (`diagnose` has
+    each end with its own, and tells their part apart); `lazyscope/buffers` is ‖h(w0) − h_0(w0)‖/‖h(w) − h_0(w0)‖, h_0
+    with the buffers of the start. What a model of tokens gives at padding (by its `attention_mask`) is left out. Half
+    precision, and autocast, is measured in float32, which adds no rounding.
 
     Costs, once: tracing and compilation, 10 to 40 seconds. Then, in gradients of the same batch: two for each direction
     in which an example is differentiated and two more. There are k directions where the model has k outputs and j is
@@ -74,21 +79,22 @@ class Monitor:
         start: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self._model = _unwrapped(model)
+        self._model = unwrapped(model)
         if not isinstance(self._model, nn.Module):
             raise ValueError(f"Monitor needs a torch.nn.Module, got {type(model).__name__}: pass the model")
         _check_whole(self._model)
         self._wide = any(tensor.dtype == torch.float64 for tensor in _tensors(self._model))
         half = any(tensor.dtype in _HALF for tensor in _tensors(self._model))
         self._groups, self._key, self._told = groups, jax.random.key(seed), False
-        with self._types(), _same_draws(), _as_its_class(self._model):
+        with self._types(), random_state_kept(), _as_its_class(self._model):
             batch = _on_device_of(self._model, batch)
             self._apply, params0 = from_torch(self._model, batch, output=output, dtype="float32" if half else None)
             self._names = list(params0)
             self._buffers = {name: np.asarray(v) for name, v in self._apply.buffers.items() if v.dtype.kind == "f"}
             leaves = [_array(leaf) for leaf in self._apply.taken.leaves(batch)]
             self._x = examples.as_batch("batch", self._apply.taken.batch(leaves))
-        self.described = self._apply.described
+        self._padded = is_padded(self._x, self._apply.shape)
+        self.described = self._apply.described + ("; padding left out" if self._padded else "")
         self.start = {name: np.asarray(leaf) for name, leaf in params0.items()} | self._buffers
         if start is not None:
             self.restart(start)
@@ -108,16 +114,16 @@ class Monitor:
 
     def measure(self) -> dict[str, float]:
         """The measures at the module's present weights, all of them 0 at w0."""
-        with self._types(), _same_draws():
-            changed = self._changed()
-            before, now = ({name: travelling(v[name]) for name in changed} for v in (self.start, changed))
+        with self._types(), random_state_kept():
+            params, changed = self._present(), self._changed()
+            given = self._apply.given(changed)
+            apply = WithoutPadding(given, tokens) if self._padded else given
+            now, before = ({name: travelling(values[name]) for name in changed} for values in (changed, self.start))
             params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
-            apply, old, params = self._apply.given(now), params0 | now, self._present() | now
-            found: dict[str, Any] = monitor(apply, old, self._x, kernel=False, groups=self._groups, key=self._key)(
-                params
-            )
+            measure = monitor(apply, params0 | now, self._x, kernel=False, groups=self._groups, key=self._key)
+            found: dict[str, Any] = measure(params | now)
             if changed:
-                start, moved, end = (apply(at, self._x) for at in (params0 | before, old, params))
+                start, moved, end = (apply(at, self._x) for at in (params0 | before, params0 | now, params | now))
                 found["buffers"] = tree.ratio(tree.norm(moved - start), tree.norm(end - start))
         found.setdefault("differential_error", 0.0)
         return {f"lazyscope/{name}": float(found[name]) for name in sorted(found, key=_order)}
@@ -164,13 +170,6 @@ def checked_every(every: Any) -> int:
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a number of steps of at least 1, got {every!r}: every=100")
     return every
-
-
-def _unwrapped(model: Any) -> Any:
-    """The module itself, of a compiled, a distributed or a parallel one."""
-    while isinstance(model, _WRAPPERS) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, _WRAPPERS) else model._orig_mod
-    return model
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
@@ -221,18 +220,3 @@ def _as_its_class(model: nn.Module) -> Iterator[None]:
     finally:
         for part, name, value in aside:
             vars(part)[name] = value
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Afterwards all random states are as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        if devices is not None:
-            torch.cuda.set_rng_state_all(devices)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from lazyscope.adapters.torch.converted import Converted
+from lazyscope.examples import Batch
 from lazyscope.problems import IGNORED, Problem, token_cross_entropy
 
 MASK = "attention_mask"
@@ -35,7 +36,7 @@ def padding(problem: Problem, shape: tuple[int, ...]) -> Counts | None:
     masks: list[Any] = [x.get(MASK) if isinstance(x, dict) else None for x, _ in pairs]
     if problem.loss is not token_cross_entropy or any(mask is None or mask.shape[1:] != shape[:1] for mask in masks):
         return None
-    for counts in (_tokens, _tokens_and_the_one_before):
+    for counts in (tokens, _tokens_and_the_one_before):
         kept = [np.asarray(counts(mask)) for mask in masks]
         uncounted = all(np.all(np.asarray(y)[~keep] == IGNORED) for keep, (_, y) in zip(kept, pairs, strict=True))
         if uncounted and not all(keep.all() for keep in kept):
@@ -43,11 +44,18 @@ def padding(problem: Problem, shape: tuple[int, ...]) -> Counts | None:
     return None
 
 
-def _tokens(mask: Array) -> Array:
+def is_padded(x: Batch, shape: tuple[int, ...]) -> bool:
+    """Whether examples are tokens with padding, of which each has a row in outputs of this shape."""
+    mask = x.get(MASK) if isinstance(x, dict) else None
+    return mask is not None and len(shape) == 2 and mask.shape[1:] == shape[:1] and not bool(tokens(mask).all())
+
+
+def tokens(mask: Array) -> Array:
+    """The positions of tokens."""
     return jnp.asarray(mask) != 0
 
 
 def _tokens_and_the_one_before(mask: Array) -> Array:
     """With padding on the left the one before the first token predicts it."""
-    real = _tokens(mask)
+    real = tokens(mask)
     return real | jnp.pad(real[:, 1:], ((0, 0), (0, 1)))
