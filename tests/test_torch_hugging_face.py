@@ -31,9 +31,9 @@ def gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
-def bert():
+def bert(layers=2):
     config = transformers.BertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=19,
+        hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=24, vocab_size=19,
         max_position_embeddings=12, num_labels=3, attn_implementation="eager",
     )  # fmt: skip
     return transformers.BertForSequenceClassification(config)
@@ -108,7 +108,7 @@ def test_a_folder_of_shards_is_judged_with_the_loss_that_the_model_has(build, da
 
 @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
 def test_labels_of_other_kinds(kind):
-    model = bert().double()
+    model = bert(layers=1).double()
     model.config.problem_type = kind
     batch = text() | {"labels": torch.randint(0, 2, (6, 3)).double()}
     found = lst.diagnose(model, batch, trained=shifted(model), with_kappa=False)
@@ -153,7 +153,7 @@ def test_an_adapter_of_peft_fits_the_model_with_its_adapter(modules_to_save, tmp
 
 
 def test_a_trainer_of_the_user_trains_both():
-    model, batch = bert().double(), labelled(16)
+    model, batch = bert(layers=1).double(), labelled(16)
 
     def train(module):
         optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
@@ -175,7 +175,7 @@ def test_the_command_judges_two_folders_on_a_batch(tmp_path, capsys, monkeypatch
     from lazyscope.cli import main
 
     monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
-    model, batch = bert(), labelled(4)
+    model, batch = bert(layers=1), labelled(4)
     trained = shifted(model)
     model.save_pretrained(tmp_path / "before")
     trained.save_pretrained(tmp_path / "after")
