@@ -40,9 +40,7 @@ def _restoring(module: Any) -> list[Callable[[], None]]:
     import torch  # pyright: ignore[reportMissingImports]
 
     parts = list(module.modules())
-    # Models of Hugging Face note in their settings what kind of labels they were given.
-    settings = [one for part in parts if hasattr(one := vars(part).get("config"), "__dict__")]
-    restore, seen, waiting = [], set(), [vars(one) for one in (*parts, *settings)]
+    restore, seen, waiting = [], set(), [vars(part) for part in parts]
     while waiting:
         value = waiting.pop()
         if id(value) in seen:
@@ -53,7 +51,7 @@ def _restoring(module: Any) -> list[Callable[[], None]]:
         elif type(value) in _CONTAINERS:
             restore.append(_container(value))
             waiting += value.values() if isinstance(value, dict) else value
-    held = {id(value): value for part in module.modules() for value in vars(part).values()}
+    held = {id(value): value for part in parts for value in vars(part).values()}
     return restore + [_container(vars(value)) for value in held.values() if _is_record(value)]
 
 
