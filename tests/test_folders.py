@@ -220,6 +220,7 @@ def stored(torch, model, how, tmp_path):
     return {prefix + name: value for name, value in state.items()}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["save_model", "file", "module", "data parallel", "compiled", "state dict", "prefixed", "inner"]
