@@ -1,14 +1,20 @@
 """`lazyscope diagnose`: how lazily a model trains."""
 
+import json
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
-from lazyscope.cli.process import check_seed
+from lazyscope.cli.process import check_folder, check_seed
+
+if TYPE_CHECKING:
+    from lazyscope.diagnose import Diagnosis
 
 
 @dataclass
@@ -25,7 +31,10 @@ class Diagnose:
     A Case can bring its own trainer, train(apply, params0) or train(apply, params0, scale), whose learning rate has to
     follow alpha: times scale.sgd = 1/alpha² for SGD, times scale.adam = 1/alpha for Adam.
 
-    Example: lazyscope diagnose my_model.py:case --after trained.safetensors
+    With --out a page as well: one HTML file that opens offline, with pictures, data and the diagnosis as JSON beside it.
+    `lazyscope report` puts several of these diagnosis.json side by side.
+
+    Example: lazyscope diagnose my_model.py:case --after trained.safetensors --out diagnosis
     Example: lazyscope diagnose start/ checkpoint-500/ --batch batch.safetensors
     """
 
@@ -41,6 +50,8 @@ class Diagnose:
     """Weights of a finished training (safetensors, npz, a folder): judged instead of a training run of ours."""
     ignore: tuple[str, ...] = ()
     """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
+    out: Path | None = None
+    """Folder for a page of the diagnosis, its pictures and data."""
     json: bool = False
     """Print one JSON object instead of the table."""
     steps: int = 1500
@@ -49,10 +60,12 @@ class Diagnose:
     """Seed of the searches for norms."""
 
     def run(self) -> int:
-        """Print the diagnosis."""
+        """Print the diagnosis, and the path of its page where one is asked for."""
         if self.steps < 1:
             raise InputError(f"--steps must be at least 1, got {self.steps}")
         check_seed(self.seed)
+        if self.out is not None:
+            check_folder(self.out)
         folders = self._folders()
         process.prepare_jax()
         import jax
@@ -60,8 +73,21 @@ class Diagnose:
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope.cli.loading import on_case
 
-        print(on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders))
+        found = on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders)
+        print(json.dumps(found.as_dict(), allow_nan=False) if self.json else found)
+        if self.out is not None:
+            page = found.write_page(self.out, name=self.case, command=self._command())
+            print(page, file=sys.stderr if self.json else sys.stdout)
         return 0
+
+    def _command(self) -> str:
+        """The line that makes the page again."""
+        words = ["lazyscope", "diagnose", self.case, *([str(self.end)] if self.end else [])]
+        for option, value in (("batch", self.batch), ("held-out", self.held_out), ("after", self.after)):
+            words += [f"--{option}", str(value)] if value is not None else []
+        words += ["--ignore", *self.ignore] if self.ignore else []
+        words += ["--steps", str(self.steps), "--seed", str(self.seed), "--out", str(self.out)]
+        return shlex.join(words)
 
     def _folders(self) -> tuple[Path, Path, Path] | None:
         """BEFORE, AFTER and the batch, where folders are meant."""
@@ -81,23 +107,17 @@ class Diagnose:
             )
         return before, self.end, self.batch
 
-    def _of_folders(self, before: Path, after: Path, batch: Path) -> str:
+    def _of_folders(self, before: Path, after: Path, batch: Path) -> "Diagnosis":
         from lazyscope.cli import streams
         from lazyscope.cli.folders import diagnosed
 
         try:
             with streams.aside():  # what transformers prints
-                found = diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
+                return diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
-        return self._printed(found)
 
-    def _printed(self, found: Any) -> str:
-        import json
-
-        return json.dumps(found.as_dict(), allow_nan=False) if self.json else str(found)
-
-    def _diagnosed(self, case: Any) -> str:
+    def _diagnosed(self, case: Any) -> "Diagnosis":
         import jax
 
         from lazyscope.cli.loading import weights
@@ -105,9 +125,9 @@ class Diagnose:
 
         if not hasattr(case, "apply"):  # of PyTorch
             options = {"trained": self.after, "train": None} if self.after is not None else {}
-            return self._printed(case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options))
+            return case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options)
         after = None if self.after is None else weights(self.after, case.params0, self.ignore)
-        found = diagnose(
+        return diagnose(
             case.apply,
             case.params0,
             case.problem,
@@ -118,4 +138,3 @@ class Diagnose:
             num_steps=self.steps,
             key=jax.random.key(self.seed),
         )
-        return self._printed(found)
