@@ -31,7 +31,7 @@ class Diagnose:
     A Case can bring its own trainer, train(apply, params0) or train(apply, params0, scale), whose learning rate has to
     follow alpha: times scale.sgd = 1/alpha² for SGD, times scale.adam = 1/alpha for Adam.
 
-    With --out a page as well: one HTML file that opens offline, with pictures, data and the diagnosis as JSON beside it.
+    With --out a page as well: one HTML file that opens offline, with pictures, data and the diagnosis beside it.
     `lazyscope report` puts several of these diagnosis.json side by side.
 
     Example: lazyscope diagnose my_model.py:case --after trained.safetensors --out diagnosis

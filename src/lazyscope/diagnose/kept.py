@@ -33,8 +33,9 @@ class Outputs(NamedTuple):
 class Learnable(NamedTuple):
     """What the tangent kernel K(w0) on `examples` of the inputs lets training learn, and how fast.
 
-    `eigenvalues` are the leading ones relative to the largest, `shares` the part of ‖r‖² on their eigenvectors, for
-    what is to be learnt, r = −∇R(f_0) (y − f_0 over n for the square loss); empty where r = 0. `size`, `rank`,
+    `eigenvalues` are the leading ones, at most 64 of `rank`, relative to the largest, and `shares` the part of ‖r‖² on
+    their eigenvectors, for what is to be learnt, r = −∇R(f_0) (y − f_0 over n for the square loss); empty where r = 0.
+    `reachable` is the part on all `rank` of them: the rest is never learnt by the linearisation. `size`, `rank`,
     `condition` and `effective_rank` are those of the whole kernel (`lazyscope.tangent.Spectrum`).
     """
 
@@ -43,6 +44,7 @@ class Learnable(NamedTuple):
     rank: int
     condition: float
     effective_rank: float
+    reachable: float | None
     eigenvalues: tuple[float, ...]
     shares: tuple[float, ...]
 
@@ -99,15 +101,16 @@ def learnable(kernel: Float[Array, "n n *kk"], loss: Loss, f0: Array, y: Array) 
     shares = np.zeros(0)
     if size > 0:
         residual = residual / size
-        shares = (vectors[:, :DIRECTIONS].T @ residual) ** 2 / (residual @ residual)
+        shares = (vectors[:, :rank].T @ residual) ** 2 / (residual @ residual)
     return Learnable(
         examples=n,
         size=len(values),
         rank=rank,
         condition=float(1 / values[rank - 1]),
         effective_rank=float(values.sum() ** 2 / (values @ values)),
-        eigenvalues=numbers(values[:DIRECTIONS]),
-        shares=numbers(shares),
+        reachable=float(shares.sum()) if size > 0 else None,
+        eigenvalues=numbers(values[: min(rank, DIRECTIONS)]),
+        shares=numbers(shares[:DIRECTIONS]),
     )
 
 

@@ -126,7 +126,11 @@ def _learnable(found: Diagnosis) -> Shown:
         f"Tangent kernel K(w0) on {kept.examples} inputs: {kept.size} rows, rank {kept.rank}, condition number "
         f"{kept.condition:.3g}, effective rank {kept.effective_rank:.3g}. While training is lazy, what lies on a "
         "direction is learnt at a rate proportional to its eigenvalue."
-        + ("" if kept.shares else " There is nothing to be learnt at the start."),
+        + (
+            " There is nothing to be learnt at the start."
+            if kept.reachable is None
+            else f" {kept.reachable:.3g} of what is to be learnt lies in its range, the rest is out of its reach."
+        ),
         panels.learnable(kept),
         _table("direction", columns, [str(i) for i in directions]),
         _dataset("direction", columns, direction=list(directions)),

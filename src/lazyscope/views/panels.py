@@ -60,8 +60,7 @@ def learnable(found: Learnable) -> Figure:
     """Leading eigenvalues of K(w0), and the part of what is to be learnt on so many leading directions."""
     figure, axes = figures.new_figure(8.4, 3.8, columns=1 + bool(found.shares))
     count = np.arange(1, len(found.eigenvalues) + 1)
-    positive = np.asarray(found.eigenvalues) > 0
-    axes[0].plot(count[positive], np.asarray(found.eigenvalues)[positive], "o-", color=INK, markersize=3)
+    axes[0].plot(count, found.eigenvalues, "o-", color=INK, markersize=3)
     axes[0].set(xscale="log", yscale="log", xlabel="direction", ylabel="eigenvalue of K(w0), over the largest")
     if found.shares:
         axes[1].plot(count, np.cumsum(found.shares), "o-", color=ORANGE, markersize=3)

@@ -155,7 +155,7 @@ class _Names:
     def put(self, at: tuple[float, float], text: str, *, fontsize: float, **look: str) -> None:
         """Write a name at the offset that costs least."""
         x, y = self._place(at)
-        length, half = 0.54 * fontsize * len(text), fontsize / 1.6
+        length, half = (0.65 if fontsize > TEXT else 0.54) * fontsize * len(text), 0.75 * fontsize
         beside = (14, 48, -14 - length, -48 - length)
         offsets = [(dx, 14.0 * dy) for dy in range(-7, 8) for dx in (*beside, *([-length / 2] if dy else []))]
 
