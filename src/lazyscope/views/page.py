@@ -44,10 +44,9 @@ def write_page(diagnoses: Mapping[str, Diagnosis], folder: str | PathLike[str], 
         write_atomic(out / f"{KEPT}{suffix}.json", case.found.to_json().encode())
     for one, case in shown:
         _write(out, one, case, command)
-    title = "how lazily it trains" if len(cases) == 1 else f"{len(cases)} trainings side by side"
-    report.write_lead(
-        out, report.Lead(title, [one.name for one, _ in shown], [_summary(*case) for case in cases])
-    )  # fmt: skip
+    title = ", ".join(case.name for case in cases)
+    lead = report.Lead(title, [one.name for one, _ in shown], [_summary(*case) for case in cases])
+    report.write_lead(out, lead)
     return report.write_page(out)
 
 
