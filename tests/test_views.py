@@ -21,6 +21,7 @@ from matplotlib.text import Text
 import lazyscope as ls
 from lazyscope import figures, views
 from lazyscope.cli import main
+from lazyscope.cli.scales import at_scales
 from lazyscope.criterion.bounds import UpperBound
 from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.diagnose import Diagnosis, Thresholds
@@ -31,6 +32,8 @@ from lazyscope.diagnose.layers import GroupRow
 from lazyscope.diagnose.references import nearest
 from lazyscope.intervals import Interval
 from lazyscope.views.regime_map import Point, draw_map, frame_of
+from lazyscope.views.scales import at_scales as at_scales_drawn
+from lazyscope.views.scales import crossing
 
 NASTY = '<script>alert("$x_1$")</script>'
 THIRD = 1 / 3  # has no short decimal form
@@ -313,7 +316,8 @@ def test_in_a_notebook_there_are_table_and_map_and_nothing_is_executed():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
-    made().write_page(out, name="a <b>", command="lazyscope diagnose it --out page")
+    scales = [scaled(alpha) for alpha in (1.0, 2.0)]
+    made().write_page(out, name="a <b>", command="lazyscope diagnose it --out page", scales=scales)
     return out
 
 
@@ -346,6 +350,7 @@ def test_every_number_on_the_page_is_that_of_as_dict(page):
     (row,) = (row for row in table(text, "diagnosis-regimes") if row[0] == "a <b>")
     assert [float(cell) for cell in row[1:]] == [0.2, 0.1, 0.4, 0.333333, 0.3, 0.35]
     assert float(table(text, "diagnosis-kernel")[2][3]) == 0.75
+    assert [float(row[1]) for row in table(text, "diagnosis-scales")[1:]] == [0.2, 0.1]
 
 
 @pytest.mark.slow
@@ -427,3 +432,68 @@ def test_the_losses_along_our_descent_begin_and_end_as_the_table_says():
                  np.linalg.norm(np.subtract(found.outputs.target, np.mean(found.outputs.target))))  # fmt: skip
     np.testing.assert_allclose(np.linalg.norm(apart) / learnt, found.gap, rtol=1e-9)  # all 60 outputs are kept
     assert Diagnosis.from_json(found.to_json()) == found
+
+
+# Other output scales.
+
+
+def scaled(alpha: float, regime: str = "lazy") -> Diagnosis:
+    return made(alpha=alpha, regime=regime, gap=Interval(0.2 / alpha, 0.1 / alpha, 0.3 / alpha))
+
+
+@pytest.mark.parametrize(
+    ("regimes", "expected"),
+    [
+        (("not lazy", "mixed", "lazy", "lazy"), (2.0, 4.0)),
+        (("lazy", "mixed", "lazy", "lazy"), (2.0, 4.0)),
+        (("lazy", "lazy", "lazy", "mixed"), None),
+        (("lazy",) * 4, None),
+    ],
+)
+def test_it_gets_lazy_between_the_last_scale_at_which_it_is_not_and_the_next(regimes, expected):
+    found = [scaled(2.0**k, regime) for k, regime in enumerate(regimes)]
+    assert crossing(found) == expected
+    shown = at_scales_drawn(found[::-1])
+    left = shown.picture.axes[0]
+    assert ends(left.lines[0]) == ([1.0, 2.0, 4.0, 8.0], [0.2, 0.1, 0.05, 0.025])
+    spans = [patch.get_label() for patch in left.patches]
+    assert spans == (["gets lazy in between"] if expected else [])
+    assert ("between alpha = 2 and 4" in shown.caption) == (expected is not None)
+
+
+def test_scales_that_are_there_are_not_trained_again_unless_the_case_is_another(tmp_path, capsys):
+    trained = []
+
+    def diagnosed(alpha):
+        trained.append(alpha)
+        if alpha == 16:
+            raise ValueError("training diverged, lower its step size")
+        return scaled(alpha)
+
+    first = at_scales(scaled(1.0), diagnosed, tmp_path)
+    assert [one.alpha for one in first] == [2.0**k for k in range(-4, 4)]
+    assert "left out, training diverged" in capsys.readouterr().err
+    assert len(trained) == 8
+    again = at_scales(scaled(1.0), diagnosed, tmp_path)
+    assert trained[8:] == [16.0]
+    assert [one.gap for one in again] == [one.gap for one in first]
+    sorted(tmp_path.iterdir())[0].write_text("{")
+    at_scales(scaled(1.0), diagnosed, tmp_path)
+    assert len(trained) == 11
+    at_scales(made(alpha=1.0, how="301 steps of descent"), diagnosed, tmp_path)
+    assert len(trained) == 19
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scales"], "--scales is for the page, got no --out"),
+        (["--scales", "--out", "x", "--after", "w.npz"], "--scales trains at each scale, got weights"),
+        (["--out", __file__], "--out must be a folder"),
+    ],
+)
+def test_what_scales_and_pages_need_is_said_in_one_line(words, message, capsys):
+    assert main(["diagnose", "two-layer-plain", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,9 @@ class Diagnose:
     """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
     out: Path | None = None
     """Folder for a page of the diagnosis, its pictures and data."""
+    scales: bool = False
+    """On the page also what other output scales would do: from alpha/16 to 16 alpha. Finished ones are kept in
+    OUT/scales, and the same command goes on from there."""
     json: bool = False
     """Print one JSON object instead of the table."""
     steps: int = 1500
@@ -67,18 +71,28 @@ class Diagnose:
         if self.out is not None:
             check_folder(self.out)
         folders = self._folders()
+        self._check_scales(folders is not None)
         process.prepare_jax()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope.cli.loading import on_case
 
-        found = on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders)
+        if folders is None:
+            found, scales = on_case(self.case, self._at_scales, torch=True)
+        else:
+            found, scales = self._of_folders(*folders), ()
         print(json.dumps(found.as_dict(), allow_nan=False) if self.json else found)
         if self.out is not None:
-            page = found.write_page(self.out, name=self.case, command=self._command())
+            page = found.write_page(self.out, name=self.case, command=self._command(), scales=scales)
             print(page, file=sys.stderr if self.json else sys.stdout)
         return 0
+
+    def _check_scales(self, folders: bool) -> None:
+        if self.scales and (folders or self.after is not None):
+            raise InputError("--scales trains at each scale, got weights that were trained elsewhere: leave it out")
+        if self.scales and self.out is None:
+            raise InputError("--scales is for the page, got no --out: add --out DIR")
 
     def _command(self) -> str:
         """The line that makes the page again."""
@@ -86,6 +100,7 @@ class Diagnose:
         for option, value in (("batch", self.batch), ("held-out", self.held_out), ("after", self.after)):
             words += [f"--{option}", str(value)] if value is not None else []
         words += ["--ignore", *self.ignore] if self.ignore else []
+        words += ["--scales"] if self.scales else []
         words += ["--steps", str(self.steps), "--seed", str(self.seed), "--out", str(self.out)]
         return shlex.join(words)
 
@@ -116,6 +131,19 @@ class Diagnose:
                 return diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
+
+    def _at_scales(self, case: Any) -> "tuple[Diagnosis, Sequence[Diagnosis]]":
+        """The diagnosis of a case, and with --scales those at other output scales."""
+        if not self.scales or self.out is None:
+            return self._diagnosed(case), ()
+        if not hasattr(case, "apply"):
+            raise ValueError("--scales needs a lazyscope.Case, got one of PyTorch, which has no output scale: leave it")
+        from lazyscope.cli.scales import at_scales
+
+        base = self._diagnosed(case)
+        other = replace(self, scales=False)
+        others = at_scales(base, lambda alpha: other._diagnosed(replace(case, alpha=alpha)), self.out / "scales")
+        return base, others
 
     def _diagnosed(self, case: Any) -> "Diagnosis":
         import jax

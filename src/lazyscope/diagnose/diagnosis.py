@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -140,14 +141,15 @@ class Diagnosis:
 
         return picture(self)
 
-    def write_page(self, folder: Any, *, name: str = "", command: str = "") -> Any:
+    def write_page(self, folder: Any, *, name: str = "", command: str = "", scales: Sequence["Diagnosis"] = ()) -> Any:
         """One HTML file that opens offline, with pictures and data beside it, in `folder`; returns its path.
 
-        `name` is what the diagnosis is called on it, `command` the line that makes it again.
+        `name` is what the diagnosis is called on it, `command` the line that makes it again, `scales` are diagnoses of
+        the same case at other output scales, whose g, j and losses are drawn against alpha.
         """
         from lazyscope.views import write_page
 
-        return write_page({name: self}, folder, command=command)
+        return write_page({name: self}, folder, command=command, scales=scales)
 
     def _repr_html_(self) -> str:
         from lazyscope.views import as_html

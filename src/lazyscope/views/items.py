@@ -1,6 +1,6 @@
 """What a page shows of a diagnosis: pictures, each with the numbers behind it as text and as a Dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,21 +31,20 @@ def regimes(found: Mapping[str, Diagnosis]) -> Shown:
     names, first = list(found), next(iter(found.values()))
     figure, (ax,) = figures.new_figure(8.4, 5.6)
     draw_map(ax, [Point(name, one.gap, one.differential) for name, one in found.items()], first.thresholds)
-    columns = {
-        f"{letter}{end}": [getattr(getattr(one, name), part) for one in found.values()]
-        for letter, name in (("g", "gap"), ("j", "differential"))
-        for end, part in (("", "value"), (" from", "low"), (" to", "high"))
-    }
-    rows = [[name, *(_six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
-    rows += [[name, _six(g), "", "", _six(j), "", ""] for name, g, j in REFERENCES]
-    dataset = _dataset("diagnosis", columns, diagnosis=names)
-    dataset = dataset.assign(
-        reference_g=("reference", [g for _, g, _ in REFERENCES]),
-        reference_j=("reference", [j for *_, j in REFERENCES]),
-        thresholds=("threshold", list(first.thresholds[:4])),
-    ).assign_coords(
-        reference=[name for name, *_ in REFERENCES],
-        threshold=list(first.thresholds._fields[:4]),
+    columns = deciders(found.values())
+    rows = [[name, *(six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
+    rows += [[name, six(g), "", "", six(j), "", ""] for name, g, j in REFERENCES]
+    data = (
+        dataset("diagnosis", columns, diagnosis=names)
+        .assign(
+            reference_g=("reference", [g for _, g, _ in REFERENCES]),
+            reference_j=("reference", [j for *_, j in REFERENCES]),
+            thresholds=("threshold", list(first.thresholds[:4])),
+        )
+        .assign_coords(
+            reference=[name for name, *_ in REFERENCES],
+            threshold=list(first.thresholds._fields[:4]),
+        )
     )
     where = ", ".join(f"{name}: g = {one.gap}, j = {one.differential}" for name, one in found.items())
     other = {str(one.thresholds) for one in found.values()} - {str(first.thresholds)}
@@ -57,8 +56,18 @@ def regimes(found: Mapping[str, Diagnosis]) -> Shown:
         + (f" Others were judged by other thresholds: {'; '.join(sorted(other))}." if other else ""),
         figure,
         [["", *columns], *rows],
-        dataset,
+        data,
     )
+
+
+def deciders(found: Iterable[Diagnosis]) -> dict[str, list[float]]:
+    """The numbers g and j of diagnoses with the ends of their intervals."""
+    listed = list(found)
+    return {
+        f"{letter}{end}": [getattr(getattr(one, name), part) for one in listed]
+        for letter, name in (("g", "gap"), ("j", "differential"))
+        for end, part in (("", "value"), (" from", "low"), (" to", "high"))
+    }
 
 
 def items_of(found: Diagnosis) -> list[Shown]:
@@ -91,8 +100,8 @@ def _layers(found: Diagnosis) -> Shown:
         "change, and how far the trained model is from itself with this group alone at first order."
         + (f" The {rest} groups of less change are in the table." if rest else ""),
         panels.layers(rows),
-        _table("group", columns, names),
-        _dataset("group", columns, group=names),
+        table("group", columns, names),
+        dataset("group", columns, group=names),
     )
 
 
@@ -109,8 +118,8 @@ def _outputs(found: Diagnosis) -> Shown:
         f"{which} on {found.inputs}, alpha in them. On the diagonal the trained model and its trained linearisation "
         "agree.",
         panels.outputs(kept),
-        _table("example", columns, labels),
-        _dataset("entry", columns).assign(example=("entry", list(kept.example)), output=("entry", list(kept.entry))),
+        table("example", columns, labels),
+        dataset("entry", columns).assign(example=("entry", list(kept.example)), output=("entry", list(kept.entry))),
     )
 
 
@@ -132,8 +141,8 @@ def _learnable(found: Diagnosis) -> Shown:
             else f" {kept.reachable:.3g} of what is to be learnt lies in its range, the rest is out of its reach."
         ),
         panels.learnable(kept),
-        _table("direction", columns, [str(i) for i in directions]),
-        _dataset("direction", columns, direction=list(directions)),
+        table("direction", columns, [str(i) for i in directions]),
+        dataset("direction", columns, direction=list(directions)),
     )
 
 
@@ -146,21 +155,23 @@ def _trajectory(found: Diagnosis) -> Shown:
         "Losses along training",
         f"Model (solid) and linearisation (dashed), {found.how}.",
         panels.trajectory(kept),
-        _table("step", columns, [str(step) for step in kept.step]),
-        _dataset("step", columns, step=list(kept.step)),
+        table("step", columns, [str(step) for step in kept.step]),
+        dataset("step", columns, step=list(kept.step)),
     )
 
 
-def _table(of: str, columns: Mapping[str, Sequence[float]], names: Sequence[str]) -> list[list[str]]:
-    rows = [[name, *(_six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
+def table(of: str, columns: Mapping[str, Sequence[float]], names: Sequence[str]) -> list[list[str]]:
+    """Columns of numbers as text, a row for each name."""
+    rows = [[name, *(six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
     return [[of, *columns], *rows]
 
 
-def _dataset(dim: str, columns: Mapping[str, Sequence[float]], **coords: Any) -> xr.Dataset:
+def dataset(dim: str, columns: Mapping[str, Sequence[float]], **coords: Any) -> xr.Dataset:
+    """Columns of numbers as variables along one dimension."""
     data = {name.replace(" ", "_"): (dim, np.asarray(values, float)) for name, values in columns.items()}
     return xr.Dataset(data, coords=coords)
 
 
-def _six(value: float) -> str:
+def six(value: float) -> str:
     """To six digits; "none" for a number that is not there."""
     return "none" if np.isnan(value) else f"{value:.6g}"

@@ -1,7 +1,7 @@
 """The page of one diagnosis or of several side by side, of the parts that every page has (`lazyscope.report`)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from lazyscope import figures, report
 from lazyscope.diagnose.diagnosis import Diagnosis
 from lazyscope.store import export, provenance, write_atomic
 from lazyscope.views.items import Shown, items_of, regimes
+from lazyscope.views.scales import at_scales
 
 KEPT = "diagnosis"  # the file beside the page, from which the page can be made again
 
@@ -24,16 +25,24 @@ def origin(found: Diagnosis) -> dict[str, str]:
     return dict(found.provenance) or provenance()
 
 
-def write_page(diagnoses: Mapping[str, Diagnosis], folder: str | PathLike[str], *, command: str = "") -> Path:
+def write_page(
+    diagnoses: Mapping[str, Diagnosis],
+    folder: str | PathLike[str],
+    *,
+    command: str = "",
+    scales: Sequence[Diagnosis] = (),
+) -> Path:
     """`folder/index.html` of diagnoses by name, with pictures, data and each diagnosis as JSON; returns its path.
 
-    Raises ValueError without any.
+    `scales` are diagnoses of the first case at several output scales. Raises ValueError without any diagnosis.
     """
     if not diagnoses:
         raise ValueError("a page needs a diagnosis, got none: name at least one")
     out = Path(folder)
     cases = [_Case(name or "This training", found) for name, found in diagnoses.items()]
     shown: list[tuple[Shown, _Case]] = [(regimes({case.name: case.found for case in cases}), cases[0])]
+    if scales:
+        shown.append((at_scales(scales), cases[0]))
     for i, case in enumerate(cases):
         suffix = f"-{i + 1}" if len(cases) > 1 else ""
         title = f"{case.name}: " if len(cases) > 1 else ""
