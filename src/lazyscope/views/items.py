@@ -133,12 +133,12 @@ def _learnable(found: Diagnosis) -> Shown:
         "diagnosis-kernel",
         "What the kernel can learn",
         f"Tangent kernel K(w0) on {kept.examples} inputs: {kept.size} rows, rank {kept.rank}, condition number "
-        f"{kept.condition:.3g}, effective rank {kept.effective_rank:.3g}. While training is lazy, what lies on a "
-        "direction is learnt at a rate proportional to its eigenvalue."
+        f"{kept.condition:.3g}, effective rank {kept.effective_rank:.3g}. Under the square loss lazy training "
+        "learns what lies on a direction at a rate proportional to its eigenvalue."
         + (
             " There is nothing to be learnt at the start."
             if kept.reachable is None
-            else f" {kept.reachable:.3g} of what is to be learnt lies in its range, the rest is out of its reach."
+            else f" In its range lies {100 * kept.reachable:.4g} % of what is to be learnt."
         ),
         panels.learnable(kept),
         table("direction", columns, [str(i) for i in directions]),
