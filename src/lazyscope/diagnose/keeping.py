@@ -37,7 +37,7 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: Any, value: Any) -> Any:
     """The value of type `kind`, an annotation, that `to_plain` made `value` of. ValueError where it is no such."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # one and the same from Python 3.14 on
         if value is None and types.NoneType in inner:
             return None
         (some,) = (one for one in inner if one is not types.NoneType)
