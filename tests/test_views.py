@@ -184,10 +184,11 @@ def test_what_a_diagonal_kernel_can_learn_is_read_off():
 
 
 def test_shares_of_what_is_to_be_learnt_do_not_depend_on_units():
-    rows = jax.random.normal(jax.random.key(0), (6, 4))
-    y = jax.random.normal(jax.random.key(1), (6, 1))
+    random = np.random.default_rng(0)
+    rows, y, f0 = random.normal(size=(6, 4)), random.normal(size=(6, 1)), jnp.zeros((6, 1))
     one, other = (
-        learnable(rows @ rows.T * unit**2, ls.square_loss, jnp.zeros((6, 1)), y * unit) for unit in (1.0, 1e-120)
+        learnable(jnp.asarray(rows @ rows.T * unit**2), ls.square_loss, f0, jnp.asarray(y * unit))
+        for unit in (1.0, 1e-120)
     )
     assert one is not None
     assert other is not None
