@@ -22,11 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
 from sklearn.datasets import load_digits
 
 import lazyscope as ls
+from lazyscope import figures, views
 
 CLASSES, BATCH, STEPS = 10, 64, 300
 MOMENTUM, ADAM_RATE = 0.9, 1e-3
@@ -383,44 +382,6 @@ def ratios(rows: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.array([row["g"] / row["g at the same weights"] for row in rows if row["g at the same weights"] > 1e-9])
 
 
-GROUPS = {  # by what is in the name, the first that fits
-    "two-layer": "#0072B2",
-    "classifies": "#CC79A7",
-    "fine-tuning": "#D55E00",
-    "conv net": "#009E73",
-    "attention": "#E69F00",
-    "MLP": "#222222",
-}
-
-
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The regime map: j against g, the regimes shaded, every reference that is not linear named at the side."""
-    limits = ls.Thresholds()
-    points = sorted((row for row in rows if row["g"] > 0 and row["j"] > 0), key=lambda row: row["j"])
-    figure = Figure(figsize=(8.4, 5.4), layout="constrained")
-    axes, names = figure.subplots(1, 2, width_ratios=[5, 3])
-    left, right, low, high = 2e-3, 20.0, 2e-3, 5.0
-    for gap, differential, shade in (
-        (right, high, "#f6d8c6"),
-        (limits.gap_not_lazy, limits.differential_not_lazy, "#fbf1d0"),
-        (limits.gap_lazy, limits.differential_lazy, "#cfe6d6"),
-    ):
-        axes.fill_between([left, gap], low, differential, color=shade, linewidth=0)
-    for text, x, y in (("lazy", 2.3e-3, 0.075), ("mixed", 2.3e-3, 0.37), ("not lazy", 2.3e-3, 3.5)):
-        axes.text(x, y, text, fontsize=9, style="italic")
-    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high), xlabel="gap g", ylabel="change j of Dh")
-    names.set(xlim=(0, 1), ylim=(0, 1))
-    names.axis("off")
-    for row, height in zip(points, np.linspace(0.02, 0.98, len(points)), strict=True):
-        color = next((color for part, color in GROUPS.items() if part in row["name"]), "#777777")
-        axes.plot(row["g"], row["j"], "o", color=color, markersize=4)
-        names.text(0.02, height, row["name"], fontsize=6.5, color=color, va="center")
-        leader = ConnectionPatch((row["g"], row["j"]), (0.01, height), "data", "data", axesA=axes, axesB=names)
-        leader.set(color=color, linewidth=0.4, alpha=0.6)
-        figure.add_artist(leader)
-    figure.savefig(path, dpi=110)
-
-
 def write(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """normal-values.json and .csv, and the picture."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -429,7 +390,8 @@ def write(rows: Sequence[dict[str, Any]], folder: Path) -> None:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    draw(rows, folder / "normal-values.png")
+    named = [(row["name"], row["g"], row["j"]) for row in rows]
+    (folder / "normal-values.png").write_bytes(figures.to_png(views.reference_map(named)))
 
 
 def main(names: Sequence[str] = (), out: str | Path | None = None) -> list[dict[str, Any]]:

@@ -4,8 +4,12 @@ import shutil
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import lazyscope as ls
+from lazyscope import views
 from lazyscope.papers.reproduce import reproduce
 from lazyscope.report import write_page
 from lazyscope.store import Store
@@ -42,7 +46,7 @@ def browser():
 class Visit:
     """A page with what it said and asked for."""
 
-    def __init__(self, browser, file, width=1280, scheme="light"):
+    def __init__(self, browser, file, width=1280, scheme="light", ready="#explorer-explorer .plots svg"):
         self.said, self.asked = [], []
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page.on("console", lambda m: self.said.append(m.text) if not any(d in m.text for d in DRIVER) else None)
@@ -50,7 +54,7 @@ class Visit:
         self.page.on("request", lambda request: self.asked.append(request.url))
         began = time.perf_counter()
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector("#explorer-explorer .plots svg")
+        self.page.wait_for_selector(ready)
         self.seconds = time.perf_counter() - began
 
 
@@ -174,3 +178,84 @@ def test_the_toggle_changes_the_scheme(visit):
     light = page.evaluate(colour)
     page.get_by_role("button", name="Dark").click()
     assert page.evaluate(colour) != light
+
+
+# The page of diagnoses: one of ours, one converted from PyTorch, both side by side.
+
+
+@pytest.fixture(scope="module")
+def diagnoses():
+    lst = pytest.importorskip("lazyscope.torch", reason="`make test-slow` installs PyTorch")
+    import torch  # pyright: ignore[reportMissingImports]
+
+    model = ls.two_layer(16, 8)
+    problem = ls.teacher_student(jax.random.key(0), n=60, d=8, n_test=60)
+    params0 = model.init(jax.random.key(1), doubled=True)
+    ours = ls.diagnose(model.apply, params0, problem, key=jax.random.key(2), num_steps=100, with_kappa=False)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
+    batches = torch.from_numpy(np.array(problem.x)), torch.from_numpy(np.array(problem.y)).reshape(-1, 1)
+    return {"ours": ours, "from PyTorch": lst.diagnose(net, batches, num_steps=100, with_kappa=False)}
+
+
+@pytest.fixture(scope="module", params=["ours", "from PyTorch", "side by side"])
+def diagnosis_page(request, diagnoses, tmp_path_factory):
+    shown = {name: found for name, found in diagnoses.items() if request.param in (name, "side by side")}
+    return views.write_page(shown, tmp_path_factory.mktemp("diagnosis")), shown
+
+
+@pytest.fixture
+def look(browser, diagnosis_page):
+    opened = []
+
+    def open_page(**options):
+        opened.append(Visit(browser, diagnosis_page[0], ready="#theme:not([hidden])", **options))
+        opened[-1].page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        return opened[-1]
+
+    yield open_page
+    for one in opened:
+        one.page.close()
+
+
+def test_a_page_of_diagnoses_is_silent_loads_nothing_and_is_soon_there(look, diagnosis_page):
+    file, _ = diagnosis_page
+    found = look()
+    assert found.said == []
+    assert [url for url in found.asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
+    assert found.seconds < 2
+    assert file.stat().st_size < 6e6
+
+
+def test_every_number_that_is_seen_is_that_of_the_diagnosis(look, diagnosis_page):
+    page = look().page
+    for i, found in enumerate(diagnosis_page[1].values()):
+        rows = page.locator("table.numbers").nth(i).locator("tbody tr")
+        shown = dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
+        whole = found.as_dict()
+        assert float(shown["gap"]) == whole["gap"]
+        assert [float(shown[f"differential_interval.{k}"]) for k in (0, 1)] == whole["differential_interval"]
+        assert float(shown["groups.0.change_share"]) == whole["groups"][0]["change_share"]
+        assert f"g = {found.gap}" in page.locator(".summary").nth(i).locator("article").inner_text()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_of_diagnoses_fits_phones_and_desktops(look, width):
+    assert look(width=width).page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_stands_in_the_way_of_a_diagnosis(look, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(look(scheme=scheme).page).response["violations"]
+    serious = [(v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")]
+    assert serious == []
+
+
+def test_tables_of_a_diagnosis_open_by_keyboard(look):
+    page = look().page
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = false; })")
+    first = page.locator(".summary details").first
+    first.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert first.get_attribute("open") is not None

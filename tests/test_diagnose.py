@@ -164,6 +164,7 @@ def test_the_printed_table_names_regime_thresholds_and_how_it_was_trained():
 def test_the_diagnosis_is_plain_json():
     found = diagnosed(MODEL, MODEL.init(jax.random.key(1), doubled=True), with_kappa=True)
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["regime"] == found.regime
+    assert repr(ls.Diagnosis.from_json(found.to_json()).criterion) == repr(found.criterion)
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,13 @@ MARKS = (
 )
 
 
-def new_figure(width: float = 7.2, height: float = 4.2, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot's global state, and its axes from left to right."""
+def new_figure(
+    width: float = 7.2, height: float = 4.2, columns: int = 1, ratios: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure without pyplot's global state, and its axes from left to right, their widths in `ratios`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
-        axes = figure.subplots(1, columns, squeeze=False)
+        axes = figure.subplots(1, columns, squeeze=False, width_ratios=ratios)
     return figure, list(axes[0])
 
 

@@ -3,7 +3,8 @@
 An item is one figure with its claims; it lives in `DIR/figures/NAME.json` beside `NAME.svg`, `.png`, `.pdf` and `.nc`,
 and where the page can do more than show a picture `NAME.interactive.json`: a surface to turn around, drawn with one
 copy of plotly.js inside the page, or runs to explore (`templates/page.js`). The page depends on these files alone, so
-it can be made again at any time (`lazyscope report DIR`), and it loads nothing.
+it can be made again at any time (`lazyscope report DIR`), and it loads nothing. `DIR/lead.json`, where there is one, is
+what stands above the figures: diagnoses in words and numbers.
 """
 
 import base64
@@ -24,12 +25,13 @@ from markupsafe import Markup
 from lazyscope.claims import CONFIDENCE, Finding, Outcome, corrected, threshold_text
 from lazyscope.store import named, write_atomic
 
-PAGE = "index.html"
+PAGE, LEAD = "index.html", "lead.json"
 INTERACTIVE = ".interactive.json"
 ITEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
 WORDS = ("sentence", "outcome", "reason", "measure", "interval", "of", "note", "moved")  # of a finding
 KEPT = {"PNG": "png", "PDF": "pdf", "SVG": "svg", "netCDF": "nc"}
 GROUPS = {  # by the first part of a figure's name; the rest are later papers'
+    "diagnosis": "What was measured",
     "explorer": "Explorer",
     "note": "The note: Bahaduri & Goudelin",
     "chizat2019": "Chizat, Oyallon & Bach 2019",
@@ -80,6 +82,28 @@ def describe(finding: Finding, size: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """A diagnosis above the figures: outcome in one sentence, reasons and advice; a table, and every number of it."""
+
+    name: str
+    outcome: str
+    sentence: str
+    reasons: list[str]
+    advice: list[str]
+    table: list[list[str]]
+    numbers: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What stands above the figures: a title, a summary of each diagnosis, and the figures, in their order."""
+
+    title: str
+    figures: list[str]
+    summaries: list[Summary]
+
+
+@dataclass(frozen=True)
 class Group:
     """Figures of one paper."""
 
@@ -126,6 +150,36 @@ def write_item(
     write_atomic(folder / f"{item.name}.json", json.dumps(asdict(item), indent=1, ensure_ascii=False).encode())
 
 
+def write_lead(out: Path, lead: Lead) -> None:
+    """Keep what stands above the figures, and no figure of an earlier lead that it does not name."""
+    before = read_lead(out)
+    for name in () if before is None else before.figures:
+        if name not in lead.figures and ITEM.fullmatch(f"{name}.json"):
+            for ending in ("json", "nc", "svg", "png", "pdf"):
+                (out / "figures" / f"{name}.{ending}").unlink(missing_ok=True)
+    write_atomic(out / LEAD, json.dumps(asdict(lead), indent=1, ensure_ascii=False).encode())
+
+
+def read_lead(out: Path) -> Lead | None:
+    """What stands above the figures of a folder, if anything does. Raises ValueError where it cannot be read."""
+    if not (out / LEAD).is_file():
+        return None
+    try:
+        values = json.loads((out / LEAD).read_text())
+        lead = Lead(**values | {"summaries": [Summary(**one) for one in values["summaries"]]})
+        texts = [lead.title, *lead.figures]
+        for one in lead.summaries:
+            texts += [one.name, one.outcome, one.sentence, *one.reasons, *one.advice]
+            texts += [cell for name, text in (*one.table, *one.numbers) for cell in (name, text)]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{out / LEAD} is not a result of this version ({type(error).__name__}): remove it, or diagnose again"
+        ) from None
+    return lead
+
+
 def read_items(out: Path) -> list[Item]:
     """All items of a folder by name. Raises ValueError where there is none or one cannot be read."""
     files = [f for f in named(out / "figures", ITEM) if not f.name.endswith(INTERACTIVE)]
@@ -165,7 +219,10 @@ def _item(values: Any, stem: str) -> Item:
 
 def write_page(out: Path) -> Path:
     """Make `DIR/index.html` from the items in `DIR`; returns its path."""
-    items = read_items(out)
+    items, lead = read_items(out), read_lead(out)
+    if lead is not None:
+        order = {name: i for i, name in enumerate(lead.figures)}
+        items = sorted(items, key=lambda item: order.get(item.name, len(order)))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lazyscope"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -180,14 +237,17 @@ def write_page(out: Path) -> Path:
     outcomes = Counter(finding["outcome"] for item in items for finding in item.findings)
     chance = _chance(items)
     page = environment.get_template("page.html").render(
+        lead=lead,
         items=items,
         chance=chance,
         groups=_grouped(items),
         pictures=pictures,
         outcomes=outcomes,
+        claimed=lead is None or bool(outcomes),
         surfaces=surfaces,
         explorers=explorers,
-        tables={item.name: _table(item) for item in items},
+        tables={item.name: _table(item.numbers) for item in items},
+        all_numbers=[_table(summary.numbers) for summary in lead.summaries] if lead else [],
         files={item.name: _beside(out, item.name) for item in items},
         plotly=_plotly() if surfaces else "",
         css=_own("page.css"),
@@ -223,10 +283,10 @@ def _grouped(items: list[Item]) -> list[Group]:
     return [group for group in groups if group.entries]
 
 
-def _table(item: Item) -> str:
-    """The numbers as CSV in a data URI."""
+def _table(numbers: list[list[str]]) -> str:
+    """Numbers as CSV in a data URI."""
     text = io.StringIO()
-    csv.writer(text).writerows(item.numbers)
+    csv.writer(text).writerows(numbers)
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.getvalue().encode()).decode()
 
 

@@ -26,7 +26,9 @@ Examples:
   lazyscope diagnose BEFORE AFTER --batch FILE     the same of two folders that transformers wrote
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
   lazyscope zoo lstm                               which PyTorch models are known to convert
+  lazyscope diagnose my_model.py:case --out page   the same as a page to look at
   lazyscope report lazyscope-out                   make the page again from what is there
+  lazyscope report a/ b/ --out both                diagnoses side by side
   lazyscope --version                              which version this is
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """

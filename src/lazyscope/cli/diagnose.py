@@ -1,14 +1,21 @@
 """`lazyscope diagnose`: how lazily a model trains."""
 
-from dataclasses import dataclass
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
-from lazyscope.cli.process import check_seed
+from lazyscope.cli.process import check_folder, check_seed
+
+if TYPE_CHECKING:
+    from lazyscope.diagnose import Diagnosis
 
 
 @dataclass
@@ -25,7 +32,10 @@ class Diagnose:
     A Case can bring its own trainer, train(apply, params0) or train(apply, params0, scale), whose learning rate has to
     follow alpha: times scale.sgd = 1/alpha² for SGD, times scale.adam = 1/alpha for Adam.
 
-    Example: lazyscope diagnose my_model.py:case --after trained.safetensors
+    With --out a page as well: one HTML file that opens offline, with pictures, data and the diagnosis beside it.
+    `lazyscope report` puts several of these diagnosis.json side by side.
+
+    Example: lazyscope diagnose my_model.py:case --after trained.safetensors --out diagnosis
 
     Example: lazyscope diagnose start/ checkpoint-500/ --batch batch.safetensors
     """
@@ -42,6 +52,11 @@ class Diagnose:
     """Weights of a finished training (safetensors, npz, a folder): judged instead of a training run of ours."""
     ignore: tuple[str, ...] = ()
     """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
+    out: Path | None = None
+    """Folder for a page of the diagnosis, its pictures and data."""
+    scales: bool = False
+    """On the page also what other output scales would do: from alpha/16 to 16 alpha. Finished ones are kept in
+    OUT/scales, and the same command goes on from there."""
     json: bool = False
     """Print one JSON object instead of the table."""
     steps: int = 1500
@@ -50,19 +65,45 @@ class Diagnose:
     """Seed of the searches for norms."""
 
     def run(self) -> int:
-        """Print the diagnosis."""
+        """Print the diagnosis, and the path of its page where one is asked for."""
         if self.steps < 1:
             raise InputError(f"--steps must be at least 1, got {self.steps}")
         check_seed(self.seed)
+        if self.out is not None:
+            check_folder(self.out)
         folders = self._folders()
+        self._check_scales(folders is not None)
         process.prepare_jax()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope.cli.loading import on_case
 
-        print(on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders))
+        if folders is None:
+            found, scales = on_case(self.case, self._at_scales, torch=True)
+        else:
+            found, scales = self._of_folders(*folders), ()
+        print(json.dumps(found.as_dict(), allow_nan=False) if self.json else found)
+        if self.out is not None:
+            page = found.write_page(self.out, name=self.case, command=self._command(), scales=scales)
+            print(page, file=sys.stderr if self.json else sys.stdout)
         return 0
+
+    def _check_scales(self, folders: bool) -> None:
+        if self.scales and (folders or self.after is not None):
+            raise InputError("--scales trains at each scale, got weights that were trained elsewhere: leave it out")
+        if self.scales and self.out is None:
+            raise InputError("--scales is for the page, got no --out: add --out DIR")
+
+    def _command(self) -> str:
+        """The line that makes the page again."""
+        words = ["lazyscope", "diagnose", self.case, *([str(self.end)] if self.end else [])]
+        for option, value in (("batch", self.batch), ("held-out", self.held_out), ("after", self.after)):
+            words += [f"--{option}", str(value)] if value is not None else []
+        words += ["--ignore", *self.ignore] if self.ignore else []
+        words += ["--scales"] if self.scales else []
+        words += ["--steps", str(self.steps), "--seed", str(self.seed), "--out", str(self.out)]
+        return shlex.join(words)
 
     def _folders(self) -> tuple[Path, Path, Path] | None:
         """BEFORE, AFTER and the batch, where folders are meant."""
@@ -82,23 +123,30 @@ class Diagnose:
             )
         return before, self.end, self.batch
 
-    def _of_folders(self, before: Path, after: Path, batch: Path) -> str:
+    def _of_folders(self, before: Path, after: Path, batch: Path) -> "Diagnosis":
         from lazyscope.cli import streams
         from lazyscope.cli.folders import diagnosed
 
         try:
             with streams.aside():  # what transformers prints
-                found = diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
+                return diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
-        return self._printed(found)
 
-    def _printed(self, found: Any) -> str:
-        import json
+    def _at_scales(self, case: Any) -> "tuple[Diagnosis, Sequence[Diagnosis]]":
+        """The diagnosis of a case, and with --scales those at other output scales."""
+        if not self.scales or self.out is None:
+            return self._diagnosed(case), ()
+        if not hasattr(case, "apply"):
+            raise ValueError("--scales needs a lazyscope.Case, got one of PyTorch, which has no output scale: leave it")
+        from lazyscope.cli.scales import at_scales
 
-        return json.dumps(found.as_dict(), allow_nan=False) if self.json else str(found)
+        base = self._diagnosed(case)
+        other = replace(self, scales=False)
+        others = at_scales(base, lambda alpha: other._diagnosed(replace(case, alpha=alpha)), self.out / "scales")
+        return base, others
 
-    def _diagnosed(self, case: Any) -> str:
+    def _diagnosed(self, case: Any) -> "Diagnosis":
         import jax
 
         from lazyscope.cli.loading import weights
@@ -106,9 +154,9 @@ class Diagnose:
 
         if not hasattr(case, "apply"):  # of PyTorch
             options = {"trained": self.after, "train": None} if self.after is not None else {}
-            return self._printed(case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options))
+            return case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options)
         after = None if self.after is None else weights(self.after, case.params0, self.ignore)
-        found = diagnose(
+        return diagnose(
             case.apply,
             case.params0,
             case.problem,
@@ -119,4 +167,3 @@ class Diagnose:
             num_steps=self.steps,
             key=jax.random.key(self.seed),
         )
-        return self._printed(found)

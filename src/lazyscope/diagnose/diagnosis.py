@@ -1,16 +1,21 @@
 """What a diagnosis is: the regime with its deciders, layers, indicators, reasons and advice; prints as a table."""
 
+import json
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from lazyscope.criterion import Criterion
 from lazyscope.diagnose.advice import Recommendation
+from lazyscope.diagnose.keeping import from_plain, to_plain
+from lazyscope.diagnose.kept import Learnable, Outputs, Trajectory
 from lazyscope.diagnose.layers import GroupRow, that_matter
 from lazyscope.diagnose.regime import REGIMES, Thresholds
 from lazyscope.intervals import Interval
 
 Row = tuple[str, str]
+KEPT_AS = "lazyscope diagnosis"  # under which name a file holds one
 
 
 class Seed(NamedTuple):
@@ -60,28 +65,34 @@ class Diagnosis:
     advice: tuple[str, ...] = ()
     seeds: tuple[Seed, ...] = ()
     model: str = ""
+    learnable: Learnable | None = None
+    trajectory: Trajectory | None = None
+    outputs: Outputs | None = None
+    provenance: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        return as_table(
-            [
-                ("regime", f"{self.verdict}   ({self.thresholds})"),
-                ("gap g", f"{self.gap}   on {self.inputs}"),
-                ("differential j", f"{self.differential}{self._probed()}   on {self._of(self.differential_examples)}"),
-                *self._spread(),
-                *_listed("model", (self.model,)),
-                ("trained by", self.how),
-                ("output scale", f"alpha = {self.alpha:g}"),
-                *([("kappa", _kappa(self.criterion))] if self.criterion is not None else []),
-                *self._layers(),
-                *((name, f"{value:.3g}") for name, value in self.losses.items()),
-                *((name, f"{value:.3g}") for name, value in self.classification.items()),
-                ("kernel change", self._kernel()),
-                *((name, f"{value:.3g}") for name, value in self.indicators.items()),
-                *_listed("like", (self.placed,)),
-                *_listed("because", self.reasons),
-                *_listed("advice", self.advice),
-            ]
-        )
+        return as_table(self.rows())
+
+    def rows(self) -> list[Row]:
+        """The table as it is printed: names and what is said under them."""
+        return [
+            ("regime", f"{self.verdict}   ({self.thresholds})"),
+            ("gap g", f"{self.gap}   on {self.inputs}"),
+            ("differential j", f"{self.differential}{self._probed()}   on {self._of(self.differential_examples)}"),
+            *self._spread(),
+            *_listed("model", (self.model,)),
+            ("trained by", self.how),
+            ("output scale", f"alpha = {self.alpha:g}"),
+            *([("kappa", _kappa(self.criterion))] if self.criterion is not None else []),
+            *self._layers(),
+            *((name, f"{value:.3g}") for name, value in self.losses.items()),
+            *((name, f"{value:.3g}") for name, value in self.classification.items()),
+            ("kernel change", self._kernel()),
+            *((name, f"{value:.3g}") for name, value in self.indicators.items()),
+            *_listed("like", (self.placed,)),
+            *_listed("because", self.reasons),
+            *_listed("advice", self.advice),
+        ]
 
     @property
     def verdict(self) -> str:
@@ -96,11 +107,54 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, for JSON; infinite and undefined numbers become None.
 
-        The intervals of `gap` and `differential` are `gap_interval` and `differential_interval`.
+        The intervals of `gap` and `differential` are `gap_interval` and `differential_interval`. Without `outputs`,
+        which are long, and `provenance`: `to_json` has them.
         """
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        names = [one.name for one in fields(self) if one.name not in ("outputs", "provenance")]
+        found = {name: getattr(self, name) for name in names}
         found |= {f"{name}_interval": [found[name].low, found[name].high] for name in ("gap", "differential")}
         return _plain(found)
+
+    def to_json(self) -> str:
+        """All of it as JSON, to the last bit, with where it was made: `from_json` reads it.
+
+        Infinite and undefined numbers are the words "inf", "-inf" and "nan".
+        """
+        from lazyscope.views import origin
+
+        return json.dumps({KEPT_AS: to_plain(replace(self, provenance=origin(self)))}, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Diagnosis":
+        """The diagnosis that `to_json` wrote. Raises ValueError for any other text."""
+        try:
+            return from_plain(cls, json.loads(text)[KEPT_AS])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                "a kept diagnosis must be what Diagnosis.to_json of this version writes, got another text "
+                f"({type(error).__name__}: {str(error)[:100]}): diagnose again"
+            ) from None
+
+    def plot(self) -> Any:
+        """The regime map with this diagnosis on it, and its layers, as a matplotlib Figure of no pyplot state."""
+        from lazyscope.views import picture
+
+        return picture(self)
+
+    def write_page(self, folder: Any, *, name: str = "", command: str = "", scales: Sequence["Diagnosis"] = ()) -> Any:
+        """One HTML file that opens offline, with pictures and data beside it, in `folder`; returns its path.
+
+        `name` is what the diagnosis is called on it, `command` the line that makes it again, `scales` are diagnoses of
+        the same case at other output scales, whose g, j and losses are drawn against alpha.
+        """
+        from lazyscope.views import write_page
+
+        return write_page({name: self}, folder, command=command, scales=scales)
+
+    def _repr_html_(self) -> str:
+        from lazyscope.views import as_html
+
+        return as_html(self)
 
     def _spread(self) -> list[Row]:
         if not self.seeds:

@@ -48,11 +48,15 @@ def placed(gap: float, differential: float) -> str:
     """
     if max(gap, differential) <= LINEAR:
         return "a linear model"
+    return " and ".join(f"{name} (g {g:.2g}, j {j:.2g})" for name, g, j in nearest(gap, differential)[:2])
+
+
+def nearest(gap: float, differential: float) -> tuple[tuple[str, float, float], ...]:
+    """The references, those nearest to (g, j) on a logarithmic scale first; none where `placed` is ""."""
     if not (gap > 0 and differential > 0 and math.isfinite(gap) and math.isfinite(differential)):
-        return ""
+        return ()
 
     def far(reference: tuple[str, float, float]) -> float:
         return math.hypot(math.log(gap / reference[1]), math.log(differential / reference[2]))
 
-    nearest = sorted(REFERENCES, key=far)[:2]
-    return " and ".join(f"{name} (g {g:.2g}, j {j:.2g})" for name, g, j in nearest)
+    return tuple(sorted(REFERENCES, key=far))

@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import tree
+from lazyscope.diagnose.kept import Trajectory, numbers
 from lazyscope.door import as_came, as_type, sealed, types
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.dynamics.by_calls import descent_by_calls
+from lazyscope.dynamics.run import Run, default_record
 from lazyscope.krylov import by_calls
 from lazyscope.linearize import linearize
 from lazyscope.models import Apply
@@ -62,6 +64,7 @@ class Trained(NamedTuple):
     step: str
     still_improving: bool | None = None
     step_size: float | None = None
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True)
@@ -140,35 +143,60 @@ def by_descent(
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
-    params, improving = _descent(apply, params0, problem, alpha, step, num_steps)
+    model = _descent(apply, params0, problem, alpha, step, num_steps)
     linear = _linear_descent(apply, params0, problem, alpha, step, num_steps)
     how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
-    for end in (params, linear):
+    for end in (model.params, linear.params):
         check_params(params0, end, "descent must end at finite parameters")
-    return Trained(params, linear, how, "ours", improving, step)
+    return Trained(
+        model.params, linear.params, how, "ours", model.improving, step, _trajectory(model.run, linear.run, problem)
+    )
+
+
+class _Descended(NamedTuple):
+    """Where descent ended, and its run where its losses were recorded."""
+
+    params: PyTree
+    improving: bool
+    run: Run | None = None
 
 
 def _descent(
     apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
-) -> tuple[PyTree, bool]:
+) -> _Descended:
     settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
     if by_calls(apply, params0, problem.x):
-        return descent_by_calls(apply, params0, problem, **settings)
-    run = gradient_descent(apply, params0, problem, record=(0, num_steps), **settings)
-    return run.params, bool(run.status.still_improving)
+        return _Descended(*descent_by_calls(apply, params0, problem, **settings))
+    run = gradient_descent(apply, params0, problem, **settings)
+    return _Descended(run.params, bool(run.status.still_improving), run)
 
 
 def _linear_descent(
     apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
-) -> PyTree:
+) -> _Descended:
     settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size}
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
     if problem.loss is square_loss and kernel_side <= CLOSED_FORM_SIDE:
-        return linearized_descent(apply, params0, problem, steps=[num_steps], **settings).params
+        run = linearized_descent(apply, params0, problem, steps=default_record(num_steps), **settings)
+        return _Descended(run.params, False, run)
+    settings["num_steps"] = num_steps
     if by_calls(apply, params0, problem.x):
-        return descent_by_calls(apply, params0, problem, num_steps=num_steps, linear=True, **settings)[0]
-    linear = linearize(apply, params0)
-    return gradient_descent(linear, params0, problem, num_steps=num_steps, record=(num_steps,), **settings).params
+        return _Descended(*descent_by_calls(apply, params0, problem, linear=True, **settings))
+    run = gradient_descent(linearize(apply, params0), params0, problem, **settings)
+    return _Descended(run.params, bool(run.status.still_improving), run)
+
+
+def _trajectory(model: Run | None, linear: Run | None, problem: Problem) -> Trajectory | None:
+    if model is None or linear is None:
+        return None
+    held_out = problem.x_test is not None
+    return Trajectory(
+        step=tuple(int(step) for step in np.asarray(model.step)),
+        train=numbers(model.train_loss),
+        train_linearised=numbers(linear.train_loss),
+        test=numbers(model.test_loss) if held_out else (),
+        test_linearised=numbers(linear.test_loss) if held_out else (),
+    )
 
 
 def _check_alone(params0: PyTree, params: Any) -> None:

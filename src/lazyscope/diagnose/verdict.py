@@ -17,6 +17,7 @@ from lazyscope.diagnose.advice import advise, explain, recommend, start_share
 from lazyscope.diagnose.classification import classification
 from lazyscope.diagnose.diagnosis import Diagnosis, Seed
 from lazyscope.diagnose.gap import gap, losses
+from lazyscope.diagnose.kept import Learnable, learnable, some_outputs
 from lazyscope.diagnose.layers import group_rows, sentences
 from lazyscope.diagnose.references import placed
 from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
@@ -149,7 +150,7 @@ def _judged(
         for at in (params0, trained.params):
             check_derivative(apply, at, few)
     rows = group_rows(apply, params0, trained.params, few, change, members)
-    indicators, kernel = _indicators(apply, params0, trained.params, problem, x, y, examples)
+    indicators, kernel = _indicators(apply, params0, trained.params, problem, x, y, f0, examples)
     if gates is not None:
         shares = jax.tree.leaves(activation_stability(gates, params0, trained.params, few))
         indicators["stable gates"] = float(jnp.mean(jnp.concatenate([jnp.ravel(share) for share in shares])))
@@ -184,6 +185,9 @@ def _judged(
         placed=placed(g, j),
         reasons=(*explain(verdict, g, j, judged_by, crit, indicators), *near(g, j, judged_by), *sentences(rows)),
         advice=advise(verdict, crit, trained, recommendation, share, alpha, measured),
+        learnable=kernel.learnable,
+        trajectory=trained.trajectory,
+        outputs=some_outputs(f0, f, f_linear, y),
     )
 
 
@@ -233,15 +237,16 @@ def _at_scale(alpha: float | Array, h0: Array, h: Array, change: Array) -> tuple
 
 
 class _Kernel(NamedTuple):
-    """The relative change of the tangent kernel, in all and of each leaf, and on how many inputs."""
+    """The relative change of the tangent kernel, in all and of each leaf, on how many inputs, what K(w0) can learn."""
 
     change: float | None
     changes: dict[str, float]
     examples: int
+    learnable: Learnable | None = None
 
 
 def _indicators(
-    apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: Batch, y: Array, examples: int | None
+    apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: Batch, y: Array, f0: Array, examples: int | None
 ) -> tuple[dict[str, float], _Kernel]:
     found = {"movement in all": float(_movement(params0, params))}
     few = first(x, _kernel_examples(apply, params0, x, examples))
@@ -256,7 +261,8 @@ def _indicators(
         shape = (n, *jax.eval_shape(apply, params0, few).shape[1:])
         for name, kernel in zip(("alignment at start", "alignment, trained"), whole, strict=True):
             found[name] = float(_alignment(kernel, y[:n], shape))
-    return found, _Kernel(float(change.all), {name: float(value) for name, value in change.groups.items()}, n)
+    by_leaf = {name: float(value) for name, value in change.groups.items()}
+    return found, _Kernel(float(change.all), by_leaf, n, learnable(whole[0], problem.loss, f0[:n], y[:n]))
 
 
 @jax.jit

@@ -9,8 +9,8 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 addEventListener("afterprint", () => document.querySelectorAll("details").forEach(d => { d.open = d.dataset.was === "true"; }));
 
 const filters = document.querySelector(".filters");
-filters.hidden = false;
-filters.addEventListener("click", event => {
+if (filters) filters.hidden = false;  // a page of diagnoses has no claims
+filters?.addEventListener("click", event => {
   const wanted = event.target.dataset.outcome;
   if (!wanted) return;
   for (const b of filters.children) b.setAttribute("aria-pressed", String(b === event.target));

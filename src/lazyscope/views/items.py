@@ -1,0 +1,177 @@
+"""What a page shows of a diagnosis: pictures, each with the numbers behind it as text and as a Dataset."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lazyscope import figures
+from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.layers import that_matter
+from lazyscope.diagnose.references import REFERENCES
+from lazyscope.views import panels
+from lazyscope.views.regime_map import Point, draw_map
+
+
+class Shown(NamedTuple):
+    """One picture with its words, numbers and data."""
+
+    name: str
+    title: str
+    caption: str
+    picture: Figure
+    numbers: list[list[str]]
+    data: xr.Dataset
+
+
+def regimes(found: Mapping[str, Diagnosis]) -> Shown:
+    """The regime map of diagnoses by name; the regimes are those of the first one's thresholds."""
+    names, first = list(found), next(iter(found.values()))
+    figure, (ax,) = figures.new_figure(8.4, 5.6)
+    draw_map(ax, [Point(name, one.gap, one.differential) for name, one in found.items()], first.thresholds)
+    columns = deciders(found.values())
+    rows = [[name, *(six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
+    rows += [[name, six(g), "", "", six(j), "", ""] for name, g, j in REFERENCES]
+    data = (
+        dataset("diagnosis", columns, diagnosis=names)
+        .assign(
+            reference_g=("reference", [g for _, g, _ in REFERENCES]),
+            reference_j=("reference", [j for *_, j in REFERENCES]),
+            thresholds=("threshold", list(first.thresholds[:4])),
+        )
+        .assign_coords(
+            reference=[name for name, *_ in REFERENCES],
+            threshold=list(first.thresholds._fields[:4]),
+        )
+    )
+    where = ", ".join(f"{name}: g = {one.gap}, j = {one.differential}" for name, one in found.items())
+    other = {str(one.thresholds) for one in found.values()} - {str(first.thresholds)}
+    return Shown(
+        "diagnosis-regimes",
+        "Regime map",
+        f"Gap g and change j of the differential, with their 95 % intervals as a cross ({where}). Shaded are the "
+        f"regimes ({first.thresholds}); grey dots are reference diagnoses of models of known kind, the nearest named."
+        + (f" Others were judged by other thresholds: {'; '.join(sorted(other))}." if other else ""),
+        figure,
+        [["", *columns], *rows],
+        data,
+    )
+
+
+def deciders(found: Iterable[Diagnosis]) -> dict[str, list[float]]:
+    """The numbers g and j of diagnoses with the ends of their intervals."""
+    listed = list(found)
+    return {
+        f"{letter}{end}": [getattr(getattr(one, name), part) for one in listed]
+        for letter, name in (("g", "gap"), ("j", "differential"))
+        for end, part in (("", "value"), (" from", "low"), (" to", "high"))
+    }
+
+
+def items_of(found: Diagnosis) -> list[Shown]:
+    """The pictures of one diagnosis, those that it has the numbers for."""
+    shown = [_layers(found)]
+    if found.outputs is not None:
+        shown.append(_outputs(found))
+    if found.learnable is not None:
+        shown.append(_learnable(found))
+    if found.trajectory is not None:
+        shown.append(_trajectory(found))
+    return shown
+
+
+def _layers(found: Diagnosis) -> Shown:
+    columns = {
+        "share of Dh": [row.start_share for row in found.groups],
+        "share of its change": [row.change_share for row in found.groups],
+        "change": [row.change for row in found.groups],
+        "movement": [row.movement for row in found.groups],
+        "beyond first order": [np.nan if row.partial_gap is None else row.partial_gap for row in found.groups],
+    }
+    names = [row.name for row in found.groups]
+    rows = that_matter(found.groups)
+    rest = len(found.groups) - len(rows)
+    return Shown(
+        "diagnosis-layers",
+        "Layers",
+        "For each group of parameters its share of the squared size of the differential Dh at the start and of its "
+        "change, and how far the trained model is from itself with this group alone at first order."
+        + (f" The {rest} groups of less change are in the table." if rest else ""),
+        panels.layers(rows),
+        table("group", columns, names),
+        dataset("group", columns, group=names),
+    )
+
+
+def _outputs(found: Diagnosis) -> Shown:
+    kept = found.outputs
+    assert kept is not None
+    columns = {"start": kept.start, "trained": kept.trained, "linearised": kept.linearised}
+    columns |= {"target": kept.target} if kept.target else {}
+    which = f"{len(kept.trained)} of the {kept.total} outputs" if len(kept.trained) < kept.total else "The outputs"
+    labels = [f"{i}" if kept.total == kept.example[-1] + 1 else f"{i}, {k}" for i, k in zip(*kept[1:3], strict=True)]
+    return Shown(
+        "diagnosis-outputs",
+        "Trained and linearised outputs, example by example",
+        f"{which} on {found.inputs}, alpha in them. On the diagonal the trained model and its trained linearisation "
+        "agree.",
+        panels.outputs(kept),
+        table("example", columns, labels),
+        dataset("entry", columns).assign(example=("entry", list(kept.example)), output=("entry", list(kept.entry))),
+    )
+
+
+def _learnable(found: Diagnosis) -> Shown:
+    kept = found.learnable
+    assert kept is not None
+    columns = {"eigenvalue": kept.eigenvalues}
+    columns |= {"share": kept.shares, "shares so far": tuple(np.cumsum(kept.shares))} if kept.shares else {}
+    directions = range(1, len(kept.eigenvalues) + 1)
+    return Shown(
+        "diagnosis-kernel",
+        "What the kernel can learn",
+        f"Tangent kernel K(w0) on {kept.examples} inputs: {kept.size} rows, rank {kept.rank}, condition number "
+        f"{kept.condition:.3g}, effective rank {kept.effective_rank:.3g}. Under the square loss lazy training "
+        "learns what lies on a direction at a rate proportional to its eigenvalue."
+        + (
+            " There is nothing to be learnt at the start."
+            if kept.reachable is None
+            else f" In its range lies {100 * kept.reachable:.4g} % of what is to be learnt."
+        ),
+        panels.learnable(kept),
+        table("direction", columns, [str(i) for i in directions]),
+        dataset("direction", columns, direction=list(directions)),
+    )
+
+
+def _trajectory(found: Diagnosis) -> Shown:
+    kept = found.trajectory
+    assert kept is not None
+    columns = {name: values for name, values in zip(kept._fields[1:], kept[1:], strict=True) if values}
+    return Shown(
+        "diagnosis-training",
+        "Losses along training",
+        f"Model (solid) and linearisation (dashed), {found.how}.",
+        panels.trajectory(kept),
+        table("step", columns, [str(step) for step in kept.step]),
+        dataset("step", columns, step=list(kept.step)),
+    )
+
+
+def table(of: str, columns: Mapping[str, Sequence[float]], names: Sequence[str]) -> list[list[str]]:
+    """Columns of numbers as text, a row for each name."""
+    rows = [[name, *(six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
+    return [[of, *columns], *rows]
+
+
+def dataset(dim: str, columns: Mapping[str, Sequence[float]], **coords: Any) -> xr.Dataset:
+    """Columns of numbers as variables along one dimension."""
+    data = {name.replace(" ", "_"): (dim, np.asarray(values, float)) for name, values in columns.items()}
+    return xr.Dataset(data, coords=coords)
+
+
+def six(value: float) -> str:
+    """To six digits; "none" for a number that is not there."""
+    return "none" if np.isnan(value) else f"{value:.6g}"
