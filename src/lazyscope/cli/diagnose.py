@@ -60,7 +60,8 @@ class Diagnose:
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope.cli.loading import on_case
 
-        print(on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders))
+        found = on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders)
+        print(self._printed(found))
         return 0
 
     def _folders(self) -> tuple[Path, Path, Path] | None:
@@ -81,23 +82,25 @@ class Diagnose:
             )
         return before, self.end, self.batch
 
-    def _of_folders(self, before: Path, after: Path, batch: Path) -> str:
+    def _of_folders(self, before: Path, after: Path, batch: Path) -> Any:
         from lazyscope.cli import streams
         from lazyscope.cli.folders import diagnosed
 
         try:
             with streams.aside():  # what transformers prints
-                found = diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
+                return diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
-        return self._printed(found)
 
     def _printed(self, found: Any) -> str:
         import json
 
-        return json.dumps(found.as_dict(), allow_nan=False) if self.json else str(found)
+        from lazyscope.cli import tables
+        from lazyscope.diagnose.diagnosis import as_table
 
-    def _diagnosed(self, case: Any) -> str:
+        return json.dumps(found.as_dict(), allow_nan=False) if self.json else as_table(found.rows(), tables.width())
+
+    def _diagnosed(self, case: Any) -> Any:
         import jax
 
         from lazyscope.cli.loading import weights
@@ -105,9 +108,9 @@ class Diagnose:
 
         if not hasattr(case, "apply"):  # of PyTorch
             options = {"trained": self.after, "train": None} if self.after is not None else {}
-            return self._printed(case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options))
+            return case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options)
         after = None if self.after is None else weights(self.after, case.params0, self.ignore)
-        found = diagnose(
+        return diagnose(
             case.apply,
             case.params0,
             case.problem,
@@ -118,4 +121,3 @@ class Diagnose:
             num_steps=self.steps,
             key=jax.random.key(self.seed),
         )
-        return self._printed(found)

@@ -64,7 +64,7 @@ class Reproduce:
         with self._executor() as executor, Store(self.out / "store", notify=say) as own:
             kept = own if executor is None else OnWorkers(own, executor)
             for name in names:
-                with nullcontext() if self.quiet else progress_bar(name) as progress:
+                with own.used_for(name), nullcontext() if self.quiet else progress_bar(name) as progress:
                     item, findings = reproduce(
                         name,
                         size=self.size,

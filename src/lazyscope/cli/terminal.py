@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from lazyscope.cli.tables import console, print_table
 from lazyscope.report import Item
 from lazyscope.store import Summary
 from lazyscope.sweep import Progress as ProgressCallback
@@ -46,8 +46,8 @@ def progress_bar(name: str) -> Iterator[ProgressCallback]:
 
 def print_findings(item: Item) -> None:
     """The claims of a figure: outcome and sentence, then what was measured against which range."""
-    console = Console(highlight=False)
-    console.print(f"{item.name}: {item.title} ({item.size})", style="bold")
+    out = console()
+    out.print(Text(f"{item.name}: {item.title} ({item.size})"), style="bold")
     for finding in item.findings:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(width=12, style=STYLES[finding["outcome"]])
@@ -55,28 +55,33 @@ def print_findings(item: Item) -> None:
         grid.add_row(finding["outcome"], Text(finding["sentence"]))
         measured = f"{finding['measure']} = {finding['mean']}, {finding['of']} {finding['interval']}"
         grid.add_row("", Text(f"{measured}; accepted {finding['threshold']}", style="dim"))
-        console.print(grid)
+        out.print(grid)
 
 
 def print_store(folder: str, summaries: Sequence[Summary]) -> None:
-    """The cells of a store per function and settings, and their total."""
-    table = Table(title=folder, title_justify="left", show_footer=True)
-    table.add_column("function", footer="all", no_wrap=True)
-    for heading in ("settings", "axes"):
-        table.add_column(heading)
-    for heading, total in (
-        ("seeds", ""),
-        ("cells", sum(s.cells for s in summaries)),
-        ("chunks", sum(s.chunks for s in summaries)),
-        ("size", _size(sum(s.bytes for s in summaries))),
-    ):
-        table.add_column(heading, footer=str(total), justify="right")
-    for s in summaries:
-        axes = ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items()))
-        name = f"{'.'.join(s.function.split('.')[-2:])} v{s.version}"
-        row = (name, s.digest[:8], axes, len(s.seeds), s.cells, s.chunks, _size(s.bytes))
-        table.add_row(*(escape(str(entry)) for entry in row))
-    Console().print(table)
+    """The cells of a store per figure, function and settings, and their total."""
+    rows = [
+        (
+            ", ".join(s.names) or "(unnamed)",
+            f"{'.'.join(s.function.split('.')[-2:])} v{s.version}",
+            s.digest[:8],
+            ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items())),
+            len(s.seeds),
+            s.cells,
+            s.chunks,
+            _size(s.bytes),
+        )
+        for s in summaries
+    ]
+    cells, chunks, size = (sum(getattr(s, name) for s in summaries) for name in ("cells", "chunks", "bytes"))
+    print_table(
+        ("figure", "function", "settings", "axes", "seeds", "cells", "chunks", "size"),
+        rows,
+        title=folder,
+        wraps=("figure", "function", "axes"),
+        numbers=("seeds", "cells", "chunks", "size"),
+        footer=("all", "", "", "", "", cells, chunks, _size(size)),
+    )
 
 
 def _size(count: int) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from lazyscope.criterion import Criterion
@@ -11,6 +12,7 @@ from lazyscope.diagnose.regime import REGIMES, Thresholds
 from lazyscope.intervals import Interval
 
 Row = tuple[str, str]
+NARROWEST = 24  # columns beside the names; with fewer, a text goes below its name
 
 
 class Seed(NamedTuple):
@@ -62,26 +64,28 @@ class Diagnosis:
     model: str = ""
 
     def __str__(self) -> str:
-        return as_table(
-            [
-                ("regime", f"{self.verdict}   ({self.thresholds})"),
-                ("gap g", f"{self.gap}   on {self.inputs}"),
-                ("differential j", f"{self.differential}{self._probed()}   on {self._of(self.differential_examples)}"),
-                *self._spread(),
-                *_listed("model", (self.model,)),
-                ("trained by", self.how),
-                ("output scale", f"alpha = {self.alpha:g}"),
-                *([("kappa", _kappa(self.criterion))] if self.criterion is not None else []),
-                *self._layers(),
-                *((name, f"{value:.3g}") for name, value in self.losses.items()),
-                *((name, f"{value:.3g}") for name, value in self.classification.items()),
-                ("kernel change", self._kernel()),
-                *((name, f"{value:.3g}") for name, value in self.indicators.items()),
-                *_listed("like", (self.placed,)),
-                *_listed("because", self.reasons),
-                *_listed("advice", self.advice),
-            ]
-        )
+        return as_table(self.rows())
+
+    def rows(self) -> list[Row]:
+        """What is printed, as (name, text); a row without a name goes on with the one before."""
+        return [
+            ("regime", f"{self.verdict}   ({self.thresholds})"),
+            ("gap g", f"{self.gap}   on {self.inputs}"),
+            ("differential j", f"{self.differential}{self._probed()}   on {self._of(self.differential_examples)}"),
+            *self._spread(),
+            *_listed("model", (self.model,)),
+            ("trained by", self.how),
+            ("output scale", f"alpha = {self.alpha:g}"),
+            *([("kappa", _kappa(self.criterion))] if self.criterion is not None else []),
+            *self._layers(),
+            *((name, f"{value:.3g}") for name, value in self.losses.items()),
+            *((name, f"{value:.3g}") for name, value in self.classification.items()),
+            ("kernel change", self._kernel()),
+            *((name, f"{value:.3g}") for name, value in self.indicators.items()),
+            *_listed("like", (self.placed,)),
+            *_listed("because", self.reasons),
+            *_listed("advice", self.advice),
+        ]
 
     @property
     def verdict(self) -> str:
@@ -132,10 +136,18 @@ class Diagnosis:
         return rows
 
 
-def as_table(rows: list[Row]) -> str:
-    """Two columns of text."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+def as_table(rows: list[Row], width: int | None = None) -> str:
+    """Two columns of text; with a `width` the right one is wrapped to it, below the names where too little is left."""
+    left = max(len(name) for name, _ in rows)
+    if width is None:
+        return "\n".join(f"{name:{left}}  {text}" for name, text in rows)
+    beside = left + 2 + NARROWEST <= width
+    rest = " " * (left + 2 if beside else 2)
+    firsts = [f"{name:{left}}  " if beside else f"{name}: " if name else rest for name, _ in rows]
+    return "\n".join(
+        fill(f"{first}{text}", width, subsequent_indent=rest, break_on_hyphens=False, drop_whitespace=True)
+        for first, (_, text) in zip(firsts, rows, strict=True)
+    )
 
 
 def _listed(name: str, lines: tuple[str, ...]) -> list[Row]:
