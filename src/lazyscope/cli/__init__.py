@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -7,6 +8,7 @@ from difflib import get_close_matches
 from lazyscope.cli import streams
 from lazyscope.cli.arguments import InputError, parse, terminated_as_interrupted
 from lazyscope.cli.diagnose import Diagnose
+from lazyscope.cli.interrupts import INTERRUPTED, interrupts, say_interrupted
 from lazyscope.cli.landscape import Landscape
 from lazyscope.cli.process import say
 from lazyscope.cli.reproduce import Reproduce
@@ -67,13 +69,14 @@ def _run(words: list[str]) -> int:
         say(str(error))
         return 2
     except RuntimeError as error:
+        if interrupts(error):
+            return say_interrupted()
         if type(error).__name__ != "FailedCellsError":  # its module needs JAX, which most commands never load
             raise
         say(str(error))
         return 1
-    except KeyboardInterrupt:
-        say("interrupted; finished cells and figures are kept, the same command goes on from there")
-        return 130
+    except KeyboardInterrupt as stop:
+        return say_interrupted(stop)
 
 
 def _check_command(words: Sequence[str]) -> None:
@@ -85,4 +88,7 @@ def _check_command(words: Sequence[str]) -> None:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:
+        os._exit(status)  # the usual way out waits for the compiled program that still runs
+    sys.exit(status)

@@ -1,5 +1,6 @@
 """`lazyscope diagnose`: how lazily a model trains."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,9 @@ import tyro
 
 from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
-from lazyscope.cli.process import check_seed
+from lazyscope.cli.process import check_seed, say
+
+AGAIN = "nothing is kept, the same command starts anew; --no-kappa or fewer --steps make it shorter"
 
 
 @dataclass
@@ -43,6 +46,10 @@ class Diagnose:
     """Names in the file of --after that are no parameters; * stands for anything: --ignore '*.running_mean'."""
     json: bool = False
     """Print one JSON object instead of the table."""
+    quiet: bool = False
+    """Show no progress."""
+    no_kappa: bool = False
+    """Leave kappa out: it decides nothing, and can take longer than all else."""
     steps: int = 1500
     """Steps of our own descent, where the case brings no trainer and --after no weights."""
     seed: int = 0
@@ -58,9 +65,17 @@ class Diagnose:
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
+        from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.loading import on_case
+        from lazyscope.cli.terminal import progress_bar
 
-        found = on_case(self.case, self._diagnosed, torch=True) if folders is None else self._of_folders(*folders)
+        with progress_bar("", quiet=self.quiet) as heard, how_to_go_on(lambda: f"{heard}: {AGAIN}"):
+
+            def diagnosed(case: Any) -> Any:
+                return self._diagnosed(case, heard)
+
+            ours = folders is None
+            found = on_case(self.case, diagnosed, torch=True) if ours else self._of_folders(*folders, heard)
         print(self._printed(found))
         return 0
 
@@ -82,13 +97,14 @@ class Diagnose:
             )
         return before, self.end, self.batch
 
-    def _of_folders(self, before: Path, after: Path, batch: Path) -> Any:
+    def _of_folders(self, before: Path, after: Path, batch: Path, progress: Any) -> Any:
         from lazyscope.cli import streams
         from lazyscope.cli.folders import diagnosed
 
         try:
             with streams.aside():  # what transformers prints
-                return diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
+                options = {"ignore": self.ignore, "seed": self.seed, "with_kappa": not self.no_kappa}
+                return diagnosed(before, after, batch, self.held_out, progress=progress, **options)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
 
@@ -100,16 +116,19 @@ class Diagnose:
 
         return json.dumps(found.as_dict(), allow_nan=False) if self.json else as_table(found.rows(), tables.width())
 
-    def _diagnosed(self, case: Any) -> Any:
+    def _diagnosed(self, case: Any, progress: Any) -> Any:
         import jax
 
         from lazyscope.cli.loading import weights
         from lazyscope.diagnose import diagnose
 
         if not hasattr(case, "apply"):  # of PyTorch
-            options = {"trained": self.after, "train": None} if self.after is not None else {}
+            options: dict[str, Any] = {"with_kappa": not self.no_kappa, "progress": progress}
+            options |= {"trained": self.after, "train": None} if self.after is not None else {}
+            self._say_what_comes(case.train is not None and self.after is None, case.trained or self.after, None)
             return case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options)
         after = None if self.after is None else weights(self.after, case.params0, self.ignore)
+        self._say_what_comes(case.train is not None, self.after, case.params0)
         return diagnose(
             case.apply,
             case.params0,
@@ -120,4 +139,19 @@ class Diagnose:
             gates=case.gates,
             num_steps=self.steps,
             key=jax.random.key(self.seed),
+            with_kappa=not self.no_kappa,
+            progress=progress,
         )
+
+    def _say_what_comes(self, trainer: bool, after: Any, params0: Any) -> None:
+        """What each part takes, before the first begins."""
+        from lazyscope.criterion import default_budget
+
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            return
+        most = "" if params0 is None else f" in at most {default_budget(params0).products} products"
+        parts = [] if self.no_kappa else [f"kappa{most} (--no-kappa leaves it out)"]
+        if after is None:
+            each = "your trainer twice, on" if trainer else f"{self.steps} steps of descent each (--steps) for"
+            parts.append(f"{each} the model and its linearisation")
+        say("; then ".join([*parts, "g, j, layers and kernels are measured"]))

@@ -13,6 +13,7 @@ from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_folder, check_seed, say
 
 MOST_POINTS = 4001
+AGAIN = "nothing is written, the same command starts anew; a lower --resolution is faster"
 DIRECTIONS = ("random", "hessian", "kernel")
 
 
@@ -45,6 +46,8 @@ class Landscape:
     """Folder for the picture and the data."""
     seed: int = 0
     """Seed of random directions."""
+    quiet: bool = False
+    """Show no progress."""
 
     def run(self) -> int:
         """Evaluate, draw, write and print the path of the picture."""
@@ -60,10 +63,13 @@ class Landscape:
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope import figures
+        from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.loading import on_case
+        from lazyscope.cli.terminal import progress_bar
         from lazyscope.store import export, provenance, write_atomic
 
-        dataset = on_case(self.case, lambda case: self._evaluated(case, axes))
+        with progress_bar("", quiet=self.quiet) as heard, how_to_go_on(lambda: f"{heard}: {AGAIN}"):
+            dataset = on_case(self.case, lambda case: self._evaluated(case, axes, heard))
         if int(dataset.attrs["gaps"]) == dataset.value.size:
             raise InputError("the loss must be finite somewhere on the plane, got NaN everywhere: lower --extent")
         picture = figures.landscape(dataset)
@@ -76,7 +82,7 @@ class Landscape:
         print(self.out / "landscape.png")
         return 0
 
-    def _evaluated(self, case: Any, axes: dict[str, int]) -> Any:
+    def _evaluated(self, case: Any, axes: dict[str, int], progress: Any) -> Any:
         import jax
 
         from lazyscope import landscape
@@ -93,7 +99,8 @@ class Landscape:
             "kernel": lambda: landscape.kernel_directions(case.apply, center, case.problem.x).directions,
         }
         directions = chosen[self.directions]()
-        surface = landscape.plane(loss, center, directions, extent=self.extent, resolution=self.resolution)
+        grid = {"extent": self.extent, "resolution": self.resolution}
+        surface = landscape.plane(loss, center, directions, progress=progress, **grid)
         points = {"center": center} | ({} if self.after is None else {"initial": case.params0})
         placed = landscape.project(list(points.values()), center, directions, function=loss)
         names = {"coordinates": ("point", "axis"), "values": "point", "shadows": "point", "off_plane": "point"}

@@ -1,5 +1,6 @@
 """What the command line prints: a progress line with time left, and tables."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -9,36 +10,69 @@ from rich.table import Table
 from rich.text import Text
 
 from lazyscope.cli.tables import console, print_table
+from lazyscope.progress import Progress as ProgressCallback
 from lazyscope.report import Item
 from lazyscope.store import Summary
-from lazyscope.sweep import Progress as ProgressCallback
 
 STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
+class Heard:
+    """What a progress callback was told: parts that are finished, and how far the present one is."""
+
+    def __init__(self, draw: ProgressCallback | None = None) -> None:
+        self._draw = draw
+        self.finished: list[str] = []
+        self.now = ""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Note it, and draw it where there is a terminal."""
+        self.now = f"{what}: {done} of {total}"
+        if done >= total and what not in self.finished:
+            self.finished.append(what)
+        if self._draw is not None:
+            self._draw(done, total, what)
+
+    def __str__(self) -> str:
+        done = f", done: {'; '.join(self.finished)}" if self.finished else ""
+        return f"at {self.now or 'the start'}{done}"
+
+
 @contextmanager
-def progress_bar(name: str) -> Iterator[ProgressCallback]:
-    """A callback `progress(done, total, label)` that draws one line on standard error, with the time left."""
+def progress_bar(name: str, *, unit: str = "", quiet: bool = False) -> Iterator[Heard]:
+    """A callback `progress(done, total, what)` that draws one line on standard error, with the time left.
+
+    Nothing is drawn with `quiet`, or where standard error is no terminal.
+    """
+    stderr = sys.stderr
+    if quiet or stderr is None or not stderr.isatty():
+        yield Heard()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("cells"),
+        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(name, total=None)
+    before = (0, 0)
 
-    def update(done: int, total: int, label: str) -> None:
-        bar.update(task, completed=done, total=total, description=f"{name} {label}".strip())
+    def draw(done: int, total: int, what: str) -> None:
+        nonlocal before
+        if done < before[0] or total != before[1]:  # another part: what the last one took says nothing of it
+            bar.reset(task, total=total)
+        before = done, total
+        bar.update(task, completed=done, total=total, description=f"{name} {what}".strip())
 
     # A terminal that cannot draw a bar costs no result.
     with suppress(Exception):
         bar.start()
     try:
-        yield update
+        yield Heard(draw)
     finally:
         with suppress(Exception):
             bar.stop()

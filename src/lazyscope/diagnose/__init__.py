@@ -1,7 +1,7 @@
 """Is this training lazy, why, and what changes it: `diagnose`, `monitor`, `crossover`."""
 
 from lazyscope.diagnose.advice import Recommendation
-from lazyscope.diagnose.crossover import Crossover, crossover
+from lazyscope.diagnose.crossover import Crossover, Evaluation, crossover
 from lazyscope.diagnose.diagnosis import Diagnosis
 from lazyscope.diagnose.layers import GroupRow
 from lazyscope.diagnose.monitor import monitor
@@ -12,6 +12,7 @@ from lazyscope.diagnose.verdict import diagnose
 __all__ = [
     "Crossover",
     "Diagnosis",
+    "Evaluation",
     "GroupRow",
     "Recommendation",
     "Scale",

@@ -18,12 +18,14 @@ from jaxtyping import Array, Float, PyTree
 from lazyscope import tree
 from lazyscope.door import Program, entrance, outputs_of
 from lazyscope.landscape.vectors import direction_matrix, flatten
+from lazyscope.progress import Progress, heard
 
 MEMORY_BUDGET = 2 * 2**30
 """Bytes that the evaluation of one grid may take: 2 GiB."""
 
 CPU_BATCH_BYTES = 2**18  # working memory of a batch on a CPU: what its inner caches hold
 BATCH_POINTS = 1024
+PARTS = 20  # in which a grid is evaluated, at most
 
 Function = Callable[[PyTree], Array]
 
@@ -62,14 +64,17 @@ def line(
     extent: float | tuple[float, float] = 1.0,
     resolution: int = 51,
     memory_budget: float = MEMORY_BUDGET,
+    progress: Progress | None = None,
 ) -> Line:
     """`function` at center + s·direction for `resolution` values of s: −extent..extent, or from a pair (low, high).
 
-    Values that are not finite become NaN and are counted. Raises ValueError for a direction of another tree or a zero
-    one, for an empty extent, a resolution below 2, and a grid that does not fit the budget.
+    Values that are not finite become NaN and are counted. `progress` hears of points (`lazyscope.progress`).
+
+    Raises ValueError for a direction of another tree or a zero one, for an empty extent, a resolution below 2, and a
+    grid that does not fit the budget.
     """
     matrix = direction_matrix(center, [direction], 1)
-    (x,), values, gaps = _grid(function, center, matrix, (extent,), (resolution,), memory_budget)
+    (x,), values, gaps = _grid(function, center, matrix, (extent,), (resolution,), memory_budget, heard(progress))
     return Line(x, values, gaps)
 
 
@@ -82,12 +87,14 @@ def plane(
     extent: float | tuple[Any, Any] = 1.0,
     resolution: int | tuple[int, int] = 51,
     memory_budget: float = MEMORY_BUDGET,
+    progress: Progress | None = None,
 ) -> Plane:
     """`function` at center + x·d_0 + y·d_1 on a grid.
 
     `function(params)` is any scalar of a pytree that JAX can trace, such as `lambda w: loss(apply(w, x), y)`.
     Coordinates are in units of the directions, which need not be orthogonal or of length 1. `extent` is one half-width
     for both axes, or a pair with a half-width or a (low, high) each; `resolution` one number or a pair.
+    `progress` hears of points (`lazyscope.progress`).
 
     Values that are not finite become NaN and are counted in `gaps`. Raises ValueError in one line for directions of
     another tree, zero or parallel ones, for an empty extent, and for a grid that does not fit `memory_budget`.
@@ -95,7 +102,7 @@ def plane(
     matrix = direction_matrix(center, directions, 2)
     extents = extent if isinstance(extent, tuple) else (extent, extent)
     counts = resolution if isinstance(resolution, tuple) else (resolution, resolution)
-    (x, y), values, gaps = _grid(function, center, matrix, extents, counts, memory_budget)
+    (x, y), values, gaps = _grid(function, center, matrix, extents, counts, memory_budget, heard(progress))
     return Plane(x, y, values, gaps)
 
 
@@ -136,6 +143,7 @@ def _grid(
     extents: Sequence[Any],
     counts: Sequence[int],
     memory_budget: float,
+    report: Progress,
 ) -> tuple[list[Array], Array, int]:
     axes = [_axis(extent, count, matrix.dtype) for extent, count in zip(extents, counts, strict=True)]
     shape = tuple(axis.size for axis in axes)
@@ -143,7 +151,16 @@ def _grid(
     coordinates = jnp.asarray(np.stack([m.reshape(-1) for m in mesh], axis=1))
     devices = _devices(function, center)
     batch = _batch(function, center, coordinates, memory_budget, devices)
-    values = np.asarray(_evaluate(function, batch, devices, center, matrix, coordinates))
+    at_once = batch * len(devices)
+    # One compiled program for parts of one size: progress shows, and Ctrl-C is heard, between two of them.
+    size = at_once * max(1, -(-len(coordinates) // (PARTS * at_once)))
+    parts = []
+    for at in range(0, len(coordinates), size):
+        report(at, len(coordinates), "points")
+        share = coordinates[np.minimum(np.arange(at, at + size), len(coordinates) - 1)]
+        parts.append(np.asarray(_evaluate(function, batch, devices, center, matrix, share)))
+    report(len(coordinates), len(coordinates), "points")
+    values = np.concatenate(parts)[: len(coordinates)]
     finite = np.isfinite(values)
     return axes, jnp.asarray(np.where(finite, values, np.nan).reshape(shape)), int(np.sum(~finite))
 
