@@ -7,9 +7,11 @@ from difflib import get_close_matches
 
 from lazyscope.cli import streams
 from lazyscope.cli.arguments import InputError, parse, terminated_as_interrupted
+from lazyscope.cli.crossover import Crossover
 from lazyscope.cli.diagnose import Diagnose
 from lazyscope.cli.interrupts import INTERRUPTED, interrupts, say_interrupted
 from lazyscope.cli.landscape import Landscape
+from lazyscope.cli.line import Line
 from lazyscope.cli.process import say
 from lazyscope.cli.reproduce import Reproduce
 from lazyscope.cli.show import List, Report
@@ -25,17 +27,23 @@ Examples:
   lazyscope reproduce note-fig4 --seeds 10 --check exit status 1 if an outcome is not the expected one
   lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
+  lazyscope crossover my_model.py:case             the output scale above which it trains lazily
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
+  lazyscope line my_model.py:case A B              the loss between two checkpoints, and the barrier
   lazyscope zoo lstm                               which PyTorch models are known to convert
   lazyscope report lazyscope-out                   make the page again from what is there
   lazyscope --version                              which version this is
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """
 
-COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Report | StoreCommand | Zoo]] = {
+COMMANDS: dict[
+    str, Callable[..., Reproduce | Diagnose | Crossover | Landscape | Line | List | Report | StoreCommand | Zoo]
+] = {
     "reproduce": Reproduce,
     "diagnose": Diagnose,
+    "crossover": Crossover,
     "landscape": Landscape,
+    "line": Line,
     "list": List,
     "report": Report,
     "store": StoreCommand,

@@ -3,6 +3,7 @@
 from lazyscope.diagnose.advice import Recommendation
 from lazyscope.diagnose.crossover import Crossover, Evaluation, crossover
 from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.ends import Ends, ends
 from lazyscope.diagnose.layers import GroupRow
 from lazyscope.diagnose.monitor import monitor
 from lazyscope.diagnose.regime import Thresholds, regime, regimes
@@ -12,6 +13,7 @@ from lazyscope.diagnose.verdict import diagnose
 __all__ = [
     "Crossover",
     "Diagnosis",
+    "Ends",
     "Evaluation",
     "GroupRow",
     "Recommendation",
@@ -19,6 +21,7 @@ __all__ = [
     "Thresholds",
     "crossover",
     "diagnose",
+    "ends",
     "monitor",
     "regime",
     "regimes",

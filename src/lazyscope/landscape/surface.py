@@ -106,6 +106,32 @@ def plane(
     return Plane(x, y, values, gaps)
 
 
+class Barrier(NamedTuple):
+    """How far the loss on a line rises above its straight interpolation between the ends, and where that is most."""
+
+    height: float
+    at: float
+
+
+def barrier(found: Line) -> Barrier:
+    """The barrier between the ends of a line: max over s of L(s) − [(1 − s) L(0) + s L(1)] (Frankle et al. 2020, §2).
+
+    `found` runs from one end to the other: `line(f, *between(a, b), extent=(0, 1))`, with s of 0 to 1 over its length.
+    0 where the loss lies nowhere above, at an end. Raises ValueError where the line has gaps.
+    """
+    if found.gaps:
+        raise ValueError(
+            f"a barrier needs finite values all along the line, got {found.gaps} of {found.values.size} that are not: "
+            "look at the line, or at another loss"
+        )
+    values, x = np.asarray(found.values, float), np.asarray(found.x, float)
+    share = (x - x[0]) / (x[-1] - x[0])
+    above = values - ((1 - share) * values[0] + share * values[-1])
+    above[[0, -1]] = 0.0
+    place = int(np.argmax(above))
+    return Barrier(float(above[place]), float(share[place]))
+
+
 def sublevel_radius(surface: Line | Plane, *, level: float) -> float:
     """Size of the region around the centre where the values are below `level`, in units of the coordinates.
 
