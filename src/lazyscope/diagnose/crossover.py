@@ -94,11 +94,9 @@ def crossover(
             raise
         return float(found.gap), float(found.differential)
 
-    search = _Search(measured, watch, thresholds, tolerance, evaluated, heard(progress))
+    search = _Search(measured, watch, thresholds, tolerance, evaluated, heard(progress), between)
     if between is None:
         search.bracket(case.alpha, largest)
-    else:
-        search.low, search.high = between
     search.bisect()
     if between is not None:
         search.check_ends(between)
@@ -117,10 +115,11 @@ class _Search:
         tolerance: float,
         evaluated: Callable[[Evaluation], None] | None,
         report: Progress,
+        between: tuple[float, float] | None,
     ) -> None:
         self.measured, self.watch, self.thresholds = measured, watch, thresholds
         self.tolerance, self.evaluated, self.report = tolerance, evaluated, report
-        self.low, self.high = 0.0, math.inf
+        self.low, self.high = between or (0.0, math.inf)
         self.history: list[Evaluation] = []
         self._tell()
 
@@ -128,13 +127,15 @@ class _Search:
         """Evaluate `alpha`, and narrow the bracket."""
         gap, differential = self.measured(alpha)
         above = max(gap / self.thresholds.gap_lazy, differential / self.thresholds.differential_lazy) - 1
-        if math.isfinite(above):
+        if math.isfinite(above) and not self._closed():  # within a bracket the search always ends
             self.watch.see(alpha, gap, differential, above)
         if above <= 0:
             self.high = min(self.high, alpha)
         else:
             self.low = max(self.low, alpha)
-        self.history.append(Evaluation(alpha, gap, differential, above <= 0, self.low, self.high, self._left()))
+        self.history.append(
+            Evaluation(alpha, gap, differential, above <= 0, self.low, self.high, self._left(len(self.history) + 1))
+        )
         if self.evaluated is not None:
             self.evaluated(self.history[-1])
         self._tell()
@@ -173,16 +174,20 @@ class _Search:
                     f"{'lazy' if not lazy else 'not lazy'} at {end:g}: leave it out to look for a bracket"
                 )
 
-    def _left(self) -> int:
-        """Evaluations to come, if the next one already closes a bracket."""
-        known = self.low > 0 and self.high < math.inf
-        apart = math.log(self.high / self.low) if known else math.log(4.0)
-        halvings = max(math.ceil(math.log2(apart / math.log1p(self.tolerance))), 0)
-        return halvings if known else halvings + 1
+    def _left(self, done: int) -> int:
+        """Evaluations to come after `done`, if the next one already closes a bracket."""
+        apart = self.high / self.low if self._closed() else 4.0
+        halvings = (
+            math.ceil(math.log2(math.log(apart) / math.log1p(self.tolerance))) if apart > 1 + self.tolerance else 0
+        )
+        return halvings if self._closed() else halvings + (1 if done else 2)
+
+    def _closed(self) -> bool:
+        return self.low > 0 and self.high < math.inf
 
     def _tell(self) -> None:
         done = len(self.history)
-        self.report(done, done + self._left(), "evaluations")
+        self.report(done, done + self._left(done), "evaluations")
 
 
 class _Watch:
