@@ -301,6 +301,7 @@ def test_landscape_writes_picture_and_data_with_true_losses(own_model, in_proces
     with xr.open_dataset(out / "landscape.nc") as ds:
         assert ds.value.shape == (5, 5)
         assert ds.attrs["directions"] == "kernel"
+        assert ds.attrs["normalisation"] == "directions of length 1"
         # The centre of the plane is the loss of the weights given; the initial ones, 0, are two away from all ones.
         np.testing.assert_allclose(ds.value.values[2, 2], ds["values"].sel(point="center"))
         distance = np.hypot(np.linalg.norm(ds.coordinates.sel(point="initial")), ds.off_plane.sel(point="initial"))
@@ -310,7 +311,10 @@ def test_landscape_writes_picture_and_data_with_true_losses(own_model, in_proces
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--directions", "best"], "--directions must be one of random, hessian, kernel, got 'best'"),
+        (["--directions", "best"], "--directions must be one of random, hessian, kernel, path, got 'best'"),
+        (["--directions", "path", "--after", "w.npz"], "a path is trained from the start, got --after w.npz"),
+        (["--directions", "path", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--directions", "path", "--steps", "5"], "a path needs a trained and a linearised end apart from each other"),
         (["--units", "w"], "--units must be NAME=AXIS, got 'w'"),
         (["--units", "v=0"], "axes must name parameters, got 'v'"),
         ([], "got direction 0 zero"),  # w has one axis: a bias, as far as we know

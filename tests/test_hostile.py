@@ -48,7 +48,7 @@ BAD_LINES = st.one_of(
     st.one_of(st.integers(max_value=-1).map(str), HUGE, NO_NUMBER).map(lambda n: ["diagnose", "x", "--seed", n]),
     WORD.filter(lambda case: not case.startswith("two-layer")).map(lambda case: ["diagnose", f"no{case}"]),
     st.tuples(PATHS, WORD).map(lambda two: ["diagnose", f"absent/{two[0]}.py:{two[1]}"]),
-    neither("random", "hessian", "kernel").map(lambda d: ["landscape", "two-layer-rich", "--directions", d]),
+    neither("random", "hessian", "kernel", "path").map(lambda d: ["landscape", "two-layer-rich", "--directions", d]),
     NO_FLOAT.map(lambda extent: ["landscape", "two-layer-rich", "--extent", extent]),
     st.one_of(HUGE, NO_NUMBER).map(lambda n: ["landscape", "two-layer-rich", "--resolution", n]),
     WORD.filter(lambda text: "=" not in text).map(lambda unit: ["landscape", "two-layer-rich", "--units", unit]),

@@ -27,6 +27,7 @@ SCIENCE = (
     "diagnose",
     "landscape",
 )
+SHARED = ("progress",)  # by both halves; it imports neither
 EDGES = ("adapters", "torch", "datasets")
 EXPERIMENTS = ("executors", "sweep", "store", "claims", "figures", "report")
 TOP = ("views", "papers", "cli")
@@ -65,18 +66,23 @@ def roots_of(node: ast.stmt) -> set[str]:
 def own(path: Path) -> set[str]:
     """Modules of lazyscope that a file imports, without those that it may import when asked."""
     inside = {name.split(".")[1] for name in imports(path) if name.startswith("lazyscope.")}
-    return inside & {*SCIENCE, *EDGES, *EXPERIMENTS, *TOP} - ASKED.get(path, set())
+    return inside & {*SHARED, *SCIENCE, *EDGES, *EXPERIMENTS, *TOP} - ASKED.get(path, set())
 
 
 def test_every_module_has_a_place_in_the_layout():
     found = {module_of(path) for path in FILES} - {"__init__"}
-    assert found <= {*SCIENCE, *EDGES, *EXPERIMENTS, *TOP}
+    assert found <= {*SHARED, *SCIENCE, *EDGES, *EXPERIMENTS, *TOP}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in SHARED], ids=str)
+def test_what_both_halves_share_imports_neither(path):
+    assert own(path) <= {module_of(path)}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in SCIENCE], ids=str)
 def test_science_imports_only_from_above_and_no_files_or_printing(path):
     allowed = SCIENCE[: SCIENCE.index(module_of(path)) + 1]
-    assert own(path) <= set(allowed)
+    assert own(path) <= {*SHARED, *allowed}
     roots = {name.split(".")[0] for name in imports(path)}
     assert not roots & {"rich", "tyro", "matplotlib", "plotly", "pathlib", "os", "subprocess"}
     assert "xarray" not in {alias for node in ast.parse(path.read_text()).body for alias in roots_of(node)}
@@ -102,7 +108,7 @@ def test_views_know_diagnoses_and_the_page_and_no_paper(path):
 def test_edges_need_only_what_defines_a_model_and_import_others_inside_functions(path):
     # In PyTorch's terms is said what all of science and the adapters do.
     more = {*SCIENCE, "adapters"} if module_of(path) == "torch" else {"tree", "examples", "models", "problems"}
-    assert own(path) <= {*more, module_of(path)}
+    assert own(path) <= {*SHARED, *more, module_of(path)}
     at_import = {alias for node in ast.parse(path.read_text()).body for alias in roots_of(node)}
     own_library = {"torch"} if module_of(path) == "torch" else set()  # a caller of `lazyscope.torch` has it
     if path == SOURCE / "torch" / "trainer.py":  # itself imported only when `Callback` is used
@@ -114,7 +120,7 @@ def test_edges_need_only_what_defines_a_model_and_import_others_inside_functions
 @pytest.mark.parametrize("path", [p for p in FILES if module_of(p) in EXPERIMENTS], ids=str)
 def test_experiment_modules_know_nothing_of_neural_networks(path):
     allowed = EXPERIMENTS[: EXPERIMENTS.index(module_of(path)) + 1]
-    assert own(path) <= set(allowed)
+    assert own(path) <= {*SHARED, *allowed}
     if module_of(path) == "sweep":
         assert "store" not in own(path)
 

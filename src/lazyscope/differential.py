@@ -28,6 +28,7 @@ from lazyscope.examples import Batch, count, take
 from lazyscope.groups import Groups, grouped
 from lazyscope.intervals import Interval, root_of_ratio
 from lazyscope.models import Apply
+from lazyscope.progress import Progress, due, heard
 
 PROBES, LEAST = 4, 64
 """Random directions an example, where there are too many outputs to take all of them, and in all at least."""
@@ -75,6 +76,7 @@ def differential_change(
     groups: Groups = None,
     key: Key[Array, ""] | None = None,
     probes: int | None = None,
+    progress: Progress | None = None,
 ) -> DifferentialChange:
     """J = ‖Dh(params) − Dh(params0)‖_F/‖Dh(params0)‖_F on `x`, in all and per group of parameters.
 
@@ -82,7 +84,7 @@ def differential_change(
     `probes`, by so many random directions an example (default 4, and 64 in all), which need a `key`. `groups` maps
     globs over leaf paths to names of groups; by default a group is a module (`lazyscope.groups`). 0 where nothing
     moved; the output scale alpha drops out. Examples are differentiated one by one, so they must not see each other.
-    Can be jitted.
+    `progress` hears of blocks of examples (`lazyscope.progress`). Can be jitted.
 
     Raises ValueError for checkpoints of different shapes, for outputs that are not real with one row per example, for a
     glob that matches nothing, and for a missing key.
@@ -103,7 +105,7 @@ def differential_change(
         )
     else:
         directions = jax.random.rademacher(key, (n, wanted, k), outputs.dtype)
-    starts, changes = _squares(apply, params0, params, x, directions)
+    starts, changes = _squares(apply, params0, params, x, directions, heard(progress))
     listed = tuple((name, tuple(leaves)) for name, leaves in members.items())
     probes = 0 if exact else directions.shape[1]
     value, error, by_group, by_example = _summed(steps, starts, changes, listed, probes)
@@ -183,17 +185,21 @@ def _summed(
     return jnp.sqrt(square), error, {name: group(leaves) for name, leaves in members}, by_example
 
 
-def _squares(apply: Apply, params0: PyTree, params: PyTree, x: Batch, directions: Array) -> tuple[Array, Array]:
+def _squares(
+    apply: Apply, params0: PyTree, params: PyTree, x: Batch, directions: Array, report: Progress
+) -> tuple[Array, Array]:
     """‖z_rᵀD_l h_i(w0)‖² and ‖z_rᵀΔD_l h_i‖² for example i, direction r and leaf l, in one unit for all."""
     n, probes, _ = directions.shape
     size = max(1, min(n, BLOCK // max(probes * tree.size(tree.split(params0)[0]), 1)))
     if size == n:
         return _block(apply, params0, params, x, directions)[1:]
     if concrete(params0, params, x, directions):
-        pieces = [
-            _block(apply, params0, params, take(x, slice(at, at + size)), directions[at : at + size])
-            for at in range(0, n, size)
-        ]
+        pieces, again = [], due(report)
+        for at in range(0, n, size):
+            pieces.append(_block(apply, params0, params, take(x, slice(at, at + size)), directions[at : at + size]))
+            if again():
+                jax.block_until_ready(pieces[-1])
+                report(min(at + size, n), n, "change of the differential, examples")
         scales = jnp.stack([scale for scale, _, _ in pieces])
         unit = _or_one(jnp.max(scales))
         return tuple(  # type: ignore[return-value]

@@ -140,13 +140,27 @@ def landscape(surface: xr.Dataset) -> Figure:
     if "coordinates" in surface:
         ax.set_xlim(ax.get_xlim())
         ax.set_ylim(ax.get_ylim())
-        for marker, color, name in zip("ox", ("white", ORANGE), surface.point.values, strict=False):
+        for marker, color, name in zip("ox^", ("white", ORANGE, "white"), surface.point.values, strict=False):
             one = surface.sel(point=name)
             label = f"{name}: loss {float(one['values']):.3g}, {float(one.off_plane):.3g} off the plane"
             ax.plot(*one.coordinates.values, marker, color=color, mec=color if marker == "x" else INK, label=label)
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     ax.set_xlabel("first direction")
     ax.set_ylabel("second direction")
+    return figure
+
+
+def loss_line(line: xr.Dataset, *, height: float, at: float) -> Figure:
+    """Losses `value` over `x` between two points, their straight interpolation and the barrier above it."""
+    figure, (ax,) = new_figure(6.2, 4.0)
+    x, values = line.x.values, line.value.values
+    ends = np.interp(at, [0, 1], values[[0, -1]])
+    ax.plot(x, values, color=INK, linewidth=1.6, label="loss")
+    ax.plot(x[[0, -1]], values[[0, -1]], "--", color=ORANGE, label="between the ends")
+    if height > 0:
+        ax.annotate("", (at, ends + height), (at, ends), arrowprops={"arrowstyle": "<->", "color": ORANGE})
+    finish(ax, x="from the first point to the second", y="loss")
+    ax.set_title(f"barrier {height:.3g} at {at:.2f}", fontsize=9)
     return figure
 
 

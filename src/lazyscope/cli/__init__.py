@@ -1,13 +1,17 @@
 """The command line. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from lazyscope.cli import streams
 from lazyscope.cli.arguments import InputError, parse, terminated_as_interrupted
+from lazyscope.cli.crossover import Crossover
 from lazyscope.cli.diagnose import Diagnose
+from lazyscope.cli.interrupts import INTERRUPTED, interrupts, say_interrupted
 from lazyscope.cli.landscape import Landscape
+from lazyscope.cli.line import Line
 from lazyscope.cli.process import say
 from lazyscope.cli.reproduce import Reproduce
 from lazyscope.cli.show import List, Report
@@ -24,7 +28,9 @@ Examples:
   lazyscope reproduce --size paper --workers 16    in 16 processes; --dask tcp://HOST:8786 on a cluster
   lazyscope diagnose my_model.py:case              how lazily your own model trains, and what to change
   lazyscope diagnose BEFORE AFTER --batch FILE     the same of two folders that transformers wrote
+  lazyscope crossover my_model.py:case             the output scale above which it trains lazily
   lazyscope landscape my_model.py:case             the loss around its weights, as picture and data
+  lazyscope line my_model.py:case A B              the loss between two checkpoints, and the barrier
   lazyscope zoo lstm                               which PyTorch models are known to convert
   lazyscope diagnose my_model.py:case --out page   the same as a page to look at
   lazyscope report lazyscope-out                   make the page again from what is there
@@ -33,10 +39,14 @@ Examples:
   lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
 """
 
-COMMANDS: dict[str, Callable[..., Reproduce | Diagnose | Landscape | List | Report | StoreCommand | Zoo]] = {
+COMMANDS: dict[
+    str, Callable[..., Reproduce | Diagnose | Crossover | Landscape | Line | List | Report | StoreCommand | Zoo]
+] = {
     "reproduce": Reproduce,
     "diagnose": Diagnose,
+    "crossover": Crossover,
     "landscape": Landscape,
+    "line": Line,
     "list": List,
     "report": Report,
     "store": StoreCommand,
@@ -70,13 +80,14 @@ def _run(words: list[str]) -> int:
         say(str(error))
         return 2
     except RuntimeError as error:
+        if interrupts(error):
+            return say_interrupted()
         if type(error).__name__ != "FailedCellsError":  # its module needs JAX, which most commands never load
             raise
         say(str(error))
         return 1
-    except KeyboardInterrupt:
-        say("interrupted; finished cells and figures are kept, the same command goes on from there")
-        return 130
+    except KeyboardInterrupt as stop:
+        return say_interrupted(stop)
 
 
 def _check_command(words: Sequence[str]) -> None:
@@ -88,4 +99,7 @@ def _check_command(words: Sequence[str]) -> None:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:
+        os._exit(status)  # the usual way out waits for the compiled program that still runs
+    sys.exit(status)

@@ -12,10 +12,13 @@ import tyro
 
 from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
-from lazyscope.cli.process import check_folder, check_seed
+from lazyscope.cli.process import check_folder, check_seed, say
 
 if TYPE_CHECKING:
     from lazyscope.diagnose import Diagnosis
+
+AGAIN = "nothing is kept, the same command starts anew; --no-kappa or fewer --steps make it shorter"
+SCALES_AGAIN = "the scales that are finished are kept in {}, the same command goes on from there"
 
 
 @dataclass
@@ -59,6 +62,10 @@ class Diagnose:
     OUT/scales, and the same command goes on from there."""
     json: bool = False
     """Print one JSON object instead of the table."""
+    quiet: bool = False
+    """Show no progress."""
+    no_kappa: bool = False
+    """Leave kappa out: it decides nothing, and can take longer than all else."""
     steps: int = 1500
     """Steps of our own descent, where the case brings no trainer and --after no weights."""
     seed: int = 0
@@ -77,13 +84,17 @@ class Diagnose:
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
+        from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.loading import on_case
+        from lazyscope.cli.terminal import progress_bar
 
-        if folders is None:
-            found, scales = on_case(self.case, self._at_scales, torch=True)
-        else:
-            found, scales = self._of_folders(*folders), ()
-        print(json.dumps(found.as_dict(), allow_nan=False) if self.json else found)
+        again = SCALES_AGAIN.format(self.out / "scales") if self.scales and self.out is not None else AGAIN
+        with progress_bar("", quiet=self.quiet) as heard, how_to_go_on(lambda: f"{heard}: {again}"):
+            if folders is None:
+                found, scales = on_case(self.case, lambda case: self._at_scales(case, heard), torch=True)
+            else:
+                found, scales = self._of_folders(*folders, heard), ()
+        print(self._printed(found))
         if self.out is not None:
             page = found.write_page(self.out, name=self.case, command=self._command(), scales=scales)
             print(page, file=sys.stderr if self.json else sys.stdout)
@@ -102,6 +113,7 @@ class Diagnose:
             words += [f"--{option}", str(value)] if value is not None else []
         words += ["--ignore", *self.ignore] if self.ignore else []
         words += ["--scales"] if self.scales else []
+        words += ["--no-kappa"] if self.no_kappa else []
         words += ["--steps", str(self.steps), "--seed", str(self.seed), "--out", str(self.out)]
         return shlex.join(words)
 
@@ -123,39 +135,51 @@ class Diagnose:
             )
         return before, self.end, self.batch
 
-    def _of_folders(self, before: Path, after: Path, batch: Path) -> "Diagnosis":
+    def _of_folders(self, before: Path, after: Path, batch: Path, progress: Any) -> "Diagnosis":
         from lazyscope.cli import streams
         from lazyscope.cli.folders import diagnosed
 
         try:
             with streams.aside():  # what transformers prints
-                return diagnosed(before, after, batch, self.held_out, self.ignore, self.seed)
+                options = {"ignore": self.ignore, "seed": self.seed, "with_kappa": not self.no_kappa}
+                return diagnosed(before, after, batch, self.held_out, progress=progress, **options)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
 
-    def _at_scales(self, case: Any) -> "tuple[Diagnosis, Sequence[Diagnosis]]":
+    def _at_scales(self, case: Any, progress: Any) -> "tuple[Diagnosis, Sequence[Diagnosis]]":
         """The diagnosis of a case, and with --scales those at other output scales."""
         if not self.scales or self.out is None:
-            return self._diagnosed(case), ()
+            return self._diagnosed(case, progress), ()
         if not hasattr(case, "apply"):
             raise ValueError("--scales needs a lazyscope.Case, got one of PyTorch, which has no output scale: leave it")
         from lazyscope.cli.scales import at_scales
 
-        base = self._diagnosed(case)
-        other = replace(self, scales=False)
-        others = at_scales(base, lambda alpha: other._diagnosed(replace(case, alpha=alpha)), self.out / "scales")
+        base = self._diagnosed(case, progress)
+        other = replace(self, scales=False, quiet=True)
+        others = at_scales(
+            base, lambda alpha: other._diagnosed(replace(case, alpha=alpha), progress), self.out / "scales"
+        )
         return base, others
 
-    def _diagnosed(self, case: Any) -> "Diagnosis":
+    def _printed(self, found: "Diagnosis") -> str:
+        from lazyscope.cli import tables
+        from lazyscope.diagnose.diagnosis import as_table
+
+        return json.dumps(found.as_dict(), allow_nan=False) if self.json else as_table(found.rows(), tables.width())
+
+    def _diagnosed(self, case: Any, progress: Any) -> "Diagnosis":
         import jax
 
         from lazyscope.cli.loading import weights
         from lazyscope.diagnose import diagnose
 
         if not hasattr(case, "apply"):  # of PyTorch
-            options = {"trained": self.after, "train": None} if self.after is not None else {}
+            options: dict[str, Any] = {"with_kappa": not self.no_kappa, "progress": progress}
+            options |= {"trained": self.after, "train": None} if self.after is not None else {}
+            self._say_what_comes(case.train is not None and self.after is None, case.trained or self.after, None)
             return case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options)
         after = None if self.after is None else weights(self.after, case.params0, self.ignore)
+        self._say_what_comes(case.train is not None, self.after, case.params0)
         return diagnose(
             case.apply,
             case.params0,
@@ -166,4 +190,19 @@ class Diagnose:
             gates=case.gates,
             num_steps=self.steps,
             key=jax.random.key(self.seed),
+            with_kappa=not self.no_kappa,
+            progress=progress,
         )
+
+    def _say_what_comes(self, trainer: bool, after: Any, params0: Any) -> None:
+        """What each part takes, before the first begins."""
+        from lazyscope.criterion import default_budget
+
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            return
+        most = "" if params0 is None else f" in at most {default_budget(params0).products} products"
+        parts = [] if self.no_kappa else [f"kappa{most} (--no-kappa leaves it out)"]
+        if after is None:
+            each = "your trainer twice, on" if trainer else f"{self.steps} steps of descent each (--steps) for"
+            parts.append(f"{each} the model and its linearisation")
+        say("; then ".join([*parts, "g, j, layers and kernels are measured"]))

@@ -13,9 +13,11 @@ from lazyscope.diagnose import Diagnosis
 
 
 def diagnosed(
-    before: Path, after: Path, batch: Path, held_out: Path | None, ignore: Sequence[str], seed: int
+    before: Path, after: Path, batch: Path, held_out: Path | None, *, ignore: Sequence[str], **options: Any
 ) -> Diagnosis:
     """The diagnosis of the model in `before` with the weights in `after`, on the entries of the file `batch`.
+
+    `options` are those of `lazyscope.torch.diagnose`.
 
     ValueError or FileNotFoundError, in one line, for folders that hold no such model or need code of their own.
     """
@@ -34,7 +36,7 @@ def diagnosed(
     data, rest = _batch(batch), None if held_out is None else _batch(held_out)
     model = _model(before, kind)
     try:
-        return lst.diagnose(model, data, held_out=rest, trained=after, ignore=ignore, seed=seed)
+        return lst.diagnose(model, data, held_out=rest, trained=after, ignore=ignore, **options)
     except ValueError as error:
         raise ValueError(str(error).replace("ignore=[...]", "--ignore NAME ...")) from error
 

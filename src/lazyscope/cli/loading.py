@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from lazyscope.adapters import load_checkpoint
 from lazyscope.cli import streams
 from lazyscope.cli.arguments import InputError
+from lazyscope.cli.interrupts import interrupts
 from lazyscope.papers import cases
 from lazyscope.problems import Case
 
@@ -39,6 +40,8 @@ def on_case(name: str, use: Callable[[Any], T], *, torch: bool = False) -> T:
         with streams.aside():  # the user's own prints
             return use(_load(name, torch))
     except Exception as error:
+        if interrupts(error):
+            raise KeyboardInterrupt from None
         theirs = _blame(error, name)
         if theirs is not None:
             raise InputError(f"the case must run, got an error in it: {theirs}") from error

@@ -9,10 +9,15 @@ from lazyscope.cli.arguments import InputError
 
 def say(line: str) -> None:
     """A message on stderr, after the name of the program."""
+    if sys.stderr is not None:  # print would take standard output instead
+        print(message(line), file=sys.stderr)
+
+
+def message(line: str) -> str:
+    """What `say` says."""
     # One line whatever a name or a file brings with it, and nothing that a terminal would take for a command.
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    if sys.stderr is not None:  # print would take standard output instead
-        print(f"lazyscope: {safe}", file=sys.stderr)
+    return f"lazyscope: {safe}"
 
 
 def check_folder(out: Path) -> None:
@@ -32,6 +37,7 @@ def prepare_jax() -> None:
     """One device per core, one thread each: before JAX is loaded."""
     # Cells run side by side, and the bits of a cell do not depend on the machine's number of cores.
     os.environ.setdefault("NPROC", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what XLA logs of an interrupt says nothing to a user
     import jax
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

@@ -17,6 +17,7 @@ from lazyscope.cli.process import check_folder, say
 from lazyscope.executors import in_words
 from lazyscope.papers import FIGURES, SIZES
 
+KEPT = "finished cells and figures are kept, the same command goes on from there"
 MOST_SEEDS = 1_000_000
 
 
@@ -55,16 +56,21 @@ class Reproduce:
         """Reproduce the figures one after the other; the page is there after the first."""
         names = self._validated()
         process.prepare_jax()
+        from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.terminal import print_findings, progress_bar
         from lazyscope.executors import OnWorkers
         from lazyscope.papers.reproduce import reproduce, unexpected
         from lazyscope.store import Store
 
         surprises, items, page, shown = [], [], None, False
-        with self._executor() as executor, Store(self.out / "store", notify=say) as own:
+        with (
+            how_to_go_on(lambda: KEPT, keeps=True),
+            self._executor() as executor,
+            Store(self.out / "store", notify=say) as own,
+        ):
             kept = own if executor is None else OnWorkers(own, executor)
             for name in names:
-                with nullcontext() if self.quiet else progress_bar(name) as progress:
+                with own.used_for(name), progress_bar(name, unit="cells", quiet=self.quiet) as progress:
                     item, findings = reproduce(
                         name,
                         size=self.size,

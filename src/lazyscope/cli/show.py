@@ -10,7 +10,7 @@ import tyro
 
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_folder
-from lazyscope.papers import FIGURES
+from lazyscope.papers import FIGURES, SIZES
 
 KEPT = "diagnosis.json"  # beside the page of a diagnosis
 
@@ -27,14 +27,22 @@ class List:
 
     def run(self) -> int:
         """Print the table of figures."""
-        from lazyscope.papers.listing import described, print_figures
+        from lazyscope.papers.listing import described, duration
 
         if self.json:
             import json
 
             print(json.dumps(described(FIGURES)))
-        else:
-            print_figures(FIGURES)
+            return 0
+        from lazyscope.cli.tables import print_table
+
+        print_table(
+            ("figure", "title", *SIZES),
+            [(name, entry.title, *map(duration, entry.seconds)) for name, entry in FIGURES.items()],
+            title="Wall time on two cores",
+            wraps=("title",),
+            numbers=SIZES,
+        )
         return 0
 
 

@@ -15,7 +15,7 @@ EXPORTS = ("netcdf", "csv")
 
 @dataclass
 class StoreStatus:
-    """What is kept: cells per function and settings, chunks and bytes.
+    """What is kept: cells per figure, function and settings, chunks and bytes.
 
     Example: lazyscope store status lazyscope-out
     """

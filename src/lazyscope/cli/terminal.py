@@ -1,44 +1,78 @@
 """What the command line prints: a progress line with time left, and tables."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from lazyscope.cli.tables import console, print_table
+from lazyscope.progress import Progress as ProgressCallback
 from lazyscope.report import Item
 from lazyscope.store import Summary
-from lazyscope.sweep import Progress as ProgressCallback
 
 STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
+class Heard:
+    """What a progress callback was told: parts that are finished, and how far the present one is."""
+
+    def __init__(self, draw: ProgressCallback | None = None) -> None:
+        self._draw = draw
+        self.finished: list[str] = []
+        self.now = ""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Note it, and draw it where there is a terminal."""
+        self.now = f"{what}: {done} of {total}"
+        if done >= total and what not in self.finished:
+            self.finished.append(what)
+        if self._draw is not None:
+            self._draw(done, total, what)
+
+    def __str__(self) -> str:
+        done = f", done: {'; '.join(self.finished)}" if self.finished else ""
+        return f"at {self.now or 'the start'}{done}"
+
+
 @contextmanager
-def progress_bar(name: str) -> Iterator[ProgressCallback]:
-    """A callback `progress(done, total, label)` that draws one line on standard error, with the time left."""
+def progress_bar(name: str, *, unit: str = "", quiet: bool = False) -> Iterator[Heard]:
+    """A callback `progress(done, total, what)` that draws one line on standard error, with the time left.
+
+    Nothing is drawn with `quiet`, or where standard error is no terminal.
+    """
+    stderr = sys.stderr
+    if quiet or stderr is None or not stderr.isatty():
+        yield Heard()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("cells"),
+        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(name, total=None)
+    before = (0, 0)
 
-    def update(done: int, total: int, label: str) -> None:
-        bar.update(task, completed=done, total=total, description=f"{name} {label}".strip())
+    def draw(done: int, total: int, what: str) -> None:
+        nonlocal before
+        if done < before[0] or total != before[1]:  # another part: what the last one took says nothing of it
+            bar.reset(task, total=total)
+        before = done, total
+        bar.update(task, completed=done, total=total, description=f"{name} {what}".strip())
 
     # A terminal that cannot draw a bar costs no result.
     with suppress(Exception):
         bar.start()
     try:
-        yield update
+        yield Heard(draw)
     finally:
         with suppress(Exception):
             bar.stop()
@@ -46,8 +80,8 @@ def progress_bar(name: str) -> Iterator[ProgressCallback]:
 
 def print_findings(item: Item) -> None:
     """The claims of a figure: outcome and sentence, then what was measured against which range."""
-    console = Console(highlight=False)
-    console.print(f"{item.name}: {item.title} ({item.size})", style="bold")
+    out = console()
+    out.print(Text(f"{item.name}: {item.title} ({item.size})"), style="bold")
     for finding in item.findings:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(width=12, style=STYLES[finding["outcome"]])
@@ -55,28 +89,33 @@ def print_findings(item: Item) -> None:
         grid.add_row(finding["outcome"], Text(finding["sentence"]))
         measured = f"{finding['measure']} = {finding['mean']}, {finding['of']} {finding['interval']}"
         grid.add_row("", Text(f"{measured}; accepted {finding['threshold']}", style="dim"))
-        console.print(grid)
+        out.print(grid)
 
 
 def print_store(folder: str, summaries: Sequence[Summary]) -> None:
-    """The cells of a store per function and settings, and their total."""
-    table = Table(title=folder, title_justify="left", show_footer=True)
-    table.add_column("function", footer="all", no_wrap=True)
-    for heading in ("settings", "axes"):
-        table.add_column(heading)
-    for heading, total in (
-        ("seeds", ""),
-        ("cells", sum(s.cells for s in summaries)),
-        ("chunks", sum(s.chunks for s in summaries)),
-        ("size", _size(sum(s.bytes for s in summaries))),
-    ):
-        table.add_column(heading, footer=str(total), justify="right")
-    for s in summaries:
-        axes = ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items()))
-        name = f"{'.'.join(s.function.split('.')[-2:])} v{s.version}"
-        row = (name, s.digest[:8], axes, len(s.seeds), s.cells, s.chunks, _size(s.bytes))
-        table.add_row(*(escape(str(entry)) for entry in row))
-    Console().print(table)
+    """The cells of a store per figure, function and settings, and their total."""
+    rows = [
+        (
+            ", ".join(s.names) or "(unnamed)",
+            f"{'.'.join(s.function.split('.')[-2:])} v{s.version}",
+            s.digest[:8],
+            ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items())),
+            len(s.seeds),
+            s.cells,
+            s.chunks,
+            _size(s.bytes),
+        )
+        for s in summaries
+    ]
+    cells, chunks, size = (sum(getattr(s, name) for s in summaries) for name in ("cells", "chunks", "bytes"))
+    print_table(
+        ("figure", "function", "settings", "axes", "seeds", "cells", "chunks", "size"),
+        rows,
+        title=folder,
+        wraps=("figure", "function", "axes"),
+        numbers=("seeds", "cells", "chunks", "size"),
+        footer=("all", "", "", "", "", cells, chunks, _size(size)),
+    )
 
 
 def _size(count: int) -> str:

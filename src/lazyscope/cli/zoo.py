@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import Annotated, Any
 
 import tyro
@@ -47,13 +46,15 @@ class Zoo:
 
 
 def _as_text(known: dict[str, Any]) -> str:
-    """Families with the models that convert, and a line for each that does not."""
+    """Families with the models that convert, and a paragraph for each that does not."""
+    from lazyscope.cli.tables import wrapped
+
     parts = []
     for family, models in known["families"].items():
         right = [name for name, why in models.items() if not why]
         if models:
             parts.append(f"{family}: {len(right)} of {len(models)} convert")
         if right:
-            parts.append(fill("; ".join(right), 118, initial_indent="  ", subsequent_indent="  "))
-        parts += [f"  not {name}: {why}" for name, why in models.items() if why]
-    return "\n".join([*parts, f"with {known['versions']}"])
+            parts.append(wrapped("; ".join(right)))
+        parts += [wrapped(f"not {name}: {why}") for name, why in models.items() if why]
+    return "\n".join([*parts, wrapped(f"with {known['versions']}", "")])

@@ -13,7 +13,7 @@ from lazyscope.criterion.budget import DEFAULT, QUICK, THOROUGH, Budget
 from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
-from lazyscope.criterion.kappa import Criterion, criterion
+from lazyscope.criterion.kappa import Criterion, criterion, default_budget
 from lazyscope.criterion.one_step import OneStep
 from lazyscope.criterion.start import check_outputs, check_precision
 from lazyscope.criterion.subsampling import Subsampling
@@ -32,6 +32,7 @@ __all__ = [
     "check_outputs",
     "check_precision",
     "criterion",
+    "default_budget",
     "dense_bound",
     "frobenius_bound",
     "hessian_norm",

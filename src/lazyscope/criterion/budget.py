@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lazyscope.progress import Progress, silent
+
+PRODUCTS = "kappa, products"
+
 
 class Budget(NamedTuple):
     """How far the norms are searched, in products.
@@ -62,6 +66,7 @@ class Counter:
 
     most: int
     spent: int
+    report: Progress = silent
 
     @property
     def left(self) -> int:
@@ -71,6 +76,7 @@ class Counter:
     def add(self, products: int) -> None:
         """Count products as spent."""
         self.spent += products
+        self.report(min(self.spent, self.most), self.most, PRODUCTS)
 
     def allows(self, products: int) -> bool:
         """Whether so many more may be spent."""

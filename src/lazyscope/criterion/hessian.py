@@ -19,6 +19,7 @@ from lazyscope.criterion.products import host_generator, in_units, num_parameter
 from lazyscope.examples import Batch
 from lazyscope.krylov import by_calls
 from lazyscope.models import Apply
+from lazyscope.progress import Progress, silent
 
 _AGREE = 0.01  # starts whose values are this close count as agreeing
 # Of the products left, what slices take at first, and those continued: starts that are never climbed are worth little.
@@ -36,6 +37,7 @@ def hessian_norm(
     right: Float[Array, " p"] | None = None,
     spent: int = 0,
     unit: float = 1.0,
+    progress: Progress = silent,
 ) -> tuple[Search, Float[Array, " p"], Float[np.ndarray, " probes"]]:
     """‖D²h‖ from below, the direction u with ‖B(u, u)‖ equal to it, and probes ‖H_z v‖ of mean square ‖D²h‖_F².
 
@@ -48,7 +50,7 @@ def hessian_norm(
     `unit`, a power of two of about their derivative's scale, so that products of two derivatives do not overflow.
     """
     apply = in_units(apply, unit)
-    count = Counter(budget.products, spent)
+    count = Counter(budget.products, spent, progress)
     moves = Moves(
         apply,
         params,

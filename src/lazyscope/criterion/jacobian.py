@@ -11,17 +11,18 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion import products
-from lazyscope.criterion.budget import Budget
+from lazyscope.criterion.budget import PRODUCTS, Budget
 from lazyscope.criterion.estimate import Estimate
 from lazyscope.criterion.products import host_generator, normalized_outputs, num_parameters, parameter_dtype
 from lazyscope.door import linearized, outputs_of
 from lazyscope.examples import Batch
 from lazyscope.krylov import RitzPairs, by_calls, lanczos, lanczos_by_calls
 from lazyscope.models import Apply
+from lazyscope.progress import Progress, silent
 
 
 def jacobian_norm(
-    apply: Apply, params: PyTree, x: Batch, *, key: Key[Array, ""], budget: Budget
+    apply: Apply, params: PyTree, x: Batch, *, key: Key[Array, ""], budget: Budget, progress: Progress = silent
 ) -> tuple[Estimate, Float[Array, "starts nk"], Float[Array, " p"]]:
     """‖Dh‖ by Lanczos on DhDhᵀ/n or DhᵀDh/n, whichever is smaller, with an error from the residual.
 
@@ -39,6 +40,7 @@ def jacobian_norm(
         run = singular(apply, params, x, start, depth=budget.jacobian_steps, most=most)
         eigenvalue, error, unit = float(run.eigenvalue), float(run.error), float(run.unit)
         spent += 2 * int(run.steps)
+        progress(min(spent, budget.products), budget.products, PRODUCTS)
         directions = run.left if directions is None else directions
         value = np.sqrt(max(eigenvalue, 0.0))
         error = error / (2 * value) if value > 0 else 0.0

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion.bounds import NO_BOUND, UpperBound, dense_bound, frobenius_bound
-from lazyscope.criterion.budget import DEFAULT, QUICK, Budget
+from lazyscope.criterion.budget import DEFAULT, PRODUCTS, QUICK, Budget
 from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm
@@ -33,6 +33,7 @@ from lazyscope.door import check_derivative, check_examples, entrance
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
+from lazyscope.progress import Progress, heard
 
 KINKS = (
     "Automatic differentiation drops the kinks of ReLU: ‖D²h‖ is that of the second derivative almost everywhere, "
@@ -107,13 +108,15 @@ def criterion(
     budget: Budget | None = None,
     step_size: float | None = None,
     examples: int | None = None,
+    progress: Progress | None = None,
 ) -> Criterion:
     """The laziness criterion of alpha·h at `params`, matrix-free (note, §1.1).
 
     `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (40; the default above a million parameters). With
     `step_size`, the changes in one step w1 = w0 − η∇F_alpha are measured, too. `examples` draws a random subset
     of so many examples and states what that costs. Degenerate models give limits: kappa is 0 where the residual or D²h
-    is 0, inf where Dh alone is. ‖D²h‖ is a lower bound, so kappa is one.
+    is 0, inf where Dh alone is. ‖D²h‖ is a lower bound, so kappa is one. `progress` hears of the products spent
+    (`lazyscope.progress`).
 
     Raises ValueError for a nonpositive alpha or step size, for parameters that are not float32 or float64 arrays, for
     outputs that are not finite real floats, one row per example and in the shape that the loss takes, for more
@@ -122,7 +125,9 @@ def criterion(
     for name, value in (("alpha", alpha), ("step_size", 1.0 if step_size is None else step_size)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value:g}: the trained model is alpha·h")
-    budget = _default_budget(params) if budget is None else budget
+    budget = default_budget(params) if budget is None else budget
+    report = heard(progress)
+    report(0, budget.products, PRODUCTS)
     key_subset, key_jacobian, key_hessian = jax.random.split(key, 3)
     x, y, held_out = subset(problem, examples, key_subset)
     if held_out is not None:
@@ -136,7 +141,7 @@ def criterion(
     residual = distance(begun.outputs, y, alpha) if square else ratio(2 * float(begun.loss), float(begun.slope))
     if square:
         check_precision(begun.outputs, y, alpha)
-    jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget)
+    jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget, progress=report)
     if not math.isfinite(jacobian.value):
         check_derivative(apply, params, x)
     unit = coarse_unit(jacobian.value)
@@ -150,6 +155,7 @@ def criterion(
         right=right,
         spent=jacobian.products,
         unit=unit,
+        progress=report,
     )
     if not math.isfinite(hessian.value):
         raise ValueError(
@@ -169,6 +175,7 @@ def criterion(
     if held_out is not None:
         sampling = subsampling(apply, params, (x, y), held_out[0], right, top, begun, problem, alpha, unit)
         extra += 4
+    report(budget.products, budget.products, PRODUCTS)
     return Criterion(
         kappa=kappa,
         kappa_interval=(
@@ -213,7 +220,8 @@ def _upper_bound(
     return frobenius_bound(probes) if len(probes) > 1 else NO_BOUND
 
 
-def _default_budget(params: PyTree) -> Budget:
+def default_budget(params: PyTree) -> Budget:
+    """`DEFAULT`, and `QUICK` above a million parameters."""
     return DEFAULT if tree.size(tree.split(params)[0]) <= _LARGE else QUICK
 
 

@@ -1,8 +1,9 @@
 """Is this training lazy, why, and what changes it: `diagnose`, `monitor`, `crossover`."""
 
 from lazyscope.diagnose.advice import Recommendation
-from lazyscope.diagnose.crossover import Crossover, crossover
+from lazyscope.diagnose.crossover import Crossover, Evaluation, crossover
 from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.ends import Ends, ends
 from lazyscope.diagnose.layers import GroupRow
 from lazyscope.diagnose.monitor import monitor
 from lazyscope.diagnose.regime import Thresholds, regime, regimes
@@ -12,12 +13,15 @@ from lazyscope.diagnose.verdict import diagnose
 __all__ = [
     "Crossover",
     "Diagnosis",
+    "Ends",
+    "Evaluation",
     "GroupRow",
     "Recommendation",
     "Scale",
     "Thresholds",
     "crossover",
     "diagnose",
+    "ends",
     "monitor",
     "regime",
     "regimes",

@@ -14,8 +14,24 @@ from lazyscope.diagnose.training import DEFAULT_STEPS, takes_scale
 from lazyscope.diagnose.verdict import diagnose
 from lazyscope.door import as_key
 from lazyscope.problems import Case
+from lazyscope.progress import Progress, heard
 
 STUCK, STALLED = 4, 0.9  # alphas in a row over which the excess has to fall to that part of itself
+
+
+class Evaluation(NamedTuple):
+    """What one alpha gave, and the bracket after it: 0 and inf where an end is not known yet.
+
+    A run that diverged has g = j = inf. `left` is how many evaluations are to come, at least.
+    """
+
+    alpha: float
+    gap: float
+    differential: float
+    lazy: bool
+    low: float
+    high: float
+    left: int
 
 
 class Crossover(NamedTuple):
@@ -25,6 +41,7 @@ class Crossover(NamedTuple):
     low: float
     high: float
     evaluations: int
+    history: tuple[Evaluation, ...] = ()
 
 
 def crossover(
@@ -35,6 +52,9 @@ def crossover(
     num_steps: int = DEFAULT_STEPS,
     tolerance: float = 0.02,
     largest: float = 1e9,
+    between: tuple[float, float] | None = None,
+    progress: Progress | None = None,
+    evaluated: Callable[[Evaluation], None] | None = None,
 ) -> Crossover:
     """The alpha above which `case` trains lazily: max(g/gap_lazy, j/differential_lazy) = 1, to a relative `tolerance`.
 
@@ -42,34 +62,132 @@ def crossover(
     change alone). Each evaluation trains the model and its linearisation, by `case.train` or by descent. The step of a
     trainer of one's own has to follow alpha: let it take a third argument, a `Scale`.
 
-    Raises ValueError when the model is lazy at no alpha up to `largest`, or at every alpha down to 1/`largest`; and
-    where the excess does not fall with alpha, as soon as that is seen, with what it comes from: a step that does not
-    follow alpha, or outputs that are not 0 at the start.
+    With `between` = (low, high) the search goes on from that bracket, of an earlier search say, instead of looking for
+    one: an end that stays an end is evaluated last. `evaluated` is called with each `Evaluation`, `progress` with how
+    many of about how many are done (`lazyscope.progress`).
+
+    Raises ValueError when the model is lazy at no alpha up to `largest`, or at every alpha down to 1/`largest`; where
+    the excess does not fall with alpha, as soon as that is seen, with what it comes from: a step that does not follow
+    alpha, or outputs that are not 0 at the start; and for a `between` that does not hold the crossover or is no pair
+    0 < low < high.
     """
-    tell, key = _Watch(case), as_key("key", key)
+    if between is not None and not 0 < between[0] < between[1] < math.inf:
+        raise ValueError(f"between must be a pair 0 < low < high, got {between}: the bracket of an earlier search")
+    watch, key = _Watch(case), as_key("key", key)
 
-    def excess(alpha: float) -> float:
-        found = diagnose(
-            case.apply,
-            case.params0,
-            case.problem,
-            train=case.train,
-            alpha=alpha,
-            key=key,
-            thresholds=thresholds,
-            num_steps=num_steps,
-            with_kappa=False,
+    def measured(alpha: float) -> tuple[float, float]:
+        try:
+            found = diagnose(
+                case.apply,
+                case.params0,
+                case.problem,
+                train=case.train,
+                alpha=alpha,
+                key=key,
+                thresholds=thresholds,
+                num_steps=num_steps,
+                with_kappa=False,
+            )
+        except ValueError as error:
+            if "diverged" in str(error):  # at a small alpha: not lazy, and the search goes on
+                return math.inf, math.inf
+            raise
+        return float(found.gap), float(found.differential)
+
+    search = _Search(measured, watch, thresholds, tolerance, evaluated, heard(progress), between)
+    if between is None:
+        search.bracket(case.alpha, largest)
+    search.bisect()
+    if between is not None:
+        search.check_ends(between)
+    low, high = search.low, search.high
+    return Crossover(math.sqrt(low * high), low, high, len(search.history), tuple(search.history))
+
+
+class _Search:
+    """The bracket as it narrows, and what each alpha gave."""
+
+    def __init__(
+        self,
+        measured: Callable[[float], tuple[float, float]],
+        watch: "_Watch",
+        thresholds: Thresholds,
+        tolerance: float,
+        evaluated: Callable[[Evaluation], None] | None,
+        report: Progress,
+        between: tuple[float, float] | None,
+    ) -> None:
+        self.measured, self.watch, self.thresholds = measured, watch, thresholds
+        self.tolerance, self.evaluated, self.report = tolerance, evaluated, report
+        self.low, self.high = between or (0.0, math.inf)
+        self.history: list[Evaluation] = []
+        self._tell()
+
+    def lazy(self, alpha: float) -> bool:
+        """Evaluate `alpha`, and narrow the bracket."""
+        gap, differential = self.measured(alpha)
+        above = max(gap / self.thresholds.gap_lazy, differential / self.thresholds.differential_lazy) - 1
+        if math.isfinite(above) and not self._closed():  # within a bracket the search always ends
+            self.watch.see(alpha, gap, differential, above)
+        if above <= 0:
+            self.high = min(self.high, alpha)
+        else:
+            self.low = max(self.low, alpha)
+        self.history.append(
+            Evaluation(alpha, gap, differential, above <= 0, self.low, self.high, self._left(len(self.history) + 1))
         )
-        above = max(found.gap / thresholds.gap_lazy, found.differential / thresholds.differential_lazy) - 1
-        tell.see(alpha, found.gap, found.differential, above)
-        return above
+        if self.evaluated is not None:
+            self.evaluated(self.history[-1])
+        self._tell()
+        return above <= 0
 
-    low, high, spent = _bracket(_tolerant(excess), case.alpha, largest)
-    while high / low > 1 + tolerance:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if _tolerant(excess)(middle) <= 0 else (middle, high)
-        spent += 1
-    return Crossover(math.sqrt(low * high), low, high, spent)
+    def bracket(self, start: float, largest: float) -> None:
+        """Factors of 4 from `start` until one end is lazy and the other is not."""
+        alpha, lazy = start, self.lazy(start)
+        factor = 0.25 if lazy else 4.0
+        while True:
+            following = alpha * factor
+            if not 1 / largest <= following <= largest:
+                if lazy:
+                    raise ValueError(
+                        f"a crossover needs a model that is not lazy at small alpha, got lazy at every alpha down to "
+                        f"{alpha:.2g}: it is as good as linear, there is nothing to change"
+                    )
+                raise ValueError(
+                    f"lazy at no alpha up to {alpha:.2g}: center or double the model first (h(w0) must vanish)"
+                )
+            if self.lazy(following) != lazy:
+                return
+            alpha = following
+
+    def bisect(self) -> None:
+        """Halve the bracket, on a logarithmic scale."""
+        while self.high / self.low > 1 + self.tolerance:
+            self.lazy(math.sqrt(self.low * self.high))
+
+    def check_ends(self, between: tuple[float, float]) -> None:
+        """ValueError where an end of `between` that is still one is not what it should be."""
+        for end, now, lazy in zip(between, (self.low, self.high), (False, True), strict=True):
+            if now == end and self.lazy(end) != lazy:
+                raise ValueError(
+                    f"between must hold the crossover, got {between[0]:g} and {between[1]:g} with training "
+                    f"{'lazy' if not lazy else 'not lazy'} at {end:g}: leave it out to look for a bracket"
+                )
+
+    def _left(self, done: int) -> int:
+        """Evaluations to come after `done`, if the next one already closes a bracket."""
+        apart = self.high / self.low if self._closed() else 4.0
+        halvings = (
+            math.ceil(math.log2(math.log(apart) / math.log1p(self.tolerance))) if apart > 1 + self.tolerance else 0
+        )
+        return halvings if self._closed() else halvings + (1 if done else 2)
+
+    def _closed(self) -> bool:
+        return self.low > 0 and self.high < math.inf
+
+    def _tell(self) -> None:
+        done = len(self.history)
+        self.report(done, done + self._left(done), "evaluations")
 
 
 class _Watch:
@@ -106,37 +224,3 @@ class _Watch:
                 "its learning rate by scale.sgd = 1/alpha² for SGD, by scale.adam = 1/alpha for Adam"
             )
         return "the training may be too short, or its step may not follow alpha"
-
-
-def _tolerant(excess: Callable[[float], float]) -> Callable[[float], float]:
-    """A run that diverges at a small alpha is not lazy, and the search goes on."""
-
-    def judged(alpha: float) -> float:
-        try:
-            return excess(alpha)
-        except ValueError as error:
-            if "diverged" in str(error):
-                return math.inf
-            raise
-
-    return judged
-
-
-def _bracket(excess: Callable[[float], float], start: float, largest: float) -> tuple[float, float, int]:
-    alpha, lazy = start, excess(start) <= 0
-    spent, factor = 1, 0.25 if lazy else 4.0
-    while True:
-        following = alpha * factor
-        if not 1 / largest <= following <= largest:
-            if lazy:
-                raise ValueError(
-                    f"a crossover needs a model that is not lazy at small alpha, got lazy at every alpha down to "
-                    f"{alpha:.2g}: it is as good as linear, there is nothing to change"
-                )
-            raise ValueError(
-                f"lazy at no alpha up to {alpha:.2g}: center or double the model first (h(w0) must vanish)"
-            )
-        spent += 1
-        if (excess(following) <= 0) != lazy:
-            return (following, alpha, spent) if lazy else (alpha, following, spent)
-        alpha = following

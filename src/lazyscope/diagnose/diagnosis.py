@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from lazyscope.criterion import Criterion
@@ -16,6 +17,7 @@ from lazyscope.intervals import Interval
 
 Row = tuple[str, str]
 KEPT_AS = "lazyscope diagnosis"  # under which name a file holds one
+NARROWEST = 24  # columns beside the names; with fewer, a text goes below its name
 
 
 class Seed(NamedTuple):
@@ -74,7 +76,7 @@ class Diagnosis:
         return as_table(self.rows())
 
     def rows(self) -> list[Row]:
-        """The table as it is printed: names and what is said under them."""
+        """What is printed, as (name, text); a row without a name goes on with the one before."""
         return [
             ("regime", f"{self.verdict}   ({self.thresholds})"),
             ("gap g", f"{self.gap}   on {self.inputs}"),
@@ -186,10 +188,18 @@ class Diagnosis:
         return rows
 
 
-def as_table(rows: list[Row]) -> str:
-    """Two columns of text."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+def as_table(rows: list[Row], width: int | None = None) -> str:
+    """Two columns of text; with a `width` the right one is wrapped to it, below the names where too little is left."""
+    left = max(len(name) for name, _ in rows)
+    if width is None:
+        return "\n".join(f"{name:{left}}  {text}" for name, text in rows)
+    beside = left + 2 + NARROWEST <= width
+    rest = " " * (left + 2 if beside else 2)
+    firsts = [f"{name:{left}}  " if beside else f"{name}: " if name else rest for name, _ in rows]
+    return "\n".join(
+        fill(f"{first}{text}", width, subsequent_indent=rest, break_on_hyphens=False, drop_whitespace=True)
+        for first, (_, text) in zip(firsts, rows, strict=True)
+    )
 
 
 def _listed(name: str, lines: tuple[str, ...]) -> list[Row]:

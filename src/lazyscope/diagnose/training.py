@@ -14,15 +14,17 @@ from lazyscope import tree
 from lazyscope.diagnose.kept import Trajectory, numbers
 from lazyscope.door import as_came, as_type, sealed, types
 from lazyscope.dynamics import gradient_descent, linearized_descent
-from lazyscope.dynamics.by_calls import descent_by_calls
+from lazyscope.dynamics.by_calls import descent_by_calls, steps_of
 from lazyscope.dynamics.run import Run, default_record
 from lazyscope.krylov import by_calls
 from lazyscope.linearize import linearize
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
+from lazyscope.progress import Progress, silent
 from lazyscope.scaling import stable_step_size
 
 DEFAULT_STEPS = 1500
+RUNS = "your trainer, runs"
 CLOSED_FORM_SIDE = 2048  # rows of the tangent kernel up to which its eigenvectors beat iterating
 
 Trainer = Callable[..., PyTree]
@@ -116,15 +118,17 @@ class OfCaller:
         return self.train(apply, as_came(tree.copy(params0), self.dtypes), *more)
 
 
-def by_trainer(train: OfCaller, apply: Apply, params0: PyTree, alpha: float) -> Trained:
+def by_trainer(train: OfCaller, apply: Apply, params0: PyTree, alpha: float, report: Progress = silent) -> Trained:
     """`train` on alpha·h and on its linearisation. Raises ValueError where it returns something else or diverges."""
     model = scaled(apply, alpha)
     ends = []
     for name, trained_model in (("the model", model), ("its linearisation", linearize(model, params0))):
+        report(len(ends), 2, RUNS)
         params = sealed(train(trained_model, params0, alpha))
         _check_alone(params0, params)
         check_params(params0, params, f"train must return finite parameters like params0 for {name}")
         ends.append(tree.copy(as_type(params, jnp.result_type(*tree.split(params0)[0]))))
+    report(2, 2, RUNS)
     step = "told" if train.told else "untold"
     return Trained(ends[0], ends[1], "your trainer, on the model and on its linearisation", step)
 
@@ -137,14 +141,25 @@ def by_checkpoint(params0: PyTree, params: PyTree) -> Trained:
 
 
 def by_descent(
-    apply: Apply, params0: PyTree, problem: Problem, alpha: float, num_steps: int, key: Key[Array, ""]
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    alpha: float,
+    num_steps: int,
+    key: Key[Array, ""],
+    report: Progress = silent,
 ) -> Trained:
     """Full-batch descent of both, `num_steps` steps of `stable_step_size`; on F_alpha it does not depend on alpha."""
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
-    model = _descent(apply, params0, problem, alpha, step, num_steps)
-    linear = _linear_descent(apply, params0, problem, alpha, step, num_steps)
+    report(0, num_steps, steps_of(linear=False))
+    model = _descent(apply, params0, problem, alpha, step, num_steps, report)
+    jax.block_until_ready(model.params)
+    report(num_steps, num_steps, steps_of(linear=False))
+    report(0, num_steps, steps_of(linear=True))
+    linear = _linear_descent(apply, params0, problem, alpha, step, num_steps, report)
+    report(num_steps, num_steps, steps_of(linear=True))
     how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
     for end in (model.params, linear.params):
         check_params(params0, end, "descent must end at finite parameters")
@@ -162,17 +177,29 @@ class _Descended(NamedTuple):
 
 
 def _descent(
-    apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    alpha: float,
+    step_size: float,
+    num_steps: int,
+    report: Progress,
 ) -> _Descended:
     settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
     if by_calls(apply, params0, problem.x):
-        return _Descended(*descent_by_calls(apply, params0, problem, **settings))
+        return _Descended(*descent_by_calls(apply, params0, problem, report=report, **settings))
     run = gradient_descent(apply, params0, problem, **settings)
     return _Descended(run.params, bool(run.status.still_improving), run)
 
 
 def _linear_descent(
-    apply: Apply, params0: PyTree, problem: Problem, alpha: float, step_size: float, num_steps: int
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    alpha: float,
+    step_size: float,
+    num_steps: int,
+    report: Progress,
 ) -> _Descended:
     settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size}
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
@@ -181,7 +208,7 @@ def _linear_descent(
         return _Descended(run.params, False, run)
     settings["num_steps"] = num_steps
     if by_calls(apply, params0, problem.x):
-        return _Descended(*descent_by_calls(apply, params0, problem, linear=True, **settings))
+        return _Descended(*descent_by_calls(apply, params0, problem, linear=True, report=report, **settings))
     run = gradient_descent(linearize(apply, params0), params0, problem, **settings)
     return _Descended(run.params, bool(run.status.still_improving), run)
 

@@ -36,8 +36,10 @@ from lazyscope.measures import (
 )
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, check_loss, square_loss
+from lazyscope.progress import Progress, heard, part
 from lazyscope.tangent import MEMORY_BUDGET, derivative_unit, group_kernel_examples, group_kernels
 
+PARTS = ("measuring the gap", "measuring j", "measuring layers", "measuring kernels")
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
 KERNEL_EXAMPLES, DIFFERENTIAL_EXAMPLES = 256, 1024  # inputs that the kernel and j are measured on, at most
 KAPPA_EXAMPLES = 4096  # training inputs on which the norms in kappa are searched, at most
@@ -60,6 +62,7 @@ def diagnose(
     budget: Budget | None = None,
     with_kappa: bool = True,
     seeds: int | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """How lazily alpha·h trains from `params0`.
 
@@ -78,6 +81,9 @@ def diagnose(
     With `seeds`, `params0` is a function of a key (`model.init`): so many starts are drawn and diagnosed, and the one
     of median g is returned with the spread over all beside it (`Diagnosis.seeds`).
 
+    `progress` hears of the products for kappa, the steps of the two descents (or of your two runs) and of what is then
+    measured (`lazyscope.progress`); it changes no number. A descent that is one compiled program has no steps to tell.
+
     Raises ValueError for a trainer that diverges or returns other shapes, for both `train` and `params`, for labels or
     losses that do not fit the outputs, and as `criterion` does.
     """
@@ -90,6 +96,7 @@ def diagnose(
         "groups": groups,
         "budget": budget,
         "with_kappa": with_kappa,
+        "progress": heard(progress),
     }
     if seeds is not None:
         return _over_seeds(apply, params0, problem, params, seeds, key, {"train": train, **options})
@@ -117,6 +124,7 @@ def _judged(
     groups: Groups,
     budget: Budget | None,
     with_kappa: bool,
+    progress: Progress,
 ) -> Diagnosis:
     params0 = tree.copy(params0)
     members = grouped(params0, groups)
@@ -127,10 +135,11 @@ def _judged(
     start = check_outputs(apply, params0, problem.x)
     check_loss(problem.loss, start, problem.y)
     few_for_kappa = KAPPA_EXAMPLES if problem.num_examples > KAPPA_EXAMPLES else None
-    options = {"alpha": alpha, "key": key_kappa, "budget": budget, "examples": few_for_kappa}
+    options = {"alpha": alpha, "key": key_kappa, "budget": budget, "examples": few_for_kappa, "progress": progress}
     crit = criterion(apply, params0, problem, **options) if with_kappa else None
-    trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train)
+    trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train, progress)
 
+    progress(0, len(PARTS), PARTS[0])
     h0 = passes.outputs(apply, params0, x)
     away = tree.differences(params0, trained.params_linear)
     h, change = passes.outputs(apply, trained.params, x), passes.push(apply, params0, x, away)
@@ -143,18 +152,22 @@ def _judged(
         )
     g = gap(problem.loss, f, f_linear, f0, y)
     n = count(x)
+    progress(1, len(PARTS), PARTS[1])
     few = first(x, examples or DIFFERENTIAL_EXAMPLES)
-    change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes)
+    change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes, progress=progress)
     j = change.interval
     if not np.all(np.isfinite(np.asarray(change.examples))):
         for at in (params0, trained.params):
             check_derivative(apply, at, few)
+    progress(2, len(PARTS), PARTS[2])
     rows = group_rows(apply, params0, trained.params, few, change, members)
+    progress(3, len(PARTS), PARTS[3])
     indicators, kernel = _indicators(apply, params0, trained.params, problem, x, y, f0, examples)
     if gates is not None:
         shares = jax.tree.leaves(activation_stability(gates, params0, trained.params, few))
         indicators["stable gates"] = float(jnp.mean(jnp.concatenate([jnp.ravel(share) for share in shares])))
 
+    progress(len(PARTS), len(PARTS), PARTS[3])
     judged_by = thresholds.at_same_weights if trained.step == "elsewhere" else thresholds
     verdict = regime(g, j, judged_by)
     share = start_share(problem, f0, y)
@@ -205,9 +218,10 @@ def _over_seeds(
             f"seeds={seeds} needs starts that differ from seed to seed: pass params0 as a function of a key, "
             "model.init say, at least one seed, and no trained weights"
         )
-    found = []
-    for one in jax.random.split(as_key("key", key), seeds):
+    found, report = [], options["progress"]
+    for i, one in enumerate(jax.random.split(as_key("key", key), seeds), 1):
         key_init, key_diagnose = jax.random.split(one)
+        options["progress"] = part(report, f"seed {i} of {seeds}")
         found.append(diagnose(apply, init(key_init), problem, key=key_diagnose, **options))
     middle = sorted(found, key=lambda one: one.gap)[(seeds - 1) // 2]
     return replace(middle, seeds=tuple(Seed(one.gap, one.differential, one.regime) for one in found))
@@ -222,12 +236,13 @@ def _train(
     alpha: float,
     num_steps: int,
     key: Key[Array, ""],
+    report: Progress,
 ) -> Trained:
     if train is not None:
-        return by_trainer(train, apply, params0, alpha)
+        return by_trainer(train, apply, params0, alpha, report)
     if params is not None:
         return by_checkpoint(params0, params)
-    return by_descent(apply, params0, problem, alpha, num_steps, key)
+    return by_descent(apply, params0, problem, alpha, num_steps, key, report)
 
 
 @jax.jit

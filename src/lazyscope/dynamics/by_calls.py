@@ -17,6 +17,7 @@ from lazyscope.door import pushed
 from lazyscope.examples import Batch, take
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
+from lazyscope.progress import Progress, due, silent
 
 Theta = list[Array]
 
@@ -31,6 +32,7 @@ def descent_by_calls(
     num_steps: int,
     linear: bool = False,
     memory_budget: float = passes.BUDGET,
+    report: Progress = silent,
 ) -> tuple[PyTree, bool]:
     """Parameters after `num_steps` steps of descent on F_alpha, and whether the last tenth gained more than 1 %.
 
@@ -39,12 +41,21 @@ def descent_by_calls(
     theta, merge = tree.split(params0)
     late = (9 * num_steps) // 10
     late_loss = jnp.zeros(())
+    again, what = due(report), steps_of(linear)
     for step in range(num_steps):
         loss, gradient = loss_and_gradient(apply, params0, theta, problem, alpha, linear, memory_budget)
         late_loss = loss if step == late else late_loss
         theta = _step(theta, gradient, step_size / alpha**2)
+        if again():
+            jax.block_until_ready(loss)
+            report(step, num_steps, what)
     loss, _ = loss_and_gradient(apply, params0, theta, problem, alpha, linear, memory_budget)
     return merge(theta), bool(loss < 0.99 * late_loss)
+
+
+def steps_of(linear: bool) -> str:
+    """What a report calls the steps of the one or the other descent."""
+    return f"training {'its linearisation' if linear else 'the model'}, steps"
 
 
 def loss_and_gradient(

@@ -21,11 +21,12 @@ from lazyscope.landscape.alignment import Aligned, align, mlp_axes, two_layer_ax
 from lazyscope.landscape.curvature import Curvature, hessian_directions, kernel_directions
 from lazyscope.landscape.frame import Frame, Principal, between, filter_normalised, mean, principal, through
 from lazyscope.landscape.projection import Projection, project
-from lazyscope.landscape.surface import MEMORY_BUDGET, Line, Plane, line, plane, sublevel_radius
+from lazyscope.landscape.surface import MEMORY_BUDGET, Barrier, Line, Plane, barrier, line, plane, sublevel_radius
 
 __all__ = [
     "MEMORY_BUDGET",
     "Aligned",
+    "Barrier",
     "Curvature",
     "Frame",
     "Line",
@@ -33,6 +34,7 @@ __all__ = [
     "Principal",
     "Projection",
     "align",
+    "barrier",
     "between",
     "filter_normalised",
     "hessian_directions",

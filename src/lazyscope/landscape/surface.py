@@ -18,12 +18,14 @@ from jaxtyping import Array, Float, PyTree
 from lazyscope import tree
 from lazyscope.door import Program, entrance, outputs_of
 from lazyscope.landscape.vectors import direction_matrix, flatten
+from lazyscope.progress import Progress, heard
 
 MEMORY_BUDGET = 2 * 2**30
 """Bytes that the evaluation of one grid may take: 2 GiB."""
 
 CPU_BATCH_BYTES = 2**18  # working memory of a batch on a CPU: what its inner caches hold
 BATCH_POINTS = 1024
+PARTS = 20  # in which a grid is evaluated, at most
 
 Function = Callable[[PyTree], Array]
 
@@ -62,14 +64,17 @@ def line(
     extent: float | tuple[float, float] = 1.0,
     resolution: int = 51,
     memory_budget: float = MEMORY_BUDGET,
+    progress: Progress | None = None,
 ) -> Line:
     """`function` at center + s·direction for `resolution` values of s: −extent..extent, or from a pair (low, high).
 
-    Values that are not finite become NaN and are counted. Raises ValueError for a direction of another tree or a zero
-    one, for an empty extent, a resolution below 2, and a grid that does not fit the budget.
+    Values that are not finite become NaN and are counted. `progress` hears of points (`lazyscope.progress`).
+
+    Raises ValueError for a direction of another tree or a zero one, for an empty extent, a resolution below 2, and a
+    grid that does not fit the budget.
     """
     matrix = direction_matrix(center, [direction], 1)
-    (x,), values, gaps = _grid(function, center, matrix, (extent,), (resolution,), memory_budget)
+    (x,), values, gaps = _grid(function, center, matrix, (extent,), (resolution,), memory_budget, heard(progress))
     return Line(x, values, gaps)
 
 
@@ -82,12 +87,14 @@ def plane(
     extent: float | tuple[Any, Any] = 1.0,
     resolution: int | tuple[int, int] = 51,
     memory_budget: float = MEMORY_BUDGET,
+    progress: Progress | None = None,
 ) -> Plane:
     """`function` at center + x·d_0 + y·d_1 on a grid.
 
     `function(params)` is any scalar of a pytree that JAX can trace, such as `lambda w: loss(apply(w, x), y)`.
     Coordinates are in units of the directions, which need not be orthogonal or of length 1. `extent` is one half-width
     for both axes, or a pair with a half-width or a (low, high) each; `resolution` one number or a pair.
+    `progress` hears of points (`lazyscope.progress`).
 
     Values that are not finite become NaN and are counted in `gaps`. Raises ValueError in one line for directions of
     another tree, zero or parallel ones, for an empty extent, and for a grid that does not fit `memory_budget`.
@@ -95,8 +102,34 @@ def plane(
     matrix = direction_matrix(center, directions, 2)
     extents = extent if isinstance(extent, tuple) else (extent, extent)
     counts = resolution if isinstance(resolution, tuple) else (resolution, resolution)
-    (x, y), values, gaps = _grid(function, center, matrix, extents, counts, memory_budget)
+    (x, y), values, gaps = _grid(function, center, matrix, extents, counts, memory_budget, heard(progress))
     return Plane(x, y, values, gaps)
+
+
+class Barrier(NamedTuple):
+    """How far the loss on a line rises above its straight interpolation between the ends, and where that is most."""
+
+    height: float
+    at: float
+
+
+def barrier(found: Line) -> Barrier:
+    """The barrier between the ends of a line: max over s of L(s) − [(1 − s) L(0) + s L(1)] (Frankle et al. 2020, §2).
+
+    `found` runs from one end to the other: `line(f, *between(a, b), extent=(0, 1))`, with s of 0 to 1 over its length.
+    0 where the loss lies nowhere above, at an end. Raises ValueError where the line has gaps.
+    """
+    if found.gaps:
+        raise ValueError(
+            f"a barrier needs finite values all along the line, got {found.gaps} of {found.values.size} that are not: "
+            "look at the line, or at another loss"
+        )
+    values, x = np.asarray(found.values, float), np.asarray(found.x, float)
+    share = (x - x[0]) / (x[-1] - x[0])
+    above = values - ((1 - share) * values[0] + share * values[-1])
+    above[[0, -1]] = 0.0
+    place = int(np.argmax(above))
+    return Barrier(float(above[place]), float(share[place]))
 
 
 def sublevel_radius(surface: Line | Plane, *, level: float) -> float:
@@ -136,6 +169,7 @@ def _grid(
     extents: Sequence[Any],
     counts: Sequence[int],
     memory_budget: float,
+    report: Progress,
 ) -> tuple[list[Array], Array, int]:
     axes = [_axis(extent, count, matrix.dtype) for extent, count in zip(extents, counts, strict=True)]
     shape = tuple(axis.size for axis in axes)
@@ -143,7 +177,16 @@ def _grid(
     coordinates = jnp.asarray(np.stack([m.reshape(-1) for m in mesh], axis=1))
     devices = _devices(function, center)
     batch = _batch(function, center, coordinates, memory_budget, devices)
-    values = np.asarray(_evaluate(function, batch, devices, center, matrix, coordinates))
+    at_once = batch * len(devices)
+    # One compiled program for parts of one size: progress shows, and Ctrl-C is heard, between two of them.
+    size = at_once * max(1, -(-len(coordinates) // (PARTS * at_once)))
+    parts = []
+    for at in range(0, len(coordinates), size):
+        report(at, len(coordinates), "points")
+        share = coordinates[np.minimum(np.arange(at, at + size), len(coordinates) - 1)]
+        parts.append(np.asarray(_evaluate(function, batch, devices, center, matrix, share)))
+    report(len(coordinates), len(coordinates), "points")
+    values = np.concatenate(parts)[: len(coordinates)]
     finite = np.isfinite(values)
     return axes, jnp.asarray(np.where(finite, values, np.nan).reshape(shape)), int(np.sum(~finite))
 

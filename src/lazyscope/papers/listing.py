@@ -1,4 +1,4 @@
-"""What can be reproduced, as a table or as plain data; imports nothing that computes."""
+"""What can be reproduced, as plain data; imports nothing that computes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,20 +19,8 @@ def described(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def print_figures(entries: Mapping[str, Entry]) -> None:
-    """Every figure with its title and wall time on two cores at each size."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Wall time on two cores", title_justify="left")
-    for heading in ("figure", "title", *SIZES):
-        table.add_column(heading)
-    for name, entry in entries.items():
-        table.add_row(name, entry.title, *(_duration(seconds) for seconds in entry.seconds))
-    Console().print(table)
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

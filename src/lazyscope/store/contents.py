@@ -18,7 +18,7 @@ import xarray as xr
 from lazyscope.store import chunks
 from lazyscope.store.chunks import DamagedError, Header
 from lazyscope.store.files import StoreError, export, write_atomic
-from lazyscope.store.folder import CHUNKS, MARKER, aside_files, check_format, chunk_files
+from lazyscope.store.folder import CHUNKS, MARKER, aside_files, check_format, chunk_files, names_in
 
 Write = Callable[[xr.Dataset, Path], Path]
 
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a store holds of one function with one set of settings."""
+    """What a store holds of one function with one set of settings; `names` are what it was computed for."""
 
     function: str
     version: int
@@ -43,6 +43,7 @@ class Summary:
     bytes: int = 0
     seeds: set[int] = field(default_factory=set)
     axes: dict[str, set[str]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 def locate(folder: Path) -> Path:
@@ -58,6 +59,7 @@ def status(folder: Path) -> tuple[list[Summary], list[Problem], list[Path]]:
     """What is there per function and settings, the chunks whose header cannot be read, and those set aside."""
     found: dict[str, Summary] = {}
     problems = []
+    names = names_in(folder)
     for path, header in _headers(folder, problems):
         program = header.program
         text = program.description
@@ -65,6 +67,7 @@ def status(folder: Path) -> tuple[list[Summary], list[Problem], list[Path]]:
             program.digest,
             Summary(str(text.get("function")), int(text.get("version", 0)), program.digest, text.get("settings", {})),
         )
+        summary.names = tuple(names.get(program.digest, ()))
         summary.cells += len(header.rows)
         summary.chunks += 1
         summary.bytes += path.stat().st_size
@@ -72,7 +75,7 @@ def status(folder: Path) -> tuple[list[Summary], list[Problem], list[Path]]:
             summary.seeds.add(row.seed)
             for name, value in row.coords:
                 summary.axes.setdefault(name, set()).add(json.dumps(value))
-    ordered = sorted(found.values(), key=lambda s: (s.function, s.version, s.digest))
+    ordered = sorted(found.values(), key=lambda s: (s.names, s.function, s.version, s.digest))
     return ordered, problems, aside_files(folder)
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from lazyscope.store.origin import DECIDING, origin
 
 MARKER = "store.json"
 CHUNKS = "chunks"
+NAMES = "names.json"  # what each program is for: {digest: [names]}
 CHUNK = re.compile(r"[0-9a-f]{64}\.npz")
 BAD = re.compile(rf"{CHUNK.pattern}\.bad\d*")
 LEFTOVER = re.compile(rf"\.{CHUNK.pattern}\.\w+")  # of a process killed while it wrote: `write_atomic` names them
@@ -68,6 +70,8 @@ class Store:
             self._verified: set[Path] = set()
             self._told: set[str] = set()
             self._origin: dict[str, str] | None = None
+            self._name: str | None = None
+            self._names = names_in(self.folder)
             for path in chunk_files(self.folder):
                 self._index(path)
         except BaseException:
@@ -92,7 +96,20 @@ class Store:
 
     def view(self, function: Callable[..., Any], *, version: int, key: Any, static: Sequence[str] = ()) -> "View":
         """The cells of one function at one version, with its settings, root key and the precision in force."""
-        return View(self, keys.program(function, version=version, key=key, static=static), fingerprint(function))
+        program = keys.program(function, version=version, key=key, static=static)
+        if self._name is not None and self._name not in self._names.get(program.digest, []):
+            self._names[program.digest] = [*self._names.get(program.digest, []), self._name]
+            write_atomic(self.folder / NAMES, keys.to_json(self._names) + b"\n")
+        return View(self, program, fingerprint(function))
+
+    @contextmanager
+    def used_for(self, name: str) -> Iterator[None]:
+        """What is asked of the store inside is for `name`, a figure's say; `status` shows it. It decides nothing."""
+        before, self._name = self._name, name
+        try:
+            yield
+        finally:
+            self._name = before
 
     def present(self, wanted: Sequence[str], facts: Mapping[str, str] | None = None) -> list[bool]:
         """Which keys are there; the chunks that hold them are verified first, and set aside where they fail.
@@ -265,6 +282,15 @@ def chunk_files(folder: Path) -> list[Path]:
 def aside_files(folder: Path) -> list[Path]:
     """All chunks that were set aside."""
     return named(folder / CHUNKS, BAD)
+
+
+def names_in(folder: Path) -> dict[str, list[str]]:
+    """What each program in a store is for, as far as it was said; a damaged file says nothing."""
+    try:
+        found = json.loads((folder / NAMES).read_bytes())
+        return {str(digest): [str(name) for name in names] for digest, names in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def check_format(folder: Path) -> None:

@@ -14,7 +14,6 @@ one cell after the other, so that a cell's numbers do not depend on how many ran
 
 import itertools
 import time
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -25,12 +24,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key, UInt32
 
-from lazyscope.executors import in_words
+from lazyscope.progress import Progress, heard
 from lazyscope.sweep import by_hand, remote
 from lazyscope.sweep.axes import check_call, root_key
 from lazyscope.sweep.axes import points as axes_of
 from lazyscope.sweep.axes import seed_list as seeds_of
-from lazyscope.sweep.cells import Cell, Function, Memory, Progress, Store, View
+from lazyscope.sweep.cells import Cell, Function, Memory, Store, View
 from lazyscope.sweep.program import Program
 from lazyscope.sweep.remote import FailedCellsError
 from lazyscope.sweep.results import CellError, Expected, Traced, shapes_of, traced
@@ -99,7 +98,7 @@ def sweep(
     expected = Expected(points, seed_list, dims or {})
     if pending:
         groups = _by_static(pending, static) if compiled else [((), pending)]
-        report = _cautious(progress)
+        report = heard(progress, "the sweep")
         sent = call
         if workers is not None:
             sent = sendable(call, [value for fixed, _ in groups for _, value in fixed], workers)
@@ -154,23 +153,6 @@ def _compute(
             at += len(chunk)
             done += len(chunk)
             report(done, total, label)
-
-
-def _cautious(progress: Progress | None) -> Progress:
-    """`progress` as long as it works: what it draws is worth no result."""
-    listening = progress is not None
-
-    def report(done: int, total: int, label: str) -> None:
-        nonlocal listening
-        if progress is None or not listening:
-            return
-        try:
-            progress(done, total, label)
-        except Exception as error:
-            listening = False
-            warnings.warn(f"progress raised {in_words(error)}: the sweep goes on without it", stacklevel=2)
-
-    return report
 
 
 def _by_static(cells: list[Cell], static: Sequence[str]) -> Groups:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from lazyscope.sweep.cells import Cell, Function, Progress, View
+from lazyscope.progress import Progress
+from lazyscope.sweep.cells import Cell, Function, View
 from lazyscope.sweep.results import CellError, Expected, arrays, shapes_of
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Key
 
-Progress = Callable[[int, int, str], None]
 Function = Callable[..., Mapping[str, Any]]  # arrays, or what becomes one
 
 

@@ -32,8 +32,9 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lazyscope.executors import THREADS, in_words, one_thread
+from lazyscope.progress import Progress
 from lazyscope.sweep.by_hand import Calls
-from lazyscope.sweep.cells import Cell, Function, Progress, View
+from lazyscope.sweep.cells import Cell, Function, View
 from lazyscope.sweep.program import BUFFER_CELLS, Program
 from lazyscope.sweep.results import Expected, shapes_of, traced
 

@@ -23,6 +23,7 @@ from lazyscope.diagnose import diagnose as judge
 from lazyscope.groups import Groups
 from lazyscope.models import Apply
 from lazyscope.problems import Problem
+from lazyscope.progress import Progress, heard
 from lazyscope.torch.buffers import differing, joined, told_apart
 from lazyscope.torch.loader import Examples, Targets, alike, examples_of
 from lazyscope.torch.losses import Found, loss_of, own_loss
@@ -52,6 +53,7 @@ def diagnose(
     thresholds: Thresholds = Thresholds(),  # noqa: B008
     with_kappa: bool = True,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """How lazily `model`, an `nn.Module` at its start, trains: `lazyscope.diagnose` in PyTorch's terms.
 
@@ -80,6 +82,9 @@ def diagnose(
     the linearisation, have those of the start. Where they differ, g and j hold their part; the diagnosis says how far
     the outputs move with new buffers and old weights, and which g and j there are with the new ones at both ends.
 
+    `progress` hears of the conversion, of your two runs or the two descents, and of what is measured
+    (`lazyscope.progress`); it changes no number.
+
     Raises ValueError, in one line, as `ls.diagnose`, `ls.adapters.from_torch` and `ls.adapters.load_checkpoint` do.
     """
     if not isinstance(model, nn.Module):
@@ -91,7 +96,8 @@ def diagnose(
     model = unwrapped(model)
     model = model if dtype is None else _cast(model, dtype)
     tensors = [*model.parameters(), *model.buffers()]
-    options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps}
+    report = heard(progress)
+    options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps, "progress": report}
     with random_state_kept(), jax.enable_x64(True) if _is_double(tensors) else nullcontext():
         with random_state_kept():  # the user's training starts from it
             data = examples_of("batches", batches, model, examples, targets)
@@ -117,7 +123,7 @@ def _judged(
     options: dict[str, Any],
 ) -> Diagnosis:
     few, choice = _on_device(data.inputs, model), Choice(output, type(model).__name__)
-    apply, params0 = from_torch(model, few, output=output)
+    apply, params0 = from_torch(model, few, output=output, progress=options["progress"])
     meant = _loss(model, data, few, apply, params0, loss, choice)
     parts = [(apply.taken.batch(apply.taken.leaves(one.inputs)), meant.targets(_real(one.targets, model)))
              for one in (data, rest) if one is not None]  # fmt: skip
@@ -132,7 +138,7 @@ def _judged(
         return made if counts is None else WithoutPadding(made, counts)
 
     problem.check_labels(jax.ShapeDtypeStruct((data.number, *apply.shape), float))  # before the user's training
-    ends = None if train is None else trained_twice(model, train)
+    ends = None if train is None else trained_twice(model, train, options["progress"])
     module = end.module if end is not None else ends.module if ends is not None else None
     if module is None:
         found = judge(model_of(()), params0, problem, key=key, with_kappa=with_kappa, **options)

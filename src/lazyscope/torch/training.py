@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
+from lazyscope.progress import Progress, silent
 from lazyscope.torch.first_order import linearize
 from lazyscope.torch.weights import copied
 
@@ -21,7 +22,7 @@ class Ends(NamedTuple):
     how: str
 
 
-def trained_twice(model: Any, train: Callable[[Any], Any]) -> Ends:
+def trained_twice(model: Any, train: Callable[[Any], Any], report: Progress = silent) -> Ends:
     """`train` on a copy of the model and on its linearisation, each from the present random state.
 
     ValueError where it leaves the module that it is given as it was.
@@ -31,7 +32,8 @@ def trained_twice(model: Any, train: Callable[[Any], Any]) -> Ends:
         linear = linearize(model)
     said = [str(one.message) for one in caught]
     module = copied(model)
-    for one, name in ((module, "the model"), (linear, "its linearisation")):
+    for done, (one, name) in enumerate(((module, "the model"), (linear, "its linearisation"))):
+        report(done, 2, "your training, runs")
         before = [parameter.detach().clone() for parameter in one.parameters()]
         with random_state_kept():
             train(one)
@@ -40,6 +42,7 @@ def trained_twice(model: Any, train: Callable[[Any], Any]) -> Ends:
                 f"train must train the module that it is given, in place, got {name} with its weights as they were: "
                 "build optimizer and loader within train(module)"
             )
+    report(2, 2, "your training, runs")
     how = "; ".join(["your training, of the model and of its linearisation", *said])
     return Ends(module, linear, how)
 

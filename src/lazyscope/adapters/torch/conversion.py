@@ -22,13 +22,14 @@ from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.adapters.torch.probing import leading, probe, retraced, widely
 from lazyscope.adapters.torch.tracing import export, first_line, trace
+from lazyscope.progress import Progress, heard, silent
 
 _NUM_PROBES = 4
 _LABELS = ("start_positions", "end_positions")  # of Hugging Face, beside those with "label" in their names
 
 
 def from_torch(
-    module: Any, batch: Any, *, output: Output = None, dtype: Any = None
+    module: Any, batch: Any, *, output: Output = None, dtype: Any = None, progress: Progress | None = None
 ) -> tuple[Converted, dict[str, Array]]:
     """A PyTorch `nn.Module` as it is; `params0` is a dict keyed by PyTorch's parameter names.
 
@@ -48,7 +49,8 @@ def from_torch(
     The graph is compared with the module by its outputs and derivatives, in the module's type; then JAX with the graph
     in float64 on copies, whatever the type: outputs, derivatives, and one second-order product at weights moved by .1 %
     (a start at 0 is at kinks). A UserWarning says when PyTorch has no second derivative, or one that differences of its
-    first do not confirm; those differences take its place.
+    first do not confirm; those differences take its place. `progress` hears of the parts: traced, compared with the
+    module, compared as JAX (`lazyscope.progress`).
 
     Raises ValueError when the module does not run on the batch, has uninitialised (lazy) parameters or none to train,
     is neither float32 nor float64, returns something else than one row per example or what does not depend on its
@@ -66,7 +68,7 @@ def from_torch(
     leaves = _tensors(inputs, leaves)
     if dtype is not None:
         module, leaves = _cast(module, leaves, dtype)
-    return _converted(module, name, inputs, leaves, output)
+    return _converted(module, name, inputs, leaves, output, report=heard(progress))
 
 
 def from_exported(program: Any, *, output: Output = None) -> tuple[Converted, dict[str, Array]]:
@@ -97,7 +99,13 @@ def from_exported(program: Any, *, output: Output = None) -> tuple[Converted, di
 
 
 def _converted(
-    module: Any, name: str, inputs: Taken, leaves: list[Any], output: Output, fixed: int | None = None
+    module: Any,
+    name: str,
+    inputs: Taken,
+    leaves: list[Any],
+    output: Output,
+    fixed: int | None = None,
+    report: Progress = silent,
 ) -> tuple[Converted, dict[str, Array]]:
     """A module of any number of examples, or of a fixed one."""
     trained = _trained(module, name)
@@ -105,17 +113,20 @@ def _converted(
     n, block = fixed or max(2, min(len(leaves[0]), _NUM_PROBES)), fixed or 1
     rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
     choice = Choice(output, name)
+    report(0, 3, f"converting {name}, parts")
     with evaluation(module):
         inputs, rows = _without_labels(module, inputs, rows, choice)
         function = flat(module, inputs, choice)
         found = probe(function, name, trained, rows, block)
         graph = export(function, name, trained, tuple(leading(rows, block)))
         program = trace(graph, name, function, trained)
+        report(1, 3, f"converting {name}, parts")
         if not found.depends:
             raise ValueError(f"the outputs of {name} must depend on its trained parameters, got {unreached(program)}")
         verify_graph(name, found, *retraced(graph, trained, leading(rows, block), found.cotangent))
         shape = found.outputs.shape[1:]
         wide = widely(graph, name, trained, rows, shape, block)
+    report(2, 3, f"converting {name}, parts")
     params0 = {key: jnp.array(parameter.numpy(force=True)) for key, parameter in trained.items()}
     arrays, said = [row.numpy(force=True) for row in rows], f"{choice.said} of {name}"
     apply = Converted(program, inputs, params0, arrays, shape, said, block)
@@ -127,6 +138,7 @@ def _converted(
         verify(checked, name, wide, inputs.batch(wide.rows), convolves)
     if block > 1:
         _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs)
+    report(3, 3, f"converting {name}, parts")
     return apply, params0
 
 
