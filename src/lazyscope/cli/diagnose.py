@@ -48,7 +48,7 @@ class Diagnose:
     """Print one JSON object instead of the table."""
     quiet: bool = False
     """Show no progress."""
-    no_kappa: bool = False
+    no_kappa: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave kappa out: it decides nothing, and can take longer than all else."""
     steps: int = 1500
     """Steps of our own descent, where the case brings no trainer and --after no weights."""
