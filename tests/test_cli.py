@@ -308,6 +308,36 @@ def test_landscape_writes_picture_and_data_with_true_losses(own_model, in_proces
         np.testing.assert_allclose(distance, 2)
 
 
+@pytest.mark.slow
+def test_a_path_has_its_three_points_on_the_plane(in_process, tmp_path, capsys):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import jax, jax.numpy as jnp, lazyscope as ls\n"
+        "problem = ls.teacher_student(jax.random.key(0), n=12, d=3, n_test=6)\n"
+        "start = {'w': jax.random.normal(jax.random.key(1), (3, 4)), 'v': jnp.ones(4)}\n"
+        "case = ls.Case(lambda p, x: jnp.tanh(x @ p['w']) @ p['v'], start, problem)\n"
+    )
+    out = tmp_path / "out"
+    arguments = ["landscape", f"{file}:case", "--directions", "path", "--steps", "50", "--resolution", "9"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert lines(said.out) == [str(out / "landscape.png")]
+    assert said.err == (
+        "lazyscope: path: directions of length 1 at right angles, the first from the start to the trained end\n"
+    )
+    with xr.open_dataset(out / "landscape.nc") as ds:
+        assert ds.point.values.tolist() == ["start", "trained", "linearised"]
+        np.testing.assert_allclose(ds.off_plane, 0, atol=1e-12)
+        np.testing.assert_allclose(ds["values"], ds.shadows)
+        places = ds.coordinates.values
+        np.testing.assert_allclose(places[0], 0, atol=1e-12)
+        assert abs(places[1, 1]) < 1e-12 < places[1, 0]
+        for axis, name in enumerate("xy"):
+            assert ds[name].min() < places[:, axis].min()
+            assert ds[name].max() > places[:, axis].max()
+        assert ds["values"].sel(point="trained") < ds["values"].sel(point="start")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

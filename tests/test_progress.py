@@ -86,6 +86,7 @@ def test_a_loop_of_short_steps_reports_ten_times_a_second(monkeypatch):
     assert told.index(True) == 10
 
 
+@pytest.mark.slow
 def test_criterion_counts_its_products_and_stays_the_same():
     calls = Calls()
     options = {"key": KEY, "budget": FEW}
@@ -106,6 +107,7 @@ def test_descent_in_blocks_counts_its_steps_and_stays_the_same(monkeypatch):
     assert same(found[0], descent_by_calls(net, start(), PROBLEM, **options)[0])
 
 
+@pytest.mark.slow
 def test_a_plane_counts_its_points_and_is_the_same_as_point_by_point():
     calls = Calls()
 

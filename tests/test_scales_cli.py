@@ -96,6 +96,7 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_table_of_a_crossover_and_its_data(law, own, capsys, monkeypatch):
     law(7.0)
     monkeypatch.setenv("COLUMNS", "80")

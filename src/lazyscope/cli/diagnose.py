@@ -64,7 +64,7 @@ class Diagnose:
     """Print one JSON object instead of the table."""
     quiet: bool = False
     """Show no progress."""
-    no_kappa: bool = False
+    no_kappa: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave kappa out: it decides nothing, and can take longer than all else."""
     steps: int = 1500
     """Steps of our own descent, where the case brings no trainer and --after no weights."""
@@ -197,10 +197,11 @@ class Diagnose:
     def _say_what_comes(self, trainer: bool, after: Any, params0: Any) -> None:
         """What each part takes, before the first begins."""
         from lazyscope.criterion import default_budget
+        from lazyscope.door import sealed
 
         if self.quiet or sys.stderr is None or not sys.stderr.isatty():
             return
-        most = "" if params0 is None else f" in at most {default_budget(params0).products} products"
+        most = "" if params0 is None else f" in at most {default_budget(sealed(params0)).products} products"
         parts = [] if self.no_kappa else [f"kappa{most} (--no-kappa leaves it out)"]
         if after is None:
             each = "your trainer twice, on" if trainer else f"{self.steps} steps of descent each (--steps) for"
