@@ -107,7 +107,8 @@ def test_kappa_gap_and_change_of_the_differential_are_those_of_dense_double_back
         expected = by_pytorch(module)
     x, y = jnp.asarray(TOKENS.numpy()), jnp.asarray(TARGETS.numpy())
     problem = ls.Problem(x, y)
-    kappa = ls.criterion(apply, params0, problem, key=jax.random.key(0), budget=THOROUGH).kappa
+    budget = THOROUGH if build is lora_gpt2 else None  # its ‖D²h‖ is known to 3e-6 only with less
+    kappa = ls.criterion(apply, params0, problem, key=jax.random.key(0), budget=budget).kappa
     models = apply, ls.linearize(apply, params0)
     runs = [ls.gradient_descent(model, params0, problem, step_size=STEP, num_steps=STEPS) for model in models]
     ends = [model(run.params, x) for model, run in zip(models, runs, strict=True)]
