@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarnin
 torch = pytest.importorskip("torch")
 transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
 nn, F = torch.nn, torch.nn.functional
-from torch.overrides import TorchFunctionMode  # noqa: E402
 
 TOKENS = torch.tensor([[1, 4, 2, 5], [3, 1, 6, 0]])
 TARGETS = torch.tensor([[0.7], [-0.4]], dtype=torch.float64)
@@ -59,7 +58,7 @@ class OneNumber(nn.Module):
         return logits[:, -1, 2:3] if logits.ndim == 3 else logits
 
 
-class InFloat64(TorchFunctionMode):
+class InFloat64(torch.overrides.TorchFunctionMode):
     """float64 where a model says float32, as norms and rotations do: else there are no digits to compare."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

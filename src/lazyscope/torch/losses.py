@@ -156,7 +156,7 @@ def own_loss(model: nn.Module, batch: Any, key: str | None, choice: Choice) -> t
                 f"{type(model).__name__} must run on a batch with its labels, got: {first_line(error)}: pass what its "
                 "training step passes"
             ) from error
-    loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
+    loss: Any = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
     if not isinstance(loss, Tensor) or loss.ndim:
         return None, None
     return loss.cpu(), choice(result).detach().cpu()
