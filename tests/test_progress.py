@@ -199,7 +199,9 @@ case = ls.Case(lambda w, x: jnp.tanh(x @ w["w"]) @ w["v"], {"w": jnp.ones((20, 3
 def test_ctrl_c_within_a_long_compiled_program_ends_it_at_once(tmp_path):
     file = tmp_path / "long.py"
     file.write_text(LONG)
-    code = "from lazyscope.cli import entry; entry()"
+    # A shell's background job ignores the signal, and what it starts inherits that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; from lazyscope.cli import entry; entry()"
     command = [sys.executable, "-c", code, "diagnose", f"{file}:case", "--no-kappa", "--steps", "10000000"]
     master, slave = pty.openpty()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave)
