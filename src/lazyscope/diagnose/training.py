@@ -153,12 +153,13 @@ def by_descent(
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
+    settings = {"alpha": alpha, "step_size": step}
     report(0, num_steps, steps_of(linear=False))
-    model = _descent(apply, params0, problem, alpha, step, num_steps, report)
+    model = _descent(apply, params0, problem, num_steps, settings, report)
     jax.block_until_ready(model.params)
     report(num_steps, num_steps, steps_of(linear=False))
     report(0, num_steps, steps_of(linear=True))
-    linear = _linear_descent(apply, params0, problem, alpha, step, num_steps, report)
+    linear = _linear_descent(apply, params0, problem, num_steps, settings, report)
     report(num_steps, num_steps, steps_of(linear=True))
     how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
     for end in (model.params, linear.params):
@@ -177,39 +178,26 @@ class _Descended(NamedTuple):
 
 
 def _descent(
-    apply: Apply,
-    params0: PyTree,
-    problem: Problem,
-    alpha: float,
-    step_size: float,
-    num_steps: int,
-    report: Progress,
+    apply: Apply, params0: PyTree, problem: Problem, num_steps: int, settings: dict[str, Any], report: Progress
 ) -> _Descended:
-    settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "num_steps": num_steps}
     if by_calls(apply, params0, problem.x):
-        return _Descended(*descent_by_calls(apply, params0, problem, report=report, **settings))
-    run = gradient_descent(apply, params0, problem, **settings)
+        return _Descended(*descent_by_calls(apply, params0, problem, num_steps=num_steps, report=report, **settings))
+    run = gradient_descent(apply, params0, problem, num_steps=num_steps, **settings)
     return _Descended(run.params, bool(run.status.still_improving), run)
 
 
 def _linear_descent(
-    apply: Apply,
-    params0: PyTree,
-    problem: Problem,
-    alpha: float,
-    step_size: float,
-    num_steps: int,
-    report: Progress,
+    apply: Apply, params0: PyTree, problem: Problem, num_steps: int, settings: dict[str, Any], report: Progress
 ) -> _Descended:
-    settings: dict[str, Any] = {"alpha": alpha, "step_size": step_size}
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
     if problem.loss is square_loss and kernel_side <= CLOSED_FORM_SIDE:
         run = linearized_descent(apply, params0, problem, steps=default_record(num_steps), **settings)
         return _Descended(run.params, False, run)
-    settings["num_steps"] = num_steps
     if by_calls(apply, params0, problem.x):
-        return _Descended(*descent_by_calls(apply, params0, problem, linear=True, report=report, **settings))
-    run = gradient_descent(linearize(apply, params0), params0, problem, **settings)
+        return _Descended(
+            *descent_by_calls(apply, params0, problem, num_steps=num_steps, linear=True, report=report, **settings)
+        )
+    run = gradient_descent(linearize(apply, params0), params0, problem, num_steps=num_steps, **settings)
     return _Descended(run.params, bool(run.status.still_improving), run)
 
 

@@ -1,6 +1,5 @@
 """Buffers that differ between start and end: the statistics of BatchNorm, above all."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -77,8 +76,3 @@ def told_apart(
         reasons=(*found.reasons, *reasons),
         advice=(*advice, *found.advice),
     )
-
-
-def joined(weights: Mapping[str, Array], buffers: Mapping[str, Array]) -> dict[str, Array]:
-    """Weights and the buffers that travel along."""
-    return {**weights, **buffers}

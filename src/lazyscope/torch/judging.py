@@ -24,7 +24,7 @@ from lazyscope.groups import Groups
 from lazyscope.models import Apply
 from lazyscope.problems import Problem
 from lazyscope.progress import Progress, heard
-from lazyscope.torch.buffers import differing, joined, told_apart
+from lazyscope.torch.buffers import differing, told_apart
 from lazyscope.torch.loader import Examples, Targets, alike, examples_of
 from lazyscope.torch.losses import Found, loss_of, own_loss
 from lazyscope.torch.padding import WithoutPadding, padding
@@ -145,14 +145,14 @@ def _judged(
         return replace(found, model=words)
     buffers = differing(apply, module)
     judged = model_of(buffers.start)
-    start, last = joined(params0, buffers.start), joined(_weights(module, params0), buffers.end)
+    start, last = params0 | buffers.start, _weights(module, params0) | buffers.end
     _check(apply.given(buffers.start), last, module, _on_device(data.inputs, module), choice)
     if ends is None:
         assert end is not None
         found = judge(judged, start, problem, params=last, key=key, with_kappa=with_kappa, **options)
         how = found.how.replace("elsewhere", f"elsewhere, {end.said}", 1)
     else:
-        linear = joined(_weights(ends.linear, params0), buffers.start)
+        linear = _weights(ends.linear, params0) | buffers.start
         both = iter((last, linear))  # called with the model first, then with its linearisation
         options = options | {"train": lambda _apply, _params0: next(both), "with_kappa": with_kappa}
         found = judge(judged, start, problem, key=key, **options)
@@ -160,7 +160,7 @@ def _judged(
     found = replace(found, model=words, how=how)
     if not buffers.start:
         return found
-    old = joined(params0, buffers.end)
+    old = params0 | buffers.end
     same = judge(judged, old, problem, params=last, key=key, **(options | {"train": None, "with_kappa": False}))
     x = problem.x if problem.x_test is None else problem.x_test
     return told_apart(found, same, judged, start, old, last, x, buffers)

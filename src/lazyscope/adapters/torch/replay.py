@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lazyscope.adapters.torch.operations.products import GROUPED
+from lazyscope.adapters.torch.operations.products import grouping
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def _grouped(a: Any, b: Any, offs: Any = None, bias: Any = None, **_: Any) -> An
     if offs is None:
         product = a @ b
     else:
-        size = {(2, 3): a.shape[0], (3, 2): b.shape[-1], (2, 2): a.shape[-1]}[a.ndim, b.ndim]
+        sums, size = grouping(a, b)
         group = (offs[:, None] <= torch.arange(size)).sum(0)
         member = (group == torch.arange(len(offs))[:, None]).to(a.dtype)
-        product = torch.einsum(GROUPED[a.ndim, b.ndim], member, a, b)
+        product = torch.einsum(sums, member, a, b)
     return product if bias is None else product + bias
 
 

@@ -20,8 +20,13 @@ def _addbmm(bias: Array, a: Array, b: Array, beta: Any = 1, alpha: Any = 1) -> A
     return beta * bias + alpha * jnp.sum(a @ b, 0)
 
 
-# Of a product whose rows, columns or inner places belong to groups g, by the axes of its factors.
-GROUPED = {(2, 3): "gr,ri,gic->rc", (3, 2): "gc,gri,ic->rc", (2, 2): "gi,ri,ic->grc"}
+def grouping(a: Any, b: Any) -> tuple[str, int]:
+    """Of a product whose rows, columns or inner places belong to groups g: its sums, and how many such places."""
+    return {
+        (2, 3): ("gr,ri,gic->rc", a.shape[0]),
+        (3, 2): ("gc,gri,ic->rc", b.shape[-1]),
+        (2, 2): ("gi,ri,ic->grc", a.shape[-1]),
+    }[a.ndim, b.ndim]
 
 
 def _grouped_mm(a: Array, b: Array, offs: Array | None = None, bias: Array | None = None, *_: Any, **__: Any) -> Array:
@@ -29,10 +34,10 @@ def _grouped_mm(a: Array, b: Array, offs: Array | None = None, bias: Array | Non
     if offs is None:
         product = a @ b
     else:
-        size = {(2, 3): a.shape[0], (3, 2): b.shape[-1], (2, 2): a.shape[-1]}[a.ndim, b.ndim]
+        sums, size = grouping(a, b)
         group = jnp.sum(offs[:, None] <= jnp.arange(size, dtype=offs.dtype), 0)
         member = (group == jnp.arange(len(offs))[:, None]).astype(a.dtype)
-        product = jnp.einsum(GROUPED[a.ndim, b.ndim], member, a, b)
+        product = jnp.einsum(sums, member, a, b)
     return product if bias is None else product + bias
 
 
