@@ -19,6 +19,7 @@ open a chunk. In `sweep` a store decides nothing but which cells are already the
 from lazyscope.store.contents import Problem, Summary, check, export_cells, locate, status, write_csv, write_netcdf
 from lazyscope.store.files import StoreError, export, named, write_atomic
 from lazyscope.store.folder import Store
+from lazyscope.store.keys import stored_as
 from lazyscope.store.origin import provenance
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "named",
     "provenance",
     "status",
+    "stored_as",
     "write_atomic",
     "write_csv",
     "write_netcdf",

@@ -3,8 +3,9 @@
 key = sha256([digest, coordinates, seed]),
 digest = sha256({function, version, settings, static, root key, precision}),
 
-each as canonical JSON: sorted names, no spaces, floats by `repr`. Code is known by its qualified name and by `version`
-alone, so a change of code that changes numbers needs a new version; `code` tells of changes without one.
+each as canonical JSON: sorted names, no spaces, floats by `repr`. Code is known by its qualified name, or by the one
+that `stored_as` gives it, and by `version` alone, so a change of code that changes numbers needs a new version; `code`
+tells of changes without one.
 """
 
 import dataclasses
@@ -16,12 +17,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)  # made once: three keys a cell
 HOW_TO_NAME = "define it at the top level of a module and pass what it needs as settings (functools.partial)"
+
+
+Named = TypeVar("Named", bound=Callable[..., Any])
 
 
 class Program(NamedTuple):
@@ -80,8 +84,23 @@ def unwrap(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any,
     return inner, (*arguments, *function.args), settings | function.keywords
 
 
+def stored_as(name: str) -> Callable[[Named], Named]:
+    """Decorate a function or a class that was moved or renamed: stores know it by `name`, `module.qualname` as it was.
+
+    Its finished cells are found again, and those of whatever has it among its settings.
+    """
+
+    def named(thing: Named) -> Named:
+        thing.stored_as = name  # type: ignore[attr-defined]
+        return thing
+
+    return named
+
+
 def name_of(thing: Any, what: str) -> str:
-    """`module.qualname`; ValueError for what cannot be imported under that name."""
+    """What it is stored as, else `module.qualname`; ValueError for what cannot be imported under that name."""
+    if (name := getattr(thing, "__dict__", {}).get("stored_as")) is not None:  # its own: a subclass is another class
+        return name
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         raise ValueError(f"a store needs functions it can name, got {name or thing!r} for {what}: {HOW_TO_NAME}")
