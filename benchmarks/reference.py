@@ -42,7 +42,9 @@ def main(seeds: int) -> int:
     import jax
 
     from lazyscope.cli.terminal import progress_bar
-    from lazyscope.papers.protocol import Protocol, experiment, fixed_step_size
+    from lazyscope.papers.figure import Trials
+    from lazyscope.papers.initialisation.training import experiment
+    from lazyscope.papers.student import Protocol, fixed_step_size
 
     short = Protocol(num_steps=5000)
     fixed = Protocol(num_steps=10_000, step_rule=fixed_step_size)
@@ -51,7 +53,7 @@ def main(seeds: int) -> int:
 
     def compare(name, protocol, taus, pairs):
         with progress_bar(name) as progress:
-            ds = experiment(protocol, tuple(taus), seeds=seeds, key=jax.random.key(0), progress=progress)
+            ds = experiment(protocol, tuple(taus), Trials(jax.random.key(0), seeds, progress=progress))
         for variable, expected in pairs:
             values = ds[variable] if variable == "end_test_loss" else ds[variable].isel(linear_step=-2)
             for tau, value in expected.items():

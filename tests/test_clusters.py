@@ -97,13 +97,15 @@ def test_cells_that_kill_their_worker_are_left_out_and_the_others_kept(tmp_path)
 
 
 FIGURE = """
-import sys, types
+import sys
 import jax, jax.numpy as jnp, numpy as np
-from lazyscope import cli, sweep
+from lazyscope import cli
 from lazyscope.claims import Claim
 from lazyscope.figures import new_figure
 from lazyscope.papers import FIGURES, Entry, reproduce
-from lazyscope.papers.protocol import Protocol, Specification
+from lazyscope.papers.figure import Cell, Figure, Size
+from lazyscope.papers.initialisation.training import Scales
+from lazyscope.papers.student import Protocol
 
 
 def cell(key, *, t):
@@ -111,8 +113,8 @@ def cell(key, *, t):
     return {"value": jax.lax.fori_loop(0, 2_500_000, lambda i, w: w - 1e-9 * jnp.sin(w), start)}
 
 
-def compute(spec, *, key, store=None, progress=None):
-    return sweep(cell, {"t": spec.taus}, key=key, seeds=spec.seeds, store=store, progress=progress)
+def compute(settings, trials):
+    return trials.over(Cell(cell, 1), {"t": settings.taus})
 
 
 def draw(ds):
@@ -122,14 +124,14 @@ def draw(ds):
 
 
 if __name__ == "__main__":
-    spec = Specification(protocol=Protocol(), taus=tuple(1.0 + i for i in range(10)), seeds=3)
+    settings = Scales(Protocol(), taus=tuple(1.0 + i for i in range(10)))
     claim = Claim("It is so.", "here", "value", lambda ds: ds.value.isel(t=0).values, (-np.inf, np.inf))
-    module = types.SimpleNamespace(
-        __name__="figure", SIZES={"tiny": spec}, CLAIMS=(claim,), CAPTION="", compute=compute, draw=draw,
+    figure = Figure(
+        caption="", sizes={"tiny": Size(settings, 3)}, compute=compute, claims=(claim,), draw=draw,
         numbers=lambda ds: [["t"]],
     )
     FIGURES["small"] = Entry("figure", "A small figure", (1, 1, 1))
-    reproduce.load = lambda name: module
+    reproduce.load = lambda name: figure
     sys.exit(cli.main(["reproduce", "small", "--size", "tiny", "--out", sys.argv[1], *sys.argv[2:]]))
 """
 

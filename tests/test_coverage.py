@@ -42,7 +42,7 @@ def test_what_a_row_names_is_there(row):
     claims, tests = CLAIM.findall(named), TEST.findall(named)
     for figure, sentence in claims:
         assert figure in FIGURES, f"no figure {figure}"
-        assert sentence in {claim.sentence for claim in load(figure).CLAIMS}, f"{figure} has no claim {sentence!r}"
+        assert sentence in {claim.sentence for claim in load(figure).claims}, f"{figure} has no claim {sentence!r}"
     for file, function in tests:
         assert function in functions(file), f"{file} has no {function}"
     rest = TEST.sub("", CLAIM.sub("", named)).strip(" ;\u200b")
@@ -54,5 +54,5 @@ def test_what_a_row_names_is_there(row):
 
 def test_sentences_of_a_figure_differ():
     for name in FIGURES:
-        twice = [sentence for sentence, n in Counter(claim.sentence for claim in load(name).CLAIMS).items() if n > 1]
+        twice = [sentence for sentence, n in Counter(claim.sentence for claim in load(name).claims).items() if n > 1]
         assert not twice, (name, twice)

@@ -9,7 +9,6 @@ from lazyscope import landscape
 from lazyscope.criterion import criterion
 from lazyscope.models import two_layer
 from lazyscope.papers import (
-    draw_cells,
     landscape_cells,
     loss_cells,
     narrow_cells,
@@ -18,8 +17,9 @@ from lazyscope.papers import (
     step_cells,
 )
 from lazyscope.papers.flow_cells import Net
-from lazyscope.papers.protocol import Protocol
 from lazyscope.papers.regime_cells import CENTRED, PLAIN, SYMMETRISED, Nets
+from lazyscope.papers.student import Protocol
+from lazyscope.papers.width import initial_weights
 from lazyscope.problems import teacher_student
 from lazyscope.tangent import jacobian
 
@@ -90,8 +90,8 @@ def test_a_narrow_lazy_net_ends_at_the_projection_with_no_negative_curvature():
 
 @pytest.mark.slow
 def test_after_one_step_both_linear_models_of_a_wide_net_explain_what_they_should():
-    spec = draw_cells.Draws((), n=10, d=4, num_steps=1, draws=3)
-    found = draw_cells.over_draws(KEY, width=jnp.asarray(2000.0), widest=2000, spec=spec)
+    spec = initial_weights.Draws((), n=10, d=4, num_steps=1, draws=3)
+    found = initial_weights.over_draws(KEY, width=jnp.asarray(2000.0), widest=2000, spec=spec)
     np.testing.assert_allclose(found["tangent_share"], 1, atol=1e-2)
     assert 0.3 < float(found["readout_share"]) < 0.99  # half of the kernel, but not half of a sum along its top
 

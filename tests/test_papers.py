@@ -1,5 +1,6 @@
 """The figure modules: what each offers, and the cells that they share against independent computations."""
 
+import sys
 from dataclasses import replace
 
 import jax
@@ -9,19 +10,20 @@ import pytest
 
 from lazyscope import gradient_descent, tree
 from lazyscope.criterion import criterion
-from lazyscope.papers import FIGURES, SIZES, kappa_cells, level_lines, widths
-from lazyscope.papers.protocol import (
+from lazyscope.papers import FIGURES, SIZES, kappa_cells, level_lines
+from lazyscope.papers.figure import Trials
+from lazyscope.papers.initialisation.training import experiment, train
+from lazyscope.papers.reproduce import load, reproduce
+from lazyscope.papers.student import (
     Protocol,
     chizat_step_size,
     decades,
-    experiment,
     fixed_step_size,
     held_out,
     power_step_size,
     setup,
-    train,
 )
-from lazyscope.papers.reproduce import load, reproduce
+from lazyscope.papers.width import training
 
 SMALL = Protocol(n=20, n_test=15, d=5, width=6, num_steps=60)
 KEY = jax.random.key(0)
@@ -29,11 +31,11 @@ KEY = jax.random.key(0)
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_offers_sizes_claims_and_says_how_to_run_it(name):
-    module = load(name)
-    assert set(module.SIZES) == set(SIZES)
-    assert f"lazyscope reproduce {name} --size" in (module.__doc__ or "")
-    assert len(module.CLAIMS) >= 1
-    for claim in module.CLAIMS:
+    figure, module = load(name), FIGURES[name].figure.partition(":")[0]
+    assert tuple(figure.sizes) == SIZES
+    assert f"lazyscope reproduce {name} --size" in (sys.modules[f"lazyscope.papers.{module}"].__doc__ or "")
+    assert len(figure.claims) >= 1
+    for claim in figure.claims:
         assert set(claim.expected) == set(SIZES)
         assert claim.accepted[0] < claim.accepted[1]
         assert claim.source
@@ -43,7 +45,7 @@ def test_a_figure_offers_sizes_claims_and_says_how_to_run_it(name):
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_runs_at_tiny_size(name, tmp_path):
     item, findings = reproduce(name, size="tiny", seeds=None, out=tmp_path)
-    assert len(findings) == len(load(name).CLAIMS)
+    assert len(findings) == len(load(name).claims)
     assert all(np.isfinite(finding.mean) for finding in findings)
     for ending in ("nc", "svg", "png", "json"):
         assert (tmp_path / "figures" / f"{name}.{ending}").stat().st_size > 500
@@ -99,10 +101,10 @@ def test_a_cell_in_v_units_is_the_run_at_scale_tau(doubled):
 
 @pytest.mark.slow
 def test_the_differential_of_a_cell_over_width_changes_as_its_dense_jacobian():
-    protocol = widths.WidthProtocol(n=20, n_test=15, d=5, target_scale=3.0, num_steps=60)
-    model, params0, problem = widths.setup(KEY, 7, protocol)
+    protocol = training.WidthProtocol(n=20, n_test=15, d=5, target_scale=3.0, num_steps=60)
+    model, params0, problem = training.setup(KEY, 7, protocol)
     run = gradient_descent(model.apply, params0, problem, alpha=1 / 7, step_size=0.05 / 7, num_steps=60)
-    cell = widths.train(KEY, width=7, exponent=jnp.asarray(widths.MEAN), protocol=protocol)
+    cell = training.train(KEY, width=7, exponent=jnp.asarray(training.MEAN), protocol=protocol)
     expected = dense_change(model.apply, params0, run.params, held_out(problem)[0])
     np.testing.assert_allclose(cell["differential_change"], expected, rtol=1e-9)
 
@@ -114,7 +116,7 @@ def dense_change(apply, params0, params, x):
 
 @pytest.mark.slow
 def test_the_gap_of_an_experiment_vanishes_at_large_tau():
-    ds = experiment(SMALL, (1.0, 10.0, 100.0), seeds=3, key=KEY)
+    ds = experiment(SMALL, (1.0, 10.0, 100.0), Trials(KEY, 3))
     slopes = np.polyfit([0, 1, 2], np.log10(ds.gap.transpose("tau", "seed").values), 1)[0]
     assert float(ds.gap.sel(tau=100.0).max()) < 1e-3
     assert np.all(slopes < -0.4)  # gates flip, so slower than tau^-2

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from lazyscope import infinite_width_kernel, stable_rank, two_layer, two_layer_linear
-from lazyscope.papers.later import lewkowycz2020, woodworth2020
-from lazyscope.papers.note import ref3, ref6, ref8
-from lazyscope.papers.protocol import Protocol, held_out, reference, setup
+from lazyscope.papers.initialisation import diagonal_nets
+from lazyscope.papers.initialisation.training import reference
+from lazyscope.papers.later import lewkowycz2020
+from lazyscope.papers.note import ref6, ref8
+from lazyscope.papers.student import Protocol, held_out, setup
+from lazyscope.papers.width import infinite
 from lazyscope.problems import Problem, teacher_student
 
 KEY = jax.random.key(0)
@@ -47,13 +50,13 @@ def test_one_example_makes_descent_the_map_of_two_numbers_of_lewkowycz_et_al(rat
 
 
 def test_least_q_lies_between_least_l2_and_least_l1():
-    problem, truth = woodworth2020.sparse_problem(KEY, n=8, d=14, relevant=1)
+    problem, truth = diagonal_nets.sparse_problem(KEY, n=8, d=14, relevant=1)
     x, y = np.asarray(problem.x), np.asarray(problem.y)
-    np.testing.assert_allclose(woodworth2020.least_q(x, y, 1e3), np.linalg.pinv(x) @ y, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(woodworth2020.least_l1(x, y), truth, atol=1e-9)  # one relevant feature is recovered
-    far, near = (np.linalg.norm(woodworth2020.least_q(x, y, tau) - truth) for tau in (1e-1, 1e-3))
+    np.testing.assert_allclose(diagonal_nets.least_q(x, y, 1e3), np.linalg.pinv(x) @ y, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(diagonal_nets.least_l1(x, y), truth, atol=1e-9)  # one relevant feature is recovered
+    far, near = (np.linalg.norm(diagonal_nets.least_q(x, y, tau) - truth) for tau in (1e-1, 1e-3))
     assert near < 0.1 * far
-    beta = woodworth2020.least_q(x, y, 0.3)
+    beta = diagonal_nets.least_q(x, y, 0.3)
     np.testing.assert_allclose(x @ beta, y, atol=1e-6)
     slope = np.arcsinh(beta / (2 * 0.3**2))  # the gradient of Q, normal to the solutions of Xβ = y
     np.testing.assert_allclose(slope - np.linalg.pinv(x) @ (x @ slope), 0, atol=1e-6)
@@ -61,15 +64,15 @@ def test_least_q_lies_between_least_l2_and_least_l1():
 
 @pytest.mark.slow
 def test_the_flow_of_a_diagonal_net_ends_there_and_keeps_its_product():
-    end = woodworth2020.flow(KEY, 0.1, n=5, d=8, relevant=1, rtol=1e-5)
-    assert woodworth2020.distances(end, 0.1)[0] < 1e-4
-    assert float(end.product) < 1e-3
+    found = diagonal_nets.distances(KEY, tau=0.1, data=diagonal_nets.Data(n=5, d=8, relevant=1, rtol=1e-5))
+    assert found["to_least_q"] < 1e-4
+    assert found["product"] < 1e-3
 
 
 @pytest.mark.slow
 def test_a_narrow_net_in_the_program_of_a_wide_one_has_its_kernel():
     n, d, width, widest = 6, 3, 5, 12
-    found = ref3.over_width(KEY, width=jnp.asarray(5.0), widest=widest, n=n, d=d, num_steps=2, draws=1)
+    found = infinite.against_the_limit(KEY, width=jnp.asarray(5.0), widest=widest, n=n, d=d, num_steps=2, draws=1)
     key_data, _, key_draws = jax.random.split(KEY, 3)
     x = np.asarray(teacher_student(key_data, n=n, d=d, n_test=n).x)
     params = two_layer(widest, d).init(jax.random.split(key_draws, 1)[0])

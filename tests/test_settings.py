@@ -1,16 +1,16 @@
 """What stands on the page and in the netCDF file as settings of a figure, against its specification."""
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import xarray as xr
 
 from lazyscope.dynamics import EarlyStop
 from lazyscope.papers import FIGURES, SIZES
-from lazyscope.papers.protocol import Protocol
-from lazyscope.papers.reproduce import load, settings_of
-from lazyscope.papers.settings import Setting, table, values
+from lazyscope.papers.reproduce import load
+from lazyscope.papers.settings import Setting, table
+from lazyscope.papers.student import Protocol
 from lazyscope.report import Item, write_item, write_page
 from lazyscope.store import export
 
@@ -20,10 +20,9 @@ class Two:
     one: Protocol
     other: Protocol
     parts: tuple[tuple[str, Protocol], ...]
-    seeds: int
 
 
-TWO = Two(Protocol(), Protocol(n=7, stop=EarlyStop(patience=3)), (("A", Protocol(d=1)), ("B", Protocol(d=2))), seeds=3)
+TWO = Two(Protocol(), Protocol(n=7, stop=EarlyStop(patience=3)), (("A", Protocol(d=1)), ("B", Protocol(d=2))))
 
 
 def by_attributes(spec, path):
@@ -59,19 +58,20 @@ def reads_as(text, value):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FIGURES)
 def test_settings_are_those_of_the_specification_leaf_by_leaf(name, size):
-    module = load(name)
-    spec = module.SIZES[size]
-    shown = settings_of(module, spec)
-    said = {setting.name: setting.run for setting in getattr(module, "SETTINGS", ()) if setting.run}
-    leaves = [path for path in every_path(dataclasses.asdict(spec)) if not path.endswith(".seeds")]
-    assert set(leaves) | set(said) == set(shown)
+    figure = load(name)
+    spec, seeds = figure.sizes[size].settings, figure.sizes[size].seeds
+    shown = table(spec, seeds, figure.stated)
+    said = {setting.name: setting.run for setting in figure.stated if setting.run}
+    leaves = [path for path in every_path(dataclasses.asdict(spec)) if path != "seeds" and not path.endswith(".seeds")]
+    assert {*leaves, "seeds"} | set(said) == set(shown)
+    assert shown["seeds"][0] == str(seeds)
     for path in leaves:
         text, value = shown[path][0], by_attributes(spec, path)
         assert text == said[path] if path in said else reads_as(text, value), (path, text, value)
 
 
 def test_page_and_netcdf_have_them_all(tmp_path):
-    shown = table(TWO, (Setting("other.n", stated="1000", why="<time>"), Setting("batch", run="all")))
+    shown = table(TWO, 3, (Setting("other.n", stated="1000", why="<time>"), Setting("batch", run="all")))
     item = Item(
         name="demo",
         title="t",
@@ -86,7 +86,7 @@ def test_page_and_netcdf_have_them_all(tmp_path):
     )
     export(xr.Dataset(), tmp_path / "demo.nc", attributes=item.settings)
     kept = xr.load_dataset(tmp_path / "demo.nc", engine="h5netcdf").attrs
-    assert kept == values(TWO) | {"batch": "all"}
+    assert kept == {path: text for path, (text, _, _) in table(TWO, 3, ()).items()} | {"batch": "all"}
     assert (kept["one.n"], kept["other.n"], kept["parts.A.d"], kept["parts.B.d"]) == ("1000", "7", "1", "2")
     assert (kept["one.stop"], kept["other.stop.patience"]) == ("none", "3")
     write_item(tmp_path, item, svg=b"<svg/>", png=b"")
@@ -98,11 +98,11 @@ def test_page_and_netcdf_have_them_all(tmp_path):
 
 def test_a_reason_stands_only_where_ours_is_another_value():
     said = (Setting("one.n", "1000 in [2]", "time"), Setting("other.n", "1000 in [2]", "time"))
-    shown = table(TWO, said)
+    shown = table(TWO, 3, said)
     assert shown["one.n"] == ("1000", "1000 in [2]", "")
     assert shown["other.n"] == ("7", "1000 in [2]", "time")
 
 
 def test_a_setting_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"^a setting must be .* got 'one\.m': name one of one\.n, [^\n]*$"):
-        table(replace(TWO, seeds=4), (Setting("one.m", stated="3"),))
+        table(TWO, 4, (Setting("one.m", stated="3"),))

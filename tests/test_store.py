@@ -24,7 +24,7 @@ import xarray as xr
 
 from lazyscope import store as stores
 from lazyscope import sweep as sweep_function
-from lazyscope.papers import protocol
+from lazyscope.papers.initialisation import training
 from lazyscope.store import Store, StoreError, chunks, keys
 from lazyscope.store.code import fingerprint
 from lazyscope.store.origin import origin
@@ -725,7 +725,7 @@ def test_code_without_source_and_our_own_has_no_fingerprint():
     space: dict[str, Any] = {"__name__": "somewhere"}
     exec("def cell(key): return {'value': 1.0}", space)
     assert fingerprint(space["cell"]) is None
-    assert fingerprint(protocol.train) is None
+    assert fingerprint(training.train) is None
 
 
 def test_a_change_of_code_without_one_of_the_version_is_told_and_computes_nothing(package, tmp_path):
@@ -871,12 +871,13 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 jax.config.update("jax_enable_x64", True)
 from functools import partial
 import lazyscope as ls
-from lazyscope.papers.protocol import TRAIN_DIMS, Protocol, train
+from lazyscope.papers.initialisation.training import TRAIN
+from lazyscope.papers.student import Protocol
 assert len(jax.local_devices()) == int(sys.argv[1])
 settings = Protocol(n=30, n_test=20, d=7, width=6, num_steps=60)
 with ls.Store(sys.argv[2]) as store:
-    ds = ls.sweep(partial(train, protocol=settings), {"tau": [0.1, 1, 10]}, key=jax.random.key(0), seeds=3,
-                  dims=TRAIN_DIMS, store=store)
+    ds = ls.sweep(partial(TRAIN.function, protocol=settings), {"tau": [0.1, 1, 10]}, key=jax.random.key(0), seeds=3,
+                  dims=TRAIN.dims, store=store)
 ds.to_netcdf(sys.argv[3], engine="h5netcdf")
 """
 

@@ -1,8 +1,8 @@
 """`lazyscope store` and the store of `reproduce`, through the command line: exit codes, one line each, no traceback."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +14,9 @@ from lazyscope import sweep as sweep_function
 from lazyscope.claims import Claim
 from lazyscope.figures import new_figure
 from lazyscope.papers import FIGURES, Entry, reproduce
-from lazyscope.papers.protocol import Protocol, Specification
+from lazyscope.papers.figure import Cell, Figure, Size
+from lazyscope.papers.initialisation.training import Scales
+from lazyscope.papers.student import Protocol
 from lazyscope.store import Store
 
 CALLS = []
@@ -24,11 +26,11 @@ def cell(key, *, t):
     return {"value": t + jax.random.normal(key)}
 
 
-def compute(spec, *, key, store=None, progress=None):
+def compute(settings, trials):
     def counted(*report):
         CALLS.append(report)
 
-    return sweep_function(cell, {"t": spec.taus}, key=key, seeds=spec.seeds, store=store, progress=counted)
+    return replace(trials, progress=counted).over(Cell(cell, 1), {"t": settings.taus})
 
 
 def draw(ds):
@@ -37,11 +39,10 @@ def draw(ds):
     return figure
 
 
-FIGURE = SimpleNamespace(
-    __name__="figure",
-    SIZES={size: Specification(protocol=Protocol(), taus=(1.0, 2.0), seeds=3) for size in ("tiny", "quick", "paper")},
-    CLAIMS=(Claim("It is so.", "here", "value", lambda ds: ds.value.isel(t=0).values, (-np.inf, np.inf)),),
-    CAPTION="",
+FIGURE = Figure(
+    caption="",
+    sizes={size: Size(Scales(Protocol(), taus=(1.0, 2.0)), seeds=3) for size in ("tiny", "quick", "paper")},
+    claims=(Claim("It is so.", "here", "value", lambda ds: ds.value.isel(t=0).values, (-np.inf, np.inf)),),
     compute=compute,
     draw=draw,
     numbers=lambda ds: [["t"]],

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xarray as xr
 from compiled import compiled
 
 from lazyscope import gradient_descent, linearized_descent, tangent_kernel, two_layer
-from lazyscope.papers import solutions, widths
+from lazyscope.papers import solutions
 from lazyscope.papers.note import fig6
-from lazyscope.papers.width_panels import log_slope
-from lazyscope.papers.widths import MEAN, SQRT, WidthProtocol
+from lazyscope.papers.student import held_out
+from lazyscope.papers.width import training
+from lazyscope.papers.width.training import MEAN, SQRT, WidthProtocol
 
 SMALL = WidthProtocol(n=20, n_test=15, d=5, target_scale=3.0, num_steps=60)
 KEY = jax.random.key(0)
@@ -22,38 +22,28 @@ SPEC = solutions.Solutions(SMALL, (4, 6), inits=3, resolution=3, seeds=2)
 
 @pytest.mark.slow
 def test_the_two_layer_kernel_is_the_tangent_kernel():
-    model, params, problem = widths.setup(KEY, 7, SMALL)
-    x_test, _ = widths.held_out(problem)
+    model, params, problem = training.setup(KEY, 7, SMALL)
+    x_test, _ = held_out(problem)
     dense = tangent_kernel(model.apply, params, problem.x, x_test)
-    np.testing.assert_allclose(widths.two_layer_kernel(params, problem.x, x_test), dense, rtol=1e-10)
+    np.testing.assert_allclose(training.two_layer_kernel(params, problem.x, x_test), dense, rtol=1e-10)
 
 
 @pytest.mark.slow
 def test_the_linearised_outputs_are_those_of_the_closed_form():
-    model, params, problem = widths.setup(KEY, 7, SMALL)
-    found = compiled(lambda a, s: widths.linearised_outputs(model, params, problem, alpha=a, eta=s, num_steps=60))
+    model, params, problem = training.setup(KEY, 7, SMALL)
+    found = compiled(lambda a, s: training.linearised_outputs(model, params, problem, alpha=a, eta=s, num_steps=60))
     for exponent in (SQRT, MEAN):
-        alpha, eta = (f(7, jnp.asarray(exponent)) for f in (widths.output_scale, widths.step_size))
+        alpha, eta = (f(7, jnp.asarray(exponent)) for f in (training.output_scale, training.step_size))
         run = linearized_descent(model.apply, params, problem, alpha=alpha, step_size=eta, steps=[60])
         np.testing.assert_allclose(found(alpha, eta), run.observed[1][-1], rtol=1e-9)
 
 
 def test_step_sizes_give_the_two_scales_kernel_times_in_the_ratio_20():
     for exponent, expected in ((SQRT, (1 / 3, 1 / 9)), (MEAN, (1 / 9, 0.05 / 9))):
-        assert float(widths.output_scale(9, jnp.asarray(exponent))) == pytest.approx(expected[0])
-        assert float(widths.step_size(9, jnp.asarray(exponent))) == pytest.approx(expected[1])
+        assert float(training.output_scale(9, jnp.asarray(exponent))) == pytest.approx(expected[0])
+        assert float(training.step_size(9, jnp.asarray(exponent))) == pytest.approx(expected[1])
     assert SMALL.equal_time_step == 3
     assert {0, 3, 60} <= set(SMALL.record)
-
-
-def test_slopes_are_those_of_a_power_law_over_wide_nets():
-    m = np.array([4.0, 32.0, 64.0, 256.0])
-    values = xr.DataArray(
-        np.stack([m**0.3, 5 * m**-1.0], axis=1) + np.where(m < 32, 7.0, 0.0)[:, None],
-        dims=("width", "seed"),
-        coords={"width": m},
-    )
-    np.testing.assert_allclose(log_slope(values), [0.3, -1], rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +92,7 @@ def test_a_step_has_the_length_asked_for_and_leaves_the_padding(solved):
 
 
 def test_problems_do_not_depend_on_width():
-    ys = [widths.setup(KEY, width, SMALL)[2].y for width in (1, 9)]
+    ys = [training.setup(KEY, width, SMALL)[2].y for width in (1, 9)]
     np.testing.assert_array_equal(ys[0], ys[1])
-    other = widths.setup(KEY, 1, replace(SMALL, target_scale=6.0))[2].y
+    other = training.setup(KEY, 1, replace(SMALL, target_scale=6.0))[2].y
     np.testing.assert_allclose(other, 2 * ys[0])

@@ -34,6 +34,9 @@ class Outcome(Enum):
     INCONCLUSIVE = "inconclusive"
 
 
+HOLDS, FAILS, INCONCLUSIVE = Outcome
+
+
 class Scale(Enum):
     """The values a quantity can have, and the scale on which its interval is taken."""
 

@@ -47,13 +47,27 @@ MARKS = (
 
 
 def new_figure(
-    width: float = 7.2, height: float = 4.2, columns: int = 1, ratios: Sequence[float] | None = None
+    width: float = 7.2,
+    height: float = 4.2,
+    columns: int = 1,
+    ratios: Sequence[float] | None = None,
+    *,
+    log: str | Sequence[str] = "",
+    base: int = 10,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot's global state, and its axes from left to right, their widths in `ratios`."""
+    """A figure without pyplot's global state, and its axes from left to right, their widths in `ratios`.
+
+    `log` names the logarithmic scales, "x", "y" or "xy", of all axes or of each; `base` is that of x.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
-        axes = figure.subplots(1, columns, squeeze=False, width_ratios=ratios)
-    return figure, list(axes[0])
+        axes = list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
+    for ax, scales in zip(axes, [log] * columns if isinstance(log, str) else log, strict=True):
+        if "x" in scales:
+            ax.set_xscale("log", base=base)
+        if "y" in scales:
+            ax.set_yscale("log")
+    return figure, axes
 
 
 def curve(ax: Axes, values: xr.DataArray, x: str, *, label: str, color: str, line: str = "-", marker: str = "") -> None:

@@ -58,7 +58,6 @@ class Reproduce:
         process.prepare_jax()
         from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.terminal import print_findings, progress_bar
-        from lazyscope.executors import OnWorkers
         from lazyscope.papers.reproduce import reproduce, unexpected
         from lazyscope.store import Store
 
@@ -66,17 +65,17 @@ class Reproduce:
         with (
             how_to_go_on(lambda: KEPT, keeps=True),
             self._executor() as executor,
-            Store(self.out / "store", notify=say) as own,
+            Store(self.out / "store", notify=say) as store,
         ):
-            kept = own if executor is None else OnWorkers(own, executor)
             for name in names:
-                with own.used_for(name), progress_bar(name, unit="cells", quiet=self.quiet) as progress:
+                with store.used_for(name), progress_bar(name, unit="cells", quiet=self.quiet) as progress:
                     item, findings = reproduce(
                         name,
                         size=self.size,
                         seeds=self.seeds,
                         out=self.out,
-                        store=kept,
+                        store=store,
+                        executor=executor,
                         progress=progress,
                         data=self.data,
                     )

@@ -1,15 +1,19 @@
-"""Figures and claims of the two papers and findings of later ones, re-derived: each entry of `FIGURES` is a module."""
+"""Figures and claims of the two papers and findings of later ones, re-derived; `FIGURES` says where each is.
+
+A folder is a question, a file what is asked or trained. Names are those under which the papers print a figure.
+"""
 
 from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """Where a figure is computed, its title, and seconds of wall time on two cores at tiny, quick and paper size.
+    """Where a figure is, `module:OBJECT` below `lazyscope.papers`, its title, and seconds of wall time on two cores.
 
-    `cifar10` names the sizes at which it needs CIFAR-10: there `compute` gets `data=`, the folder that `--data` names.
+    `seconds` are those of tiny, quick and paper size; `cifar10` names the sizes at which it needs CIFAR-10: there
+    its trials have `data`, the folder that `--data` names.
     """
 
-    module: str
+    figure: str
     title: str
     seconds: tuple[float, float, float]
     cifar10: tuple[str, ...] = ()
@@ -17,71 +21,61 @@ class Entry(NamedTuple):
 
 FIGURES: dict[str, Entry] = {
     "note-fig4": Entry(
-        "lazyscope.papers.note.fig4", "Test loss against tau, symmetrised initialisation", (10, 40, 1500)
+        "initialisation.symmetrised:FIG4", "Test loss against tau, symmetrised initialisation", (10, 40, 1500)
     ),
-    "note-fig3": Entry("lazyscope.papers.note.fig3", "Test loss against tau, plain initialisation", (15, 45, 1500)),
-    "explorer": Entry("lazyscope.papers.note.explorer", "Explorer: two starts, two plateaus", (10, 30, 600)),
-    "note-fig7": Entry("lazyscope.papers.note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
-    "note-s1.1": Entry("lazyscope.papers.note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
+    "note-fig3": Entry("initialisation.plain:FIG3", "Test loss against tau, plain initialisation", (15, 45, 1500)),
+    "explorer": Entry("initialisation.explorer:EXPLORER", "Explorer: two starts, two plateaus", (10, 30, 600)),
+    "note-fig7": Entry("note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
+    "note-s1.1": Entry("note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s1.1-regimes": Entry(
-        "lazyscope.papers.note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
+        "note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
     ),
-    "note-s3.3": Entry("lazyscope.papers.note.s3_3", "The criterion against initialisation scale", (20, 60, 1600)),
-    "note-s3.4": Entry("lazyscope.papers.note.s3_4", "Level lines of the criterion", (5, 20, 40)),
-    "note-s5.3": Entry("lazyscope.papers.note.s5_3", "Regimes of standard initialisations", (15, 45, 10800)),
-    "note-fig1": Entry("lazyscope.papers.note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
-    "note-fig5": Entry("lazyscope.papers.note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
-    "note-s5.2": Entry("lazyscope.papers.note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
-    "note-s5.1": Entry("lazyscope.papers.note.s5_1", "Step size, momentum and the stall of lazy nets", (25, 55, 300)),
-    "note-ref1": Entry("lazyscope.papers.note.ref1", "1/m nets and the global minimum", (10, 30, 1500)),
-    "note-ref3": Entry("lazyscope.papers.note.ref3", "The infinite-width limit of the tangent kernel", (10, 25, 500)),
-    "note-ref6": Entry("lazyscope.papers.note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
-    "note-ref8": Entry("lazyscope.papers.note.ref8", "Rank of the hidden layer of linear nets", (6, 15, 600)),
+    "note-s3.3": Entry("note.s3_3", "The criterion against initialisation scale", (20, 60, 1600)),
+    "note-s3.4": Entry("note.s3_4", "Level lines of the criterion", (5, 20, 40)),
+    "note-s5.3": Entry("note.s5_3", "Regimes of standard initialisations", (15, 45, 10800)),
+    "note-fig1": Entry("note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
+    "note-fig5": Entry("note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
+    "note-s5.2": Entry("note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
+    "note-s5.1": Entry("note.s5_1", "Step size, momentum and the stall of lazy nets", (25, 55, 300)),
+    "note-ref1": Entry("width.global_minimum:REF1", "1/m nets and the global minimum", (10, 30, 1500)),
+    "note-ref3": Entry("width.infinite:REF3", "The infinite-width limit of the tangent kernel", (10, 25, 500)),
+    "note-ref6": Entry("note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
+    "note-ref8": Entry("note.ref8", "Rank of the hidden layer of linear nets", (6, 15, 600)),
     "chizat2019-fig1c": Entry(
-        "lazyscope.papers.chizat2019.fig1c", "Test loss against initialisation scale", (10, 40, 800)
+        "initialisation.symmetrised:FIG1C", "Test loss against initialisation scale", (10, 40, 800)
     ),
-    "chizat2019-fig1a": Entry("lazyscope.papers.chizat2019.fig1a", "Paths of particles, tau = 0.1", (6, 15, 60)),
-    "chizat2019-fig1b": Entry("lazyscope.papers.chizat2019.fig1b", "Paths of particles, tau = 2", (6, 15, 60)),
+    "chizat2019-fig1a": Entry("chizat2019.fig1a", "Paths of particles, tau = 0.1", (6, 15, 60)),
+    "chizat2019-fig1b": Entry("chizat2019.fig1b", "Paths of particles, tau = 2", (6, 15, 60)),
     "chizat2019-fig2b": Entry(
-        "lazyscope.papers.chizat2019.fig2b", "Population loss of SGD against initialisation scale", (15, 25, 1200)
+        "chizat2019.fig2b", "Population loss of SGD against initialisation scale", (15, 25, 1200)
     ),
-    "woodworth2020": Entry("lazyscope.papers.later.woodworth2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
-    "lewkowycz2020": Entry("lazyscope.papers.later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
-    "geiger2020": Entry("lazyscope.papers.later.geiger2020", "Where lazy training ends, against width", (15, 30, 900)),
-    "note-fig2": Entry("lazyscope.papers.note.fig2", "Loss landscapes at several widths", (15, 60, 7500)),
-    "note-fig6": Entry("lazyscope.papers.note.fig6", "Solutions projected onto another landscape", (15, 45, 7200)),
-    "note-s4.5": Entry("lazyscope.papers.note.s4_5", "Width under two output scales", (10, 45, 5400)),
-    "chizat2019-fig2a": Entry(
-        "lazyscope.papers.chizat2019.fig2a", "Test loss against width for two output scales", (15, 40, 5400)
-    ),
+    "woodworth2020": Entry("initialisation.diagonal_nets:WOODWORTH2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
+    "lewkowycz2020": Entry("later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
+    "geiger2020": Entry("width.crossover:GEIGER2020", "Where lazy training ends, against width", (15, 30, 900)),
+    "note-fig2": Entry("note.fig2", "Loss landscapes at several widths", (15, 60, 7500)),
+    "note-fig6": Entry("note.fig6", "Solutions projected onto another landscape", (15, 45, 7200)),
+    "note-s4.5": Entry("width.test_loss:S4_5", "Width under two output scales", (10, 45, 5400)),
+    "chizat2019-fig2a": Entry("width.test_loss:FIG2A", "Test loss against width for two output scales", (15, 40, 5400)),
     "chizat2019-thm2.2": Entry(
-        "lazyscope.papers.chizat2019.thm2_2", "Distance of a flow from its linearisation against alpha", (20, 25, 120)
+        "chizat2019.thm2_2", "Distance of a flow from its linearisation against alpha", (20, 25, 120)
     ),
-    "chizat2019-thm2.3": Entry(
-        "lazyscope.papers.chizat2019.thm2_3", "The bound on the gap after K iterations", (12, 15, 60)
-    ),
-    "chizat2019-thm2.4": Entry(
-        "lazyscope.papers.chizat2019.thm2_4", "Convergence of over-parameterised nets", (8, 10, 60)
-    ),
-    "chizat2019-thm2.5": Entry(
-        "lazyscope.papers.chizat2019.thm2_5", "Convergence of under-parameterised nets", (6, 8, 40)
-    ),
+    "chizat2019-thm2.3": Entry("chizat2019.thm2_3", "The bound on the gap after K iterations", (12, 15, 60)),
+    "chizat2019-thm2.4": Entry("chizat2019.thm2_4", "Convergence of over-parameterised nets", (8, 10, 60)),
+    "chizat2019-thm2.5": Entry("chizat2019.thm2_5", "Convergence of under-parameterised nets", (6, 8, 40)),
     "chizat2019-fig3a": Entry(
-        "lazyscope.papers.chizat2019.fig3a", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
+        "chizat2019.fig3a", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
     ),
     "chizat2019-fig3b": Entry(
-        "lazyscope.papers.chizat2019.fig3b", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
+        "chizat2019.fig3b", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
     ),
     "chizat2019-fig3c": Entry(
-        "lazyscope.papers.chizat2019.fig3c", "Kernel spectra of real and random images", (6, 30, 7_200), ("paper",)
+        "chizat2019.fig3c", "Kernel spectra of real and random images", (6, 30, 7_200), ("paper",)
     ),
     "chizat2019-table1": Entry(
-        "lazyscope.papers.chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)
+        "chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)
     ),
-    "note-s3.1": Entry(
-        "lazyscope.papers.note.s3_1", "The generalised setting: bound, rates, held-out points", (30, 45, 180)
-    ),
-    "note-s3.2": Entry("lazyscope.papers.note.s3_2", "Convergence, over- and under-parameterised", (25, 40, 180)),
-    "note-s4.6": Entry("lazyscope.papers.note.s4_6", "The under-parameterised case", (20, 55, 1500)),
+    "note-s3.1": Entry("note.s3_1", "The generalised setting: bound, rates, held-out points", (30, 45, 180)),
+    "note-s3.2": Entry("note.s3_2", "Convergence, over- and under-parameterised", (25, 40, 180)),
+    "note-s4.6": Entry("note.s4_6", "The under-parameterised case", (20, 55, 1500)),
 }
 SIZES = ("tiny", "quick", "paper")

@@ -2,7 +2,7 @@
 
 import jax
 
-from lazyscope.papers.protocol import Protocol, setup
+from lazyscope.papers.student import Protocol, setup
 from lazyscope.problems import Case
 
 

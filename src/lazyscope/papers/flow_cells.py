@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from lazyscope import figures, tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply, Doubled, center, two_layer
-from lazyscope.papers.protocol import decades, held_out
+from lazyscope.papers.student import decades, held_out
 from lazyscope.problems import Problem, square_loss, teacher_student
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import jacobian, largest_eigenvalue

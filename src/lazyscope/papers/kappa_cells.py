@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope.models import Doubled
-from lazyscope.papers.protocol import Protocol, setup
+from lazyscope.papers.student import Protocol, setup
 from lazyscope.tangent import largest_eigenvalue
 
 WIDTH_VERSION = 2

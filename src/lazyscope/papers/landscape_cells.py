@@ -16,7 +16,7 @@ from scipy import stats
 
 from lazyscope import landscape
 from lazyscope.papers.solutions import Solutions, absorb, nets, orders_to_first, reorder
-from lazyscope.papers.widths import EXPONENTS, MEAN
+from lazyscope.papers.width.training import EXPONENTS, MEAN
 
 RISE = 0.1  # of the zero predictor's loss: the level of the radius
 REACH = 3.0  # half-length of the lines: filter-normalised, or in units of the rms weight

@@ -12,7 +12,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.papers.widths import MEAN, SQRT
+from lazyscope.papers.width.training import MEAN, SQRT
 
 SHOWN = 4  # columns of a contour grid
 SHORT = {SQRT: "m^(−1/2)", MEAN: "1/m"}

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Key
 
 from lazyscope.dynamics import gradient_descent, kernel_flow
-from lazyscope.papers.protocol import Protocol, setup
+from lazyscope.papers.student import Protocol, setup
 from lazyscope.problems import square_loss
 from lazyscope.tangent import largest_eigenvalue
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Key, PyTree
 
 from lazyscope.dynamics import DIVERGED, EarlyStop, gradient_descent
 from lazyscope.models import Model, mlp
-from lazyscope.papers.protocol import Protocol, held_out, setup
+from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.tangent import largest_eigenvalue
 
 CELL_VERSION = 1

@@ -17,7 +17,7 @@ from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
 from lazyscope.papers.kappa_cells import Ingredients, hessian_norm, kappa
-from lazyscope.papers.protocol import held_out
+from lazyscope.papers.student import held_out
 from lazyscope.problems import square_loss, teacher_student
 from lazyscope.tangent import jacobian
 

@@ -1,7 +1,7 @@
-"""Settings as they stand on the page and in netCDF attributes: every leaf of a specification under its whole path.
+"""Settings as they stand on the page and in netCDF attributes: every leaf of a figure's settings under its whole path.
 
-A figure module says in `SETTINGS` what a reader could not see from the values: where its paper states another value or
-none, and what was run where the figure varies a field of its protocol itself or makes no use of it.
+A figure says in `stated` what a reader could not see from the values: where its paper states another value or none,
+and what was run where the figure varies a field of its protocol itself or makes no use of it.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ NOT_STATED = "not stated"
 class Setting:
     """What the page says of one setting beside its value.
 
-    `name` is its path in the specification, fields joined by dots; where `run` is given, that is what was run, and
-    `name` may be one that the specification lacks. `stated` is the value in the paper, with words behind it if need be;
+    `name` is its path in the settings, fields joined by dots; where `run` is given, that is what was run, and
+    `name` may be one that they lack. `stated` is the value in the paper, with words behind it if need be;
     `why` is the reason for another value.
     """
 
@@ -54,22 +54,18 @@ NO_STOP = Setting(
 TRAINING = ("num_steps", "step_rule", "test_every", "stop")
 
 
-def values(spec: Any) -> dict[str, str]:
-    """Every leaf of a specification by its path; the number of seeds is the figure's, whatever its parts hold."""
-    return {path: text for path, text in _leaves(spec) if not path.endswith(".seeds")}
-
-
-def table(spec: Any, said: Sequence[Setting]) -> dict[str, tuple[str, str, str]]:
+def table(settings: Any, seeds: int, said: Sequence[Setting]) -> dict[str, tuple[str, str, str]]:
     """By path: what was run, what the paper states of it, and why it is another value.
 
-    Raises ValueError where a module speaks of a setting that its specification lacks.
+    Raises ValueError where a figure speaks of a setting that it lacks.
     """
-    rows = {path: (text, "", "") for path, text in values(spec).items()}
+    leaves = [leaf for leaf in _leaves(settings) if not leaf[0].endswith(".seeds")]
+    rows = {path: (text, "", "") for path, text in [*leaves, ("seeds", str(seeds))]}
     for setting in said:
         run = setting.run or rows.get(setting.name, ("",))[0]
         if not run:
             raise ValueError(
-                f"a setting must be one of the specification or say what was run, got {setting.name!r}: "
+                f"a setting must be one of the figure's or say what was run, got {setting.name!r}: "
                 f"name one of {', '.join(rows)}, or give run="
             )
         same = setting.stated == run or setting.stated.startswith(f"{run} ")

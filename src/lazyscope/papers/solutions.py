@@ -21,7 +21,8 @@ from lazyscope.dynamics import gradient_descent
 from lazyscope.landscape import align, two_layer_axes
 from lazyscope.models import two_layer
 from lazyscope.papers.settings import Setting
-from lazyscope.papers.widths import EXPONENTS, WidthProtocol, held_out, output_scale, setup, step_size
+from lazyscope.papers.student import held_out
+from lazyscope.papers.width.training import EXPONENTS, WidthProtocol, output_scale, setup, step_size
 from lazyscope.problems import Problem, square_loss
 from lazyscope.sweep import Progress, Store, sweep
 

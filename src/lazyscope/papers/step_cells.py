@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Key, PyTree
 from lazyscope import tree
 from lazyscope.dynamics import gradient_descent, linearized_descent, minibatches, sgd
 from lazyscope.models import Doubled
-from lazyscope.papers.protocol import Protocol, chizat_step_size, fixed_step_size, setup
+from lazyscope.papers.student import Protocol, chizat_step_size, fixed_step_size, setup
 from lazyscope.problems import square_loss
 from lazyscope.tangent import largest_eigenvalue
 

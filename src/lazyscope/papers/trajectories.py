@@ -11,7 +11,7 @@ from jaxtyping import Array, Key, PyTree
 
 from lazyscope.dynamics import DIVERGED, default_record, gradient_descent, linearized_descent
 from lazyscope.measures import relative_change, trained_gap
-from lazyscope.papers.protocol import Protocol, held_out, setup
+from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.sweep import Progress, Store, sweep
 
 CELL_VERSION = 1

@@ -35,8 +35,8 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import DIVERGED, gradient_descent, minibatches, sgd
 from lazyscope.models import Doubled, two_layer
-from lazyscope.papers.protocol import Protocol, chizat_step_size, decades, setup
 from lazyscope.papers.settings import Setting, unused
+from lazyscope.papers.student import Protocol, chizat_step_size, decades, setup
 from lazyscope.problems import square_loss
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import largest_eigenvalue

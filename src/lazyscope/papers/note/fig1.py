@@ -36,8 +36,8 @@ from matplotlib.figure import Figure
 
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.papers.protocol import Protocol
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
+from lazyscope.papers.student import Protocol
 from lazyscope.papers.trajectories import along
 from lazyscope.sweep import Progress, Store
 

@@ -31,7 +31,7 @@ from lazyscope.papers import landscape_panels
 from lazyscope.papers.landscape_cells import measured, surfaces
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.solutions import SIZES, SIZES_OF_NOTE, Solutions, relative_test_loss, solutions
-from lazyscope.papers.widths import EXPONENTS, MEAN, NAMES, SQRT
+from lazyscope.papers.width.training import EXPONENTS, MEAN, NAMES, SQRT
 from lazyscope.sweep import Progress, Store
 
 __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numbers"]

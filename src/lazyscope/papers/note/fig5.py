@@ -38,8 +38,8 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.papers import level_lines
 from lazyscope.papers.plane_cells import CELL_VERSION, Net, note_plane, plane
-from lazyscope.papers.protocol import Protocol, decades
 from lazyscope.papers.settings import FULL_BATCH, NOTE_RULE, Setting, unused
+from lazyscope.papers.student import Protocol, decades
 from lazyscope.scaling import distinct_runs
 from lazyscope.sweep import Progress, Store, sweep
 

@@ -40,7 +40,7 @@ from lazyscope.papers.solutions import (
     reorder,
     solutions,
 )
-from lazyscope.papers.widths import MEAN, SQRT
+from lazyscope.papers.width.training import MEAN, SQRT
 from lazyscope.sweep import Progress, Store
 
 __all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numbers"]

@@ -25,10 +25,11 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.diagnose import Thresholds
 from lazyscope.dynamics import EarlyStop
-from lazyscope.papers import panels
-from lazyscope.papers.note import fig4
-from lazyscope.papers.protocol import Protocol, decades, experiment, fixed_step_size, power_step_size, runs
+from lazyscope.papers.figure import Trials
+from lazyscope.papers.initialisation import panels, symmetrised
+from lazyscope.papers.initialisation.training import experiment, runs
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
+from lazyscope.papers.student import Protocol, decades, fixed_step_size, power_step_size
 from lazyscope.sweep import Progress, Store
 
 NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
@@ -53,11 +54,10 @@ class StepSizes:
 
 POWERS, SMALL_TAU = (1.0, 0.0, -1.0), 0.1
 FULL = Protocol(step_rule=fixed_step_size)
-TINY = fig4.SIZES["tiny"].protocol
 SIZES = {
     "tiny": StepSizes(
-        replace(TINY, step_rule=fixed_step_size),
-        TINY,
+        replace(symmetrised.TINY, step_rule=fixed_step_size),
+        symmetrised.TINY,
         (0.1, 1.0, 10.0),
         (0.1, 1.0),
         (0.316228, 1.0, 10.0),
@@ -67,7 +67,7 @@ SIZES = {
     ),
     "quick": StepSizes(
         replace(FULL, num_steps=2000),
-        fig4.SIZES["quick"].protocol,
+        symmetrised.QUICK,
         (0.01, 0.1, 0.316228, 1.0, 3.16228, 10.0),
         (0.01, 0.1, 1.0, 5.62341, 10.0),
         (0.1, 0.316228, 1.0, 10.0),
@@ -77,7 +77,7 @@ SIZES = {
     ),
     "paper": StepSizes(
         FULL,
-        fig4.SIZES["paper"].protocol,
+        Protocol(),
         decades(-2, 1, 0.25),
         decades(-2, 1, 0.25),
         decades(-1, 1, 0.1),
@@ -107,21 +107,21 @@ def compute(
     spec: StepSizes, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
 ) -> xr.Dataset:
     """Symmetrised runs at `tau`; plain, matched and early-stopped runs, and other step rules, under their own axes."""
-    options = {"seeds": spec.seeds, "key": key, "store": store, "progress": progress}
+    trials = Trials(key, spec.seeds, store, progress=progress)
     whole, small = replace(spec.matched, doubled=False), (spec.small_tau,)
     # Half of Figure 3's step there, and twice as many.
     halved = replace(whole, step_rule=partial(power_step_size, power=-2.0, at_one=0.05), num_steps=2 * whole.num_steps)
     rules = [replace(whole, step_rule=partial(power_step_size, power=power)) for power in spec.powers]
     parts = {
-        "plain": experiment(replace(spec.protocol, doubled=False), spec.plain_taus, **options),
-        "matched": runs(spec.matched, spec.matched_taus, **options),
-        "whole": runs(whole, small, **options),
-        "stopped": runs(replace(whole, stop=NOTE_STOP), small, **options),
-        "halved": runs(halved, small, **options),
+        "plain": experiment(replace(spec.protocol, doubled=False), spec.plain_taus, trials),
+        "matched": runs(spec.matched, spec.matched_taus, trials),
+        "whole": runs(whole, small, trials),
+        "stopped": runs(replace(whole, stop=NOTE_STOP), small, trials),
+        "halved": runs(halved, small, trials),
     }
-    losses = [runs(rule, small, **options).end_test_loss.isel(tau=0, drop=True) for rule in rules]
+    losses = [runs(rule, small, trials).end_test_loss.isel(tau=0, drop=True) for rule in rules]
     family = xr.concat(losses, xr.Variable("power", list(spec.powers)), join="exact").rename("power_end_test_loss")
-    main = experiment(spec.protocol, spec.taus, **options)
+    main = experiment(spec.protocol, spec.taus, trials)
     return xr.merge([main, family, *(_prefixed(ds, name) for name, ds in parts.items())], join="exact")
 
 

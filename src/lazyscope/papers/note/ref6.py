@@ -38,8 +38,10 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import linearized_descent
 from lazyscope.models import center
-from lazyscope.papers.protocol import Protocol, affine, held_out, runs, setup
+from lazyscope.papers.figure import Trials
+from lazyscope.papers.initialisation.training import affine, runs
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
+from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.sweep import Progress, Store, sweep
 
 CELL_VERSION = 1
@@ -139,7 +141,9 @@ def compute(
     dims = {p.name: ("example",) for p in PREDICTORS if p.name not in trained}
     ds = sweep(partial(predictors, protocol=spec.protocol), {}, dims=dims, version=CELL_VERSION, **options)
     for name, doubled in zip(trained, (False, True), strict=True):
-        net = runs(replace(spec.protocol, doubled=doubled), (LAZY_TAU,), **options)
+        net = runs(
+            replace(spec.protocol, doubled=doubled), (LAZY_TAU,), Trials(key, spec.seeds, store, progress=progress)
+        )
         ds[name] = net.outputs_test.isel(tau=0, drop=True)
     outputs = ds[[p.name for p in PREDICTORS]].to_dataarray("predictor")
     scale = (ds.target**2).mean("example")

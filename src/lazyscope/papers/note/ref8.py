@@ -27,8 +27,8 @@ from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import gradient_descent
 from lazyscope.measures import stable_rank
 from lazyscope.models import two_layer_linear
-from lazyscope.papers.protocol import decades
 from lazyscope.papers.settings import ours
+from lazyscope.papers.student import decades
 from lazyscope.problems import Problem, square_loss
 from lazyscope.scaling import stable_step_size
 from lazyscope.sweep import Progress, Store, sweep

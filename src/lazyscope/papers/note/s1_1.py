@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.kappa_cells import WIDTH_VERSION, over_width
-from lazyscope.papers.protocol import Protocol, decades
 from lazyscope.papers.settings import TRAINING, Setting, unused
+from lazyscope.papers.student import Protocol, decades
 from lazyscope.sweep import Progress, Store, sweep
 
 EXPONENTS = (0.5, 0.75, 1.0)

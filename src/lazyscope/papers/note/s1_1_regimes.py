@@ -30,9 +30,9 @@ from scipy import stats
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.diagnose import Thresholds
-from lazyscope.papers.protocol import decades
 from lazyscope.papers.regime_cells import CELL_VERSION, DIMS, SHARES, STARTS, Nets, over_scale
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
+from lazyscope.papers.student import decades
 from lazyscope.sweep import Progress, Store, sweep
 
 SMALL_KAPPA, SAFE_KAPPA = 0.1, 0.001  # "<< 1", and where `lazyscope` advises to go

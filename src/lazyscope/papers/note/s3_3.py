@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
+from lazyscope.papers.figure import Trials
+from lazyscope.papers.initialisation import plain
+from lazyscope.papers.initialisation.plain import TwoStarts
 from lazyscope.papers.kappa_cells import PLANE_VERSION, over_plane
-from lazyscope.papers.note import fig3
-from lazyscope.papers.note.fig3 import TwoStarts
-from lazyscope.papers.protocol import Protocol, decades
 from lazyscope.papers.settings import TRAINING, Setting, unused
+from lazyscope.papers.student import Protocol, decades
 from lazyscope.sweep import Progress, Store, sweep
 
 SATISFIED = 0.1  # kappa << 1, as in note-s1.1-regimes
@@ -44,6 +45,7 @@ class Scales:
     alphas: tuple[float, ...]
     seeds: int
     trained: TwoStarts | None = None
+    trained_seeds: int = 0
 
 
 def _with_crossing(taus: tuple[float, ...]) -> tuple[float, ...]:
@@ -54,9 +56,23 @@ def _with_crossing(taus: tuple[float, ...]) -> tuple[float, ...]:
 FULL = Protocol(n_test=1)
 SMALL = replace(FULL, n=60, d=10, width=16)
 SIZES = {
-    "tiny": Scales(SMALL, decades(-2, 4, 1), (1.0,), seeds=3, trained=fig3.SIZES["tiny"]),
-    "quick": Scales(FULL, _with_crossing(decades(-2, 4, 0.5)), (1.0,), seeds=5, trained=fig3.SIZES["quick"]),
-    "paper": Scales(FULL, _with_crossing(decades(-2.2, 6, 0.2)), (1.0,), seeds=10, trained=fig3.SIZES["paper"]),
+    "tiny": Scales(SMALL, decades(-2, 4, 1), (1.0,), seeds=3, trained=plain.SIZES["tiny"].settings, trained_seeds=3),
+    "quick": Scales(
+        FULL,
+        _with_crossing(decades(-2, 4, 0.5)),
+        (1.0,),
+        seeds=5,
+        trained=plain.SIZES["quick"].settings,
+        trained_seeds=3,
+    ),
+    "paper": Scales(
+        FULL,
+        _with_crossing(decades(-2.2, 6, 0.2)),
+        (1.0,),
+        seeds=10,
+        trained=plain.SIZES["paper"].settings,
+        trained_seeds=10,
+    ),
 }
 SETTINGS = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))
 CAPTION = (
@@ -90,7 +106,7 @@ def compute(
         both = both.merge(renamed, join="exact")
     if spec.trained is None:
         return both
-    losses = fig3.compute(spec.trained, key=key, store=store, progress=progress)
+    losses = plain.compute(spec.trained, Trials(key, spec.trained_seeds, store, progress=progress))
     losses = losses[["end_test_loss", "symmetrised_end_test_loss"]]
     return both.merge(losses.rename(tau="trained_tau", seed="trained_seed"), join="exact")
 

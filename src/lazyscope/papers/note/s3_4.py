@@ -18,8 +18,8 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.note import s3_3
 from lazyscope.papers.note.s3_3 import FULL, SMALL, Scales
-from lazyscope.papers.protocol import decades
 from lazyscope.papers.settings import TRAINING, Setting, unused
+from lazyscope.papers.student import decades
 
 SIZES = {
     "tiny": Scales(SMALL, decades(-1, 1, 0.5), decades(-2, 2, 0.5), seeds=3),

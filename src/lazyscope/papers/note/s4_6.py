@@ -25,9 +25,11 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.dynamics import kernel_flow
+from lazyscope.papers.figure import Trials
+from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.narrow_cells import END_VERSION, Ends, end
-from lazyscope.papers.protocol import Protocol, decades, experiment, setup
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, Setting, ours, unused
+from lazyscope.papers.student import Protocol, decades, setup
 from lazyscope.problems import square_loss
 from lazyscope.sweep import Progress, Store, sweep
 
@@ -104,7 +106,7 @@ def compute(
     The ends of nets with m << d have a dimension of their own, `end_seed`.
     """
     options = {"seeds": spec.seeds, "key": key, "store": store, "progress": progress}
-    descent = experiment(spec.protocol, spec.taus, **options)
+    descent = experiment(spec.protocol, spec.taus, Trials(key, spec.seeds, store, progress=progress))
     cell = partial(projection, protocol=spec.wide)
     widths = {"width": spec.widths}
     closed = sweep(cell, widths, static=("width",), version=PROJECTION_VERSION, **options)

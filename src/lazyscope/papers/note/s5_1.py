@@ -29,9 +29,9 @@ from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.papers import step_cells
-from lazyscope.papers.protocol import Protocol, decades, setup
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, unused
 from lazyscope.papers.step_cells import Speed
+from lazyscope.papers.student import Protocol, decades, setup
 from lazyscope.sweep import Progress, Store, sweep
 from lazyscope.tangent import largest_eigenvalue
 

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.dynamics import EarlyStop
-from lazyscope.papers.protocol import Protocol
 from lazyscope.papers.settings import FULL_BATCH, Setting
+from lazyscope.papers.student import Protocol
 from lazyscope.papers.trajectories import along
 from lazyscope.sweep import Progress, Store
 

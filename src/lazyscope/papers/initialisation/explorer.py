@@ -11,94 +11,43 @@ Expected at quick (3 seeds): both starts end on a plateau, and their gaps g at i
 change j of the differential is .72 there from the plain start and 7e-7 from the symmetrised one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
-from lazyscope.diagnose import Thresholds
-from lazyscope.papers.protocol import Protocol, decades, experiment
+from lazyscope.claims import HOLDS, Claim
+from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.initialisation.training import Scales, experiment
+from lazyscope.papers.quantities import LAST, LAZY, at, log10_ratio
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, Setting
-from lazyscope.sweep import Progress, Store
+from lazyscope.papers.student import Protocol, decades
 
 STARTS = ("symmetrised", "plain")
 CURVES = ("train_loss", "test_loss", "linear_test_loss")
 MEASURES = ("gap", "differential_change", "movement", "end_test_loss")
 
 
-@dataclass(frozen=True)
-class Both:
-    """A protocol and values of tau·√alpha."""
-
-    protocol: Protocol
-    taus: tuple[float, ...]
-    seeds: int
-
-
-SIZES = {
-    "tiny": Both(Protocol(n=40, n_test=40, d=8, width=8, num_steps=300), decades(-1, 1, 0.5), seeds=3),
-    "quick": Both(Protocol(num_steps=5000), decades(-2, 2, 0.5), seeds=3),
-    "paper": Both(Protocol(), decades(-2, 2, 0.5), seeds=10),
-}
-SETTINGS = (FULL_BATCH, NO_STOP, Setting("protocol.doubled", run="yes and no"))
-CAPTION = (
-    "What separates the two plateaus: the test losses (left) are flat at large tau·√alpha from either start; the gap g "
-    "to the trained linearised model (right) falls below the threshold of laziness from the symmetrised start alone."
-)
-
-
-def compute(
-    spec: Both, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """Both experiments, along `start`."""
+def compute(settings: Scales, trials: Trials) -> xr.Dataset:
+    """Both experiments, along `start`; taus are values of tau·√alpha."""
     parts = [
-        experiment(
-            replace(spec.protocol, doubled=start == "symmetrised"),
-            spec.taus,
-            seeds=spec.seeds,
-            key=key,
-            store=store,
-            progress=progress,
-        )[[*CURVES, *MEASURES]]
+        experiment(replace(settings.protocol, doubled=start == "symmetrised"), settings.taus, trials)
         for start in STARTS
     ]
-    return xr.concat(parts, xr.Variable("start", np.array(STARTS)), join="exact")
+    return xr.concat([ds[[*CURVES, *MEASURES]] for ds in parts], xr.Variable("start", np.array(STARTS)), join="exact")
 
 
-def apart(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the plain over the symmetrised gap at the largest tau·√alpha."""
-    last = ds.gap.isel(tau=-1)
-    return np.log10(last.sel(start="plain") / last.sel(start="symmetrised")).values
-
-
-CLAIMS = (
-    Claim(
-        sentence="Of the two plateaus only the symmetrised one is lazy training.",
-        source="ours, on note §3.3, Figures 3 and 4",
-        measure="log10 of the gap g of plain over that of symmetrised nets at the largest tau·√alpha",
-        quantity=apart,
-        accepted=(1.0, np.inf),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
-    ),
-)
-
-
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """End test losses and gaps of both starts."""
-    figure, (left, right) = figures.new_figure(11.5, 4.2, columns=2)
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+    figure, (left, right) = figures.new_figure(11.5, 4.2, columns=2, log="xy")
     for start, colour in zip(STARTS, (figures.BLUE, figures.ORANGE), strict=True):
         one = ds.sel(start=start)
         figures.curve(left, one.end_test_loss, "tau", label=start, color=colour, marker="o")
         figures.curve(right, one.gap, "tau", label=start, color=colour, marker="o")
-    right.axhline(Thresholds().gap_lazy, color=figures.GREY, linestyle="--", linewidth=1, label="lazy below")
+    right.axhline(LAZY.gap_lazy, color=figures.GREY, linestyle="--", linewidth=1, label="lazy below")
     figures.finish(left, x="tau·√alpha", y="test loss at the end")
     figures.finish(right, x="tau·√alpha", y="gap g to the trained linearised model")
     return figure
@@ -107,7 +56,6 @@ def draw(ds: xr.Dataset) -> Figure:
 def interactive(ds: xr.Dataset) -> dict[str, Any]:
     """Means over seeds for the page's explorer: curves by step and measures, by start and tau·√alpha."""
     mean = ds.mean("seed")
-    thresholds = Thresholds()
 
     def plain(values: xr.DataArray) -> list[Any]:
         return [[_short(v) for v in row] if np.ndim(row) else _short(row) for row in values.values]
@@ -123,7 +71,7 @@ def interactive(ds: xr.Dataset) -> dict[str, Any]:
         "scales": [_short(v) for v in ds.tau.values],
         "steps": [int(v) for v in ds.step.values],
         "runs": runs,
-        "lazy": {"gap": thresholds.gap_lazy, "differential_change": thresholds.differential_lazy},
+        "lazy": {"gap": LAZY.gap_lazy, "differential_change": LAZY.differential_lazy},
     }
 
 
@@ -139,3 +87,30 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         for name, label in zip(MEASURES, ("g", "j", "movement", "loss"), strict=True)
     }
     return figures.table(rows, "tau")
+
+
+EXPLORER = Figure(
+    caption="What separates the two plateaus: the test losses (left) are flat at large tau·√alpha from either start; "
+    "the gap g to the trained linearised model (right) falls below the threshold of laziness from the symmetrised "
+    "start alone.",
+    sizes={
+        "tiny": Size(Scales(Protocol(n=40, n_test=40, d=8, width=8, num_steps=300), decades(-1, 1, 0.5)), seeds=3),
+        "quick": Size(Scales(Protocol(num_steps=5000), decades(-2, 2, 0.5)), seeds=3),
+        "paper": Size(Scales(Protocol(), decades(-2, 2, 0.5)), seeds=10),
+    },
+    compute=compute,
+    claims=(
+        Claim(
+            sentence="Of the two plateaus only the symmetrised one is lazy training.",
+            source="ours, on note §3.3, Figures 3 and 4",
+            measure="log10 of the gap g of plain over that of symmetrised nets at the largest tau·√alpha",
+            quantity=log10_ratio(at("gap", start="plain", tau=LAST), at("gap", start="symmetrised", tau=LAST)),
+            accepted=(1.0, np.inf),
+            expected=expected(HOLDS),
+        ),
+    ),
+    draw=draw,
+    numbers=numbers,
+    interactive=interactive,
+    stated=(FULL_BATCH, NO_STOP, Setting("protocol.doubled", run="yes and no")),
+)

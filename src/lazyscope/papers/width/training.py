@@ -6,11 +6,9 @@ Outputs move by −η (K/n)(alpha·h − y) whatever alpha, so at equal steps m^
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-import xarray as xr
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import tree
@@ -19,8 +17,10 @@ from lazyscope.dynamics import DIVERGED, default_record, gradient_descent
 from lazyscope.krylov import lanczos
 from lazyscope.measures import trained_gap
 from lazyscope.models import Model, two_layer
-from lazyscope.problems import Problem, square_loss, teacher_student
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.papers.figure import Cell
+from lazyscope.papers.student import Data, held_out
+from lazyscope.problems import Problem, square_loss
+from lazyscope.store import stored_as
 
 SQRT, MEAN = 0.5, 1.0  # alpha = m^-exponent
 EXPONENTS = (SQRT, MEAN)
@@ -30,14 +30,11 @@ KRYLOV_DEPTH = 120
 DIFFERENTIAL_EXAMPLES = 200  # held-out inputs on which the change j of the differential is measured
 
 
+@stored_as("lazyscope.papers.widths.WidthProtocol")
 @dataclass(frozen=True)
-class WidthProtocol:
+class WidthProtocol(Data):
     """Settings of one width experiment; the defaults are those of Chizat et al. 2019, Figure 2a."""
 
-    n: int = 1000
-    n_test: int = 1000
-    d: int = 100
-    teacher_width: int = 3
     target_scale: float = 100.0
     num_steps: int = 25_000
 
@@ -50,24 +47,6 @@ class WidthProtocol:
     def equal_time_step(self) -> int:
         """The step at which m^(-1/2) has trained for as much kernel_time as 1/m has at the end."""
         return self.num_steps // TIME_RATIO
-
-
-@dataclass(frozen=True)
-class Widths:
-    """What a figure computes at one size: the protocol, the widths and the number of seeds."""
-
-    protocol: WidthProtocol
-    widths: tuple[int, ...]
-    seeds: int
-
-
-SMALL = WidthProtocol(n=60, n_test=60, d=8, num_steps=200)
-SHORT = WidthProtocol(num_steps=1000)
-SIZES = {
-    "tiny": Widths(SMALL, (32, 128), seeds=3),
-    "quick": Widths(SHORT, (8, 32, 128, 256), seeds=3),
-    "paper": Widths(WidthProtocol(), (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512), seeds=10),
-}
 
 
 def step_size(width: int, exponent: Float[Array, ""]) -> Float[Array, ""]:
@@ -83,23 +62,11 @@ def output_scale(width: int, exponent: Float[Array, ""]) -> Float[Array, ""]:
 def setup(key: Key[Array, ""], width: int, protocol: WidthProtocol) -> tuple[Model, PyTree, Problem]:
     """Model, initial parameters and problem of a trial: the problem is the same at every width."""
     key_data, key_init = jax.random.split(key)
-    problem = teacher_student(
-        key_data,
-        n=protocol.n,
-        d=protocol.d,
-        n_test=protocol.n_test,
-        teacher_width=protocol.teacher_width,
-        target_scale=protocol.target_scale,
-    )
     model = two_layer(width, protocol.d)
-    return model, model.init(key_init), problem
+    return model, model.init(key_init), protocol.problem(key_data)
 
 
-# A cell function's numbers are known by its version: raise it when they change (tests/test_versions.py watches).
-TRAIN_VERSION = 2
-TRAIN_DIMS: dict[str, tuple[str, ...]] = dict.fromkeys(("train_loss", "test_loss", "kernel_time"), ("step",))
-
-
+@stored_as("lazyscope.papers.widths.train")
 def train(key: Key[Array, ""], *, width: int, exponent: Float[Array, ""], protocol: WidthProtocol) -> dict[str, Array]:
     """One run at width m and alpha = m^-exponent: losses, what moved, and the gap to the linearised descent."""
     model, params0, problem = setup(key, width, protocol)
@@ -135,24 +102,7 @@ def train(key: Key[Array, ""], *, width: int, exponent: Float[Array, ""], protoc
     }
 
 
-def over_width(
-    spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """The runs at every width, exponent and seed."""
-    ds = sweep(
-        partial(train, protocol=spec.protocol),
-        {"width": spec.widths, "exponent": EXPONENTS},
-        static=["width"],
-        key=key,
-        seeds=spec.seeds,
-        dims=TRAIN_DIMS,
-        version=TRAIN_VERSION,
-        store=store,
-        progress=progress,
-    )
-    return ds.assign_coords(step=list(spec.protocol.record)).assign_attrs(
-        equal_time_step=spec.protocol.equal_time_step, target_scale=spec.protocol.target_scale
-    )
+TRAIN = Cell(train, 2, dict.fromkeys(("train_loss", "test_loss", "kernel_time"), ("step",)), static=("width",))
 
 
 def linearised_outputs(
@@ -184,10 +134,3 @@ def two_layer_kernel(
     readout = jax.nn.relu(before) @ jax.nn.relu(before2).T
     gates = jnp.where(before > 0, params["a"] ** 2, 0.0) @ jnp.where(before2 > 0, 1.0, 0.0).T
     return readout + gates * (x @ x2.T)
-
-
-def held_out(problem: Problem) -> tuple[Array, Array]:
-    """The held-out inputs and targets, which every problem of this protocol has."""
-    if problem.x_test is None or problem.y_test is None:
-        raise ValueError("the width protocol needs held-out data: set n_test >= 1")
-    return problem.x_test, problem.y_test

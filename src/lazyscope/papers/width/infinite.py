@@ -15,32 +15,29 @@ Expected at quick: slopes −0.495 (kernel to its limit), −0.52 (weights), −
 cores: tiny 6 s, quick 15 s, paper 5 min.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key, PyTree
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lazyscope import figures, tree
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import HOLDS, Claim
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
-from lazyscope.papers.draw_cells import DRAW_VERSION, Draws, over_draws
-from lazyscope.papers.protocol import held_out
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.quantities import LAST, at, power
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
+from lazyscope.papers.student import held_out
+from lazyscope.papers.width.initial_weights import DRAWN, Draws
 from lazyscope.problems import teacher_student
 from lazyscope.scaling import stable_step_size
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 from lazyscope.tangent import infinite_width_kernel, tangent_kernel
-
-CELL_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -56,31 +53,36 @@ class Widths:
     num_steps: int
     draws: int  # initialisations over which the distance of the kernel is a root mean square
     initial: Draws
-    seeds: int
 
 
 SIZES = {
-    "tiny": Widths((32, 128, 512), n=20, d=5, num_steps=50, draws=16, initial=Draws((32, 128), 20, 5, 50, 4), seeds=4),
-    "quick": Widths(
-        (64, 128, 256, 512, 1024, 2048),
-        n=50,
-        d=10,
-        num_steps=200,
-        draws=16,
-        initial=Draws((64, 256, 1024), 50, 10, 200, 6),
+    "tiny": Size(
+        Widths((32, 128, 512), n=20, d=5, num_steps=50, draws=16, initial=Draws((32, 128), 20, 5, 50, 4)), seeds=4
+    ),
+    "quick": Size(
+        Widths(
+            (64, 128, 256, 512, 1024, 2048),
+            n=50,
+            d=10,
+            num_steps=200,
+            draws=16,
+            initial=Draws((64, 256, 1024), 50, 10, 200, 6),
+        ),
         seeds=6,
     ),
-    "paper": Widths(
-        (64, 128, 256, 512, 1024, 2048, 4096, 8192),
-        n=100,
-        d=20,
-        num_steps=1000,
-        draws=16,
-        initial=Draws((64, 256, 1024, 4096), 100, 20, 1000, 16),
+    "paper": Size(
+        Widths(
+            (64, 128, 256, 512, 1024, 2048, 4096, 8192),
+            n=100,
+            d=20,
+            num_steps=1000,
+            draws=16,
+            initial=Draws((64, 256, 1024, 4096), 100, 20, 1000, 16),
+        ),
         seeds=10,
     ),
 }
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     NO_STOP,
     ours("ReLU, two layers, alpha = m^(−1/2), inputs on the sphere", "the note has no experiment; settings are ours"),
@@ -93,7 +95,8 @@ CAPTION = (
 )
 
 
-def over_width(
+@stored_as("lazyscope.papers.note.ref3.over_width")
+def against_the_limit(
     key: Key[Array, ""], *, width: Array, widest: int, n: int, d: int, num_steps: int, draws: int
 ) -> dict[str, Array]:
     """Distance of K(w0)/m to its limit, then movement, kernel change and gap g of a run of `num_steps`.
@@ -134,48 +137,40 @@ def over_width(
     }
 
 
-def compute(
-    spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+CELL = Cell(against_the_limit, 1)
+
+
+def compute(settings: Widths, trials: Trials) -> xr.Dataset:
     """Distances and changes at every width and seed; what initial weights decide under `initial_width`."""
-    settings = {"n": spec.n, "d": spec.d, "num_steps": spec.num_steps, "draws": spec.draws}
-    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress}
-    ds = sweep(
-        partial(over_width, widest=max(spec.widths), **settings),
-        {"width": [float(width) for width in spec.widths]},
-        version=CELL_VERSION,
-        **options,
+    ds = trials.over(
+        CELL,
+        {"width": [float(width) for width in settings.widths]},
+        widest=max(settings.widths),
+        n=settings.n,
+        d=settings.d,
+        num_steps=settings.num_steps,
+        draws=settings.draws,
     )
-    shared = replace(spec.initial, widths=())  # what decides a cell's numbers
-    drawn = sweep(
-        partial(over_draws, widest=max(spec.initial.widths), spec=shared),
-        {"width": [float(width) for width in spec.initial.widths]},
-        version=DRAW_VERSION,
-        **options,
+    drawn = trials.over(
+        DRAWN,
+        {"width": [float(width) for width in settings.initial.widths]},
+        widest=max(settings.initial.widths),
+        spec=replace(settings.initial, widths=()),  # what decides a cell's numbers
     )
     return xr.merge([ds, drawn.rename(width="initial_width")], join="exact")
 
 
-def slope(ds: xr.Dataset, variable: str) -> np.ndarray:
-    """Slope of log `variable` against log width, per seed."""
-    values = ds[variable].transpose("width", "seed").values
-    return np.polyfit(np.log(ds.width.values), np.log(values), 1)[0]
-
-
-def spread_slope(ds: xr.Dataset, variable: str) -> np.ndarray:
-    """Slope of log spread of trained outputs over draws against log width, per seed."""
-    values = ds[variable].transpose("initial_width", "seed").values
-    return np.polyfit(np.log(ds.initial_width.values), np.log(values), 1)[0]
+SOURCE = "note §2 on [3] (Jacot et al. 2018)"
 
 
 def _share_claim(variable: str, what: str, note: str = "") -> Claim:
     return Claim(
         sentence=f"The network's output is largely determined by its random weights at initialisation ({what}).",
-        source="note §2 on [3] (Jacot et al. 2018)",
+        source=SOURCE,
         measure="share of the trained net's change on held-out inputs that they explain, largest width, centred net",
-        quantity=lambda ds: ds[variable].isel(initial_width=-1).values,
+        quantity=at(variable, initial_width=LAST),
         accepted=(0.9, np.inf),
-        expected={"tiny": None, "quick": None, "paper": None},
+        expected=expected(None),
         note=note,
     )
 
@@ -183,11 +178,11 @@ def _share_claim(variable: str, what: str, note: str = "") -> Claim:
 def _spread_claim(variable: str, sentence: str, what: str, note: str = "") -> Claim:
     return Claim(
         sentence=sentence,
-        source="note §2 on [3] (Jacot et al. 2018)",
+        source=SOURCE,
         measure=f"slope of log standard deviation of {what} over draws against log m, alpha = m^(−1/2)",
-        quantity=partial(spread_slope, variable=variable),
+        quantity=power(variable, "initial_width"),
         accepted=(-np.inf, -0.4),
-        expected={"tiny": None, "quick": None, "paper": None},
+        expected=expected(None),
         note=note,
     )
 
@@ -195,11 +190,11 @@ def _spread_claim(variable: str, sentence: str, what: str, note: str = "") -> Cl
 def _slope_claim(variable: str, sentence: str, what: str, *, low: float, note: str = "", moved: str = "") -> Claim:
     return Claim(
         sentence=sentence,
-        source="note §2 on [3] (Jacot et al. 2018)",
+        source=SOURCE,
         measure=f"slope of log {what} against log m, alpha = m^(−1/2)",
-        quantity=partial(slope, variable=variable),
+        quantity=power(variable, "width"),
         accepted=(low, -0.4),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         note=note,
         moved=moved,
     )
@@ -256,17 +251,23 @@ CLAIMS = (
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+CURVES = (
+    ("kernel_distance", "K(w0)/m to its limit", figures.BLUE, "o"),
+    ("kernel_change", "kernel, by training", figures.GREEN, "s"),
+    ("movement", "weights, by training", figures.PURPLE, "^"),
+    ("gap", "gap g to the linearised model", figures.ORANGE, "D"),
+)
+
+
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Distances against width with a guide of slope −1/2; what initial weights decide."""
-    figure, (ax, right) = figures.new_figure(11, 4.4, columns=2)
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    _curves(ax, ds)
+    figure, (ax, right) = figures.new_figure(11, 4.4, columns=2, log=("xy", "x"), base=2)
+    for variable, label, color, marker in CURVES:
+        figures.curve(ax, ds[variable], "width", label=label, color=color, marker=marker)
     width = ds.width.values
     guide = 1.5 * float(ds.kernel_distance.isel(width=0).mean()) * (width / width[0]) ** -0.5
     ax.plot(width, guide, color=figures.GREY, linewidth=1, linestyle=(0, (4, 3)), label="slope −1/2")
     figures.finish(ax, x="width m", y="relative distance", legend="lower left")
-    right.set_xscale("log", base=2)
     for variable, label, color, line in (
         ("tangent_share", "share explained, tangent features", figures.BLUE, "-"),
         ("readout_share", "share explained, readout on initial features", figures.GREEN, "-"),
@@ -278,19 +279,9 @@ def draw(ds: xr.Dataset) -> Figure:
     return figure
 
 
-NAMES: Sequence[tuple[str, str, str, str]] = (
-    ("kernel_distance", "K(w0)/m to its limit", figures.BLUE, "o"),
-    ("kernel_change", "kernel, by training", figures.GREEN, "s"),
-    ("movement", "weights, by training", figures.PURPLE, "^"),
-    ("gap", "gap g to the linearised model", figures.ORANGE, "D"),
-)
-
-
-def _curves(ax: Axes, ds: xr.Dataset) -> None:
-    for variable, label, color, marker in NAMES:
-        figures.curve(ax, ds[variable], "width", label=label, color=color, marker=marker)
-
-
 def numbers(ds: xr.Dataset) -> list[list[str]]:
     """All four and the train loss against width, means over seeds."""
-    return figures.table({label: ds[name] for name, label, _, _ in NAMES} | {"train loss": ds.train_loss}, "width")
+    return figures.table({label: ds[name] for name, label, _, _ in CURVES} | {"train loss": ds.train_loss}, "width")
+
+
+REF3 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

@@ -8,8 +8,6 @@ from lazyscope import figures
 
 def loss_against_tau(ax: Axes, ds: xr.Dataset, *, linear: bool = True) -> None:
     """End and best test loss against tau, the linearised model at the same steps and for ever, and the baselines."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     figures.curve(ax, ds.end_test_loss, "tau", label="net, end of training", color=figures.BLUE, marker="o")
     best = ds.best_test_loss.isel(step=-1)
     figures.curve(ax, best, "tau", label="net, best of training", color=figures.BLUE, line=":")

@@ -9,14 +9,15 @@ from jaxtyping import Array, Float, Key
 
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.models import two_layer
-from lazyscope.papers.protocol import held_out
+from lazyscope.papers.figure import Cell
 from lazyscope.papers.regime_cells import PLAIN, Nets, initial
+from lazyscope.papers.student import held_out
 from lazyscope.problems import Problem, teacher_student
 from lazyscope.scaling import stable_step_size
+from lazyscope.store import stored_as
 
-DRAW_VERSION = 1
 
-
+@stored_as("lazyscope.papers.draw_cells.Draws")
 @dataclass(frozen=True)
 class Draws:
     """Widths of nets with alpha = m^(−1/2) on one problem, trained from `draws` plain initialisations each."""
@@ -28,6 +29,7 @@ class Draws:
     draws: int
 
 
+@stored_as("lazyscope.papers.draw_cells.over_draws")
 def over_draws(key: Key[Array, ""], *, width: Array, widest: int, spec: Draws) -> dict[str, Array]:
     """Held-out outputs of trained nets: what their initial weights explain, and how they spread over draws.
 
@@ -80,3 +82,6 @@ def over_draws(key: Key[Array, ""], *, width: Array, widest: int, spec: Draws) -
         "tangent_share": jnp.mean(found["tangent_share"]),
         "readout_share": jnp.mean(found["readout_share"]),
     }
+
+
+DRAWN = Cell(over_draws, 1)

@@ -15,25 +15,25 @@ with slope −0.61 +- 0.13. On two cores: tiny 10 s, quick 30 s, paper 25 min.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key, PyTree
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.models import center, two_layer
-from lazyscope.papers.protocol import held_out
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.quantities import LAST, at, log10, log10_ratio, power
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
+from lazyscope.papers.student import held_out
 from lazyscope.problems import square_loss, teacher_student
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 
-CELL_VERSION = 1
 TEACHER_WIDTH = 4
 PARTICLE_STEP = 1.0  # c in η = c/m, a fifth of the largest stable step or less
 SOLVED = 1e-3  # of the zero predictor's train loss
@@ -49,15 +49,14 @@ class Widths:
     d: int
     num_steps: int
     inits: int
-    seeds: int
 
 
 SIZES = {
-    "tiny": Widths((4, 8, 16), n=100, d=3, num_steps=1000, inits=4, seeds=4),
-    "quick": Widths((4, 8, 16, 32), n=300, d=4, num_steps=6000, inits=6, seeds=8),
-    "paper": Widths((4, 8, 16, 32, 64, 128), n=1000, d=4, num_steps=50_000, inits=10, seeds=10),
+    "tiny": Size(Widths((4, 8, 16), n=100, d=3, num_steps=1000, inits=4), seeds=4),
+    "quick": Size(Widths((4, 8, 16, 32), n=300, d=4, num_steps=6000, inits=6), seeds=8),
+    "paper": Size(Widths((4, 8, 16, 32, 64, 128), n=1000, d=4, num_steps=50_000, inits=10), seeds=10),
 }
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     NO_STOP,
     ours("ReLU, two layers, alpha = 1/m, four units of a teacher", "the note has no experiment; settings are ours"),
@@ -69,10 +68,12 @@ CAPTION = (
     "by moving the units, not by counting them. Right, spread of the outputs over initialisations in the middle of "
     "training: it falls as m^(−1/2), the many-particle limit of one deterministic training."
 )
-DIMS = {"loss": ("init",), "half_loss": ("init",), "lazy_loss": ("init",)}
 
 
-def over_width(key: Key[Array, ""], *, width: int, n: int, d: int, num_steps: int, inits: int) -> dict[str, Array]:
+@stored_as("lazyscope.papers.note.ref1.over_width")
+def from_several_starts(
+    key: Key[Array, ""], *, width: int, n: int, d: int, num_steps: int, inits: int
+) -> dict[str, Array]:
     """Nets of one width on one problem from several initialisations; losses are over the zero predictor's.
 
     `lazy_loss` is the train loss that the centred linearised model ends at; `spread` the standard deviation of
@@ -114,49 +115,34 @@ def over_width(key: Key[Array, ""], *, width: int, n: int, d: int, num_steps: in
     }
 
 
-def compute(
-    spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+CELL = Cell(from_several_starts, 1, dict.fromkeys(("loss", "half_loss", "lazy_loss"), ("init",)), static=("width",))
+
+
+def compute(settings: Widths, trials: Trials) -> xr.Dataset:
     """Nets at every width and seed."""
-    return sweep(
-        partial(over_width, n=spec.n, d=spec.d, num_steps=spec.num_steps, inits=spec.inits),
-        {"width": spec.widths},
-        static=["width"],
-        key=key,
-        seeds=spec.seeds,
-        dims=DIMS,
-        version=CELL_VERSION,
-        store=store,
-        progress=progress,
+    return trials.over(
+        CELL,
+        {"width": settings.widths},
+        n=settings.n,
+        d=settings.d,
+        num_steps=settings.num_steps,
+        inits=settings.inits,
     )
 
 
-def worst_of_widest(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the largest relative train loss over initialisations at the largest width."""
-    return np.log10(ds.loss.isel(width=-1).max("init").values)
+def largest_loss(ds: xr.Dataset) -> xr.DataArray:
+    """The largest train loss over initialisations."""
+    return ds.loss.max("init")
 
 
-def late_slope(ds: xr.Dataset) -> np.ndarray:
-    """Largest slope of log loss against log steps over the second half of the steps, at the largest width."""
-    last = ds.isel(width=-1)
-    return (np.log2(last.loss) - np.log2(last.half_loss)).max("init").values
+def late_slope(ds: xr.Dataset) -> xr.DataArray:
+    """Largest slope of log loss against log steps over the second half of the steps."""
+    return (np.log2(ds.loss) - np.log2(ds.half_loss)).max("init")
 
 
-def stuck_share(ds: xr.Dataset) -> np.ndarray:
-    """Share of initialisations that leave more than `SOLVED` at the teacher's own width."""
-    return (ds.loss.sel(width=TEACHER_WIDTH) > SOLVED).mean("init").values
-
-
-def spread_slope(ds: xr.Dataset) -> np.ndarray:
-    """Slope of log spread against log width, from twice the teacher's width on."""
-    wide = ds.spread.sel(width=ds.width >= 2 * TEACHER_WIDTH).transpose("width", "seed")
-    return np.polyfit(np.log(wide.width.values), np.log(wide.values), 1)[0]
-
-
-def lazy_left(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the smallest train loss of the linearised models over the largest of the nets, at the largest width."""
-    last = ds.isel(width=-1)
-    return np.log10((last.lazy_loss.min("init") / last.loss.max("init")).values)
+def stuck_share(ds: xr.Dataset) -> xr.DataArray:
+    """Share of initialisations that leave more than `SOLVED`."""
+    return (ds.loss > SOLVED).mean("init")
 
 
 SOURCE = "note §3.2 on [1] (Chizat & Bach 2018)"
@@ -165,55 +151,52 @@ CLAIMS = (
         sentence="With many units the gradient flow of a 1/m net converges to a global minimum, whatever the draw.",
         source=SOURCE,
         measure="log10 of the largest train loss of the widest nets over that of the zero predictor",
-        quantity=worst_of_widest,
+        quantity=log10(at(largest_loss, width=LAST)),
         accepted=(-np.inf, np.log10(SOLVED)),
         every_seed=True,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It does not stop on the way there.",
         source=SOURCE,
         measure="largest slope of log train loss against log steps over the second half, widest nets",
-        quantity=late_slope,
+        quantity=at(late_slope, width=LAST),
         accepted=(-np.inf, -0.5),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         note="The loss falls as a power of the time: the theorem gives no rate.",
     ),
     Claim(
         sentence="A net with a finite number of units may converge to a local minimum.",
         source="note §3.2 on [1]",
         measure="share of nets as small as the teacher that keep more than 1e-3 of the zero predictor's train loss",
-        quantity=stuck_share,
+        quantity=at(stuck_share, width=TEACHER_WIDTH),
         accepted=(0.1, np.inf),
         scale=Scale.SHARE,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="As m grows the training of 1/m nets tends to that of one distribution of units.",
         source="ours, after [1]",
         measure="slope of log spread of the outputs over initialisations against log m, in the middle of training",
-        quantity=spread_slope,
+        quantity=power("spread", "width", width=slice(2 * TEACHER_WIDTH, None)),
         accepted=(-0.6, -0.4),
-        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        expected=expected(INCONCLUSIVE),
         note="Steeper at these widths: a few narrow nets that are still far from the target carry the spread at m = 8.",
     ),
     Claim(
         sentence="Lazy training of the same nets does not reach the minimum.",
         source="ours, after note §3.2",
         measure="log10 of the least train loss that their linearisations end at over the largest of the nets",
-        quantity=lazy_left,
+        quantity=log10_ratio(at(lambda ds: ds.lazy_loss.min("init"), width=LAST), at(largest_loss, width=LAST)),
         accepted=(1.0, np.inf),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left train losses against width, right the spread over initialisations."""
-    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2)
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
+    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2, log="xy", base=2)
     floor = 1e-12  # what is solved to rounding is drawn here
     jitter = np.geomspace(0.85, 1 / 0.85, ds.sizes["seed"] * ds.sizes["init"])
     for variable, color, label in (("lazy_loss", figures.GREY, "linearised, t = ∞"), ("loss", figures.BLUE, "net")):
@@ -235,10 +218,13 @@ def draw(ds: xr.Dataset) -> Figure:
 def numbers(ds: xr.Dataset) -> list[list[str]]:
     """Share of nets stuck, median losses and spread against width."""
     rows = {
-        "stuck": (ds.loss > SOLVED).mean("init"),
+        "stuck": stuck_share(ds),
         "median loss": ds.loss.median("init"),
-        "largest loss": ds.loss.max("init"),
+        "largest loss": largest_loss(ds),
         "linearised": ds.lazy_loss.median("init"),
         "spread": ds.spread,
     }
     return figures.table(rows, "width")
+
+
+REF1 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

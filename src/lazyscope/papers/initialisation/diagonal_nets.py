@@ -17,47 +17,50 @@ Expected at quick: at most 3e-4 from the minimiser of Q_tau; 1.7e-3, 0.02, 0.25,
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Key
-from matplotlib.figure import Figure
 from scipy import optimize
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import HOLDS, Claim, Scale
 from lazyscope.dynamics import gradient_flow
-from lazyscope.papers.protocol import decades
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio
+from lazyscope.papers.student import decades
 from lazyscope.problems import Problem
-from lazyscope.sweep import Progress, Store
 
 TIMES = (1e8,)  # of the end, by when the slowest direction at tau = 1e-4 is at rest
 
 
 @dataclass(frozen=True)
-class Scales:
-    """Initialisation scales of nets on `n` examples of `d` features, `relevant` of which enter the target.
+class Data:
+    """`n` examples of `d` features, `relevant` of which enter the target, and the integrator's relative tolerance."""
 
-    `rtol` is the relative tolerance of the integrator.
-    """
-
-    taus: tuple[float, ...]
     n: int
     d: int
     relevant: int
     rtol: float
-    seeds: int
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Initialisation scales of nets on the same data."""
+
+    taus: tuple[float, ...]
+    data: Data
 
 
 SIZES = {
-    "tiny": Scales((1e-2, 1.0, 1e2), n=12, d=24, relevant=2, rtol=1e-3, seeds=3),
-    "quick": Scales(decades(-3, 2, 1), n=40, d=100, relevant=5, rtol=1e-3, seeds=5),
-    "paper": Scales(decades(-4, 2, 0.25), n=40, d=100, relevant=5, rtol=1e-5, seeds=10),
+    "tiny": Size(Scales((1e-2, 1.0, 1e2), Data(n=12, d=24, relevant=2, rtol=1e-3)), seeds=3),
+    "quick": Size(Scales(decades(-3, 2, 1), Data(n=40, d=100, relevant=5, rtol=1e-3)), seeds=5),
+    "paper": Size(Scales(decades(-4, 2, 0.25), Data(n=40, d=100, relevant=5, rtol=1e-5)), seeds=10),
 }
 CAPTION = (
     "Left, where gradient flow ends against the initialisation scale: its distance to the interpolating solutions of "
@@ -131,54 +134,30 @@ def least_l1(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return found.x[:d] - found.x[d:]
 
 
-NAMES = ("to_least_q", "to_least_l1", "to_least_l2", "to_truth", "residual", "product")
-
-
-def distances(end: End, tau: float) -> tuple[float, ...]:
+def distances(key: Key[Array, ""], *, tau: float, data: Data) -> dict[str, float]:
     """Relative distances of β to the three minimisers and to the truth, ‖Xβ − y‖/‖y‖, and `product`."""
+    end = flow(key, tau, n=data.n, d=data.d, relevant=data.relevant, rtol=data.rtol)
     beta, product, truth, x, y = (np.asarray(value) for value in end)
-    others = (least_q(x, y, tau), least_l1(x, y), np.linalg.pinv(x) @ y, truth)
-    apart = (np.linalg.norm(beta - other) / np.linalg.norm(other) for other in others)
-    return (*map(float, apart), float(np.linalg.norm(x @ beta - y) / np.linalg.norm(y)), float(product))
+
+    def to(other: np.ndarray) -> float:
+        return float(np.linalg.norm(beta - other) / np.linalg.norm(other))
+
+    return {
+        "to_least_q": to(least_q(x, y, tau)),
+        "to_least_l1": to(least_l1(x, y)),
+        "to_least_l2": to(np.linalg.pinv(x) @ y),
+        "to_truth": to(truth),
+        "residual": float(np.linalg.norm(x @ beta - y) / np.linalg.norm(y)),
+        "product": float(product),
+    }
 
 
-def compute(
-    spec: Scales, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """The `distances` at every tau and seed.
-
-    One flow after the other rather than as cells of a sweep: the linear solver inside an implicit integrator cannot
-    be compiled there. So nothing of this figure is kept in `store`.
-    """
-    del store
-    settings = {"n": spec.n, "d": spec.d, "relevant": spec.relevant, "rtol": spec.rtol}
-    values = np.empty((len(NAMES), len(spec.taus), spec.seeds))
-    for done, (i, seed) in enumerate(np.ndindex(values.shape[1:])):
-        if progress is not None:
-            progress(done, values[0].size, f"tau={spec.taus[i]:g}")
-        end = flow(jax.random.fold_in(key, seed), spec.taus[i], **settings)
-        values[:, i, seed] = distances(jax.device_get(end), spec.taus[i])
-    variables = {name: (("tau", "seed"), v) for name, v in zip(NAMES, values, strict=True)}
-    return xr.Dataset(variables, coords={"tau": list(spec.taus), "seed": range(spec.seeds)})
+DISTANCES = Cell(distances, 1, compiled=False)  # the linear solver of an implicit integrator is no part of a program
 
 
-def worst_distance(ds: xr.Dataset) -> np.ndarray:
-    """Largest relative distance to the minimiser of Q_tau over tau."""
-    return ds.to_least_q.max("tau").values
-
-
-def at_end(ds: xr.Dataset, variable: str, index: int) -> np.ndarray:
-    """A distance at the smallest (0) or largest (-1) tau."""
-    return ds[variable].isel(tau=index).values
-
-
-def truth_ratio(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the distance to the truth at the smallest tau over that at the largest."""
-    return np.log10((ds.to_truth.isel(tau=0) / ds.to_truth.isel(tau=-1)).values)
-
-
-def _expect(tiny: Outcome | None = Outcome.HOLDS) -> dict[str, Outcome | None]:
-    return {"tiny": tiny, "quick": Outcome.HOLDS, "paper": None}
+def compute(settings: Scales, trials: Trials) -> xr.Dataset:
+    """The `distances` at every tau and seed."""
+    return trials.over(DISTANCES, {"tau": settings.taus}, data=settings.data)
 
 
 CLAIMS = (
@@ -186,46 +165,43 @@ CLAIMS = (
         sentence="Gradient flow ends at the interpolating solution that minimises Q_alpha.",
         source="Woodworth et al. 2020, Theorem 1",
         measure="largest ‖β_T − β_Q‖/‖β_Q‖ over tau",
-        quantity=worst_distance,
+        quantity=at(lambda ds: ds.to_least_q.max("tau")),
         accepted=(-np.inf, 1e-3),
         scale=Scale.SIZE,
-        expected=_expect(),
+        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="From large weights it is the solution of least l2 norm: the kernel regime.",
         source="Woodworth et al. 2020, Theorem 2",
         measure="‖β_T − β_2‖/‖β_2‖ at the largest tau",
-        quantity=partial(at_end, variable="to_least_l2", index=-1),
+        quantity=at("to_least_l2", tau=LAST),
         accepted=(-np.inf, 1e-3),
         scale=Scale.SIZE,
-        expected=_expect(),
+        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="From small weights it is the solution of least l1 norm: the rich regime.",
         source="Woodworth et al. 2020, Theorem 2",
         measure="‖β_T − β_1‖/‖β_1‖ at the smallest tau",
-        quantity=partial(at_end, variable="to_least_l1", index=0),
+        quantity=at("to_least_l1", tau=FIRST),
         accepted=(-np.inf, 0.05),
         scale=Scale.SIZE,
-        expected=_expect(None),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The lazy end generalises worse where the truth is sparse.",
         source="Woodworth et al. 2020, §5",
         measure="log10 of the distance to the truth at the smallest tau over that at the largest",
-        quantity=truth_ratio,
+        quantity=log10_ratio(at("to_truth", tau=FIRST), at("to_truth", tau=LAST)),
         accepted=(-np.inf, -1.0),
-        expected=_expect(None),
+        expected=expected(HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left the distances to what the flow passes between, right the distance to the law."""
-    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2)
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2, log="xy")
     figures.curve(left, ds.to_least_l1, "tau", label="to the least l1 norm", color=figures.BLUE, marker="o")
     figures.curve(left, ds.to_least_l2, "tau", label="to the least l2 norm", color=figures.ORANGE, marker="s")
     figures.curve(left, ds.to_truth, "tau", label="to the sparse truth", color=figures.GREEN, line="--")
@@ -249,3 +225,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         "change of w₊ w₋/tau²": ds["product"],
     }
     return figures.table(rows, "tau")
+
+
+WOODWORTH2020 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers)

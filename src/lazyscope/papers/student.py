@@ -1,0 +1,108 @@
+"""The two-layer student of both papers, its data and its step rules.
+
+The papers' scripts call `stepsize` what is η on F_alpha here; the two agree for the code of Chizat et al. 2019.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Key, PyTree
+
+from lazyscope.dynamics import DIVERGED, EarlyStop, Status, default_record
+from lazyscope.models import Model, two_layer
+from lazyscope.problems import Problem, teacher_student
+from lazyscope.store import stored_as
+
+StepRule = Callable[[Array], Array]
+DIFFERENTIAL_EXAMPLES = 200  # held-out inputs on which the change j of the differential is measured
+
+
+@stored_as("lazyscope.papers.protocol.chizat_step_size")
+def chizat_step_size(tau: Array) -> Array:
+    """η = min(10, 0.1/tau²) (Chizat et al. 2019, test_vs_scale). Constant in v = w/tau units but for the cap."""
+    return jnp.minimum(10.0, 0.1 / tau**2)
+
+
+@stored_as("lazyscope.papers.protocol.fixed_step_size")
+def fixed_step_size(tau: Array) -> Array:
+    """η = 0.005 whatever tau (note §5.1)."""
+    return jnp.full_like(tau, 0.005)
+
+
+@stored_as("lazyscope.papers.protocol.power_step_size")
+def power_step_size(tau: Array, *, power: float, at_one: float = 0.1) -> Array:
+    """η = at_one·tau^power: with power > 0 smaller steps for smaller tau, which note §5.1 proposes to try."""
+    return at_one * tau**power
+
+
+@dataclass(frozen=True)
+class Data:
+    """Teacher-student data on the sphere of R^d."""
+
+    n: int = 1000
+    n_test: int = 1000
+    d: int = 100
+    teacher_width: int = 3
+    target_scale: float = 1.0
+
+    def problem(self, key: Key[Array, ""]) -> Problem:
+        """One draw of it."""
+        return teacher_student(
+            key,
+            n=self.n,
+            d=self.d,
+            n_test=self.n_test,
+            teacher_width=self.teacher_width,
+            target_scale=self.target_scale,
+        )
+
+
+@stored_as("lazyscope.papers.protocol.Protocol")
+@dataclass(frozen=True)
+class Protocol(Data):
+    """Settings of one two-layer experiment; the defaults are those of Chizat et al. 2019, Figure 1c."""
+
+    width: int = 50
+    num_steps: int = 10_000
+    doubled: bool = True
+    step_rule: StepRule = chizat_step_size
+    test_every: int = 10
+    stop: EarlyStop | None = None
+
+    @property
+    def record(self) -> tuple[int, ...]:
+        """Recorded steps: 0, about 24 log-spaced ones and the last."""
+        return default_record(self.num_steps, 24)
+
+
+def setup(key: Key[Array, ""], protocol: Protocol) -> tuple[Model, PyTree, Problem]:
+    """Model, initial parameters at tau = 1 and problem of a trial: the same for every tau, as in the papers' code."""
+    key_data, key_init = jax.random.split(key)
+    model = two_layer(protocol.width, protocol.d)
+    return model, model.init(key_init, doubled=protocol.doubled), protocol.problem(key_data)
+
+
+def held_out(problem: Problem) -> tuple[Array, Array]:
+    """The held-out inputs and targets, which every problem of the papers has."""
+    if problem.x_test is None or problem.y_test is None:
+        raise ValueError("the problems of the papers must have held-out data, got one without: set n_test >= 1")
+    return problem.x_test, problem.y_test
+
+
+def how_it_ended(status: Status) -> dict[str, Bool[Array, ""]]:
+    """What `figures.MARKS` shows of a run."""
+    return {
+        "diverged": status.code == DIVERGED,
+        "unstable": status.unstable,
+        "precision_limited": status.precision_limited,
+        "still_improving": status.still_improving,
+    }
+
+
+def decades(first: float, last: float, step: float) -> tuple[float, ...]:
+    """10^first, 10^(first+step), ..., 10^last, as decimal numbers that print short."""
+    exponents = np.arange(round((last - first) / step) + 1) * step + float(first)
+    return tuple(float(f"{10**e:.6g}") for e in exponents)
