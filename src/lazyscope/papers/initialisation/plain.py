@@ -20,53 +20,20 @@ censored plain ones):
     gap g            .54      .59      .52      .59      1.0      2.1      195      2.0e4    2.0e12
 """
 
-from dataclasses import dataclass, replace
-
 import matplotlib.figure
 import numpy as np
 import xarray as xr
 
 from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Scale
-from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.figure import Figure, Size, expected
 from lazyscope.papers.initialisation import panels
-from lazyscope.papers.initialisation.training import experiment
+from lazyscope.papers.initialisation.training import BOTH_STARTS, from_both_starts
 from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, difference, log10, log10_ratio
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
-from lazyscope.papers.student import Protocol, decades
 
 PLATEAU = slice(100, None)
-
-
-@dataclass(frozen=True)
-class TwoStarts:
-    """A plain and a symmetrised experiment of the same protocol."""
-
-    protocol: Protocol
-    taus: tuple[float, ...]
-    symmetrised_taus: tuple[float, ...]
-
-
-PLAIN = Protocol(doubled=False)
-SIZES = {
-    "tiny": Size(
-        TwoStarts(
-            replace(PLAIN, n=40, n_test=40, d=8, width=8, num_steps=300),
-            (0.1, 1.0, 100.0, 1e6),
-            (0.1, 1.0, 100.0),  # in so small a net single gates still flip at 10
-        ),
-        seeds=3,
-    ),
-    "quick": Size(
-        TwoStarts(
-            replace(PLAIN, num_steps=5000),
-            (0.1, 0.316228, 1.0, 10.0, 100.0, 1e6),
-            (0.01, 0.1, 0.316228, 1.0, 3.16228),
-        ),
-        seeds=3,
-    ),
-    "paper": Size(TwoStarts(PLAIN, decades(-1, 2, 0.2) + decades(3, 6, 1), decades(-2.2, 1, 0.1)), seeds=10),
-}
+SIZES = {size: Size(BOTH_STARTS[size], seeds) for size, seeds in (("tiny", 3), ("quick", 3), ("paper", 10))}
 STATED = (
     FULL_BATCH,
     NO_STOP,
@@ -85,14 +52,6 @@ CAPTION = (
     "hardly moves. Least squares on x alone beats every lazy net. Full-batch descent without early stopping, where the "
     "note says SGD and stops early."
 )
-
-
-def compute(settings: TwoStarts, trials: Trials) -> xr.Dataset:
-    """Plain runs at `tau`, and symmetrised runs at `symmetrised_tau` with variables named `symmetrised_*`."""
-    plain = experiment(settings.protocol, settings.taus, trials)
-    paired = experiment(replace(settings.protocol, doubled=True), settings.symmetrised_taus, trials)
-    kept = paired[["gap", "differential_change", "end_test_loss", "nonlinear_r2"]]
-    return xr.merge([plain, prefixed(kept, "symmetrised_", "tau")], join="exact")
 
 
 def plateau(ds: xr.Dataset) -> np.ndarray:
@@ -260,7 +219,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
 FIG3 = Figure(
     caption=CAPTION,
     sizes=SIZES,
-    compute=compute,
+    compute=from_both_starts,
     claims=CLAIMS,
     draw=draw,
     numbers=panels.table,

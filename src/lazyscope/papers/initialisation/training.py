@@ -4,7 +4,7 @@ Every run is made in v = w/tau units: by the scale law the run (tau, alpha, η) 
 (1, alpha·tau², η·tau²), up to the scale of the weights, and there large tau neither overflows nor loses digits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from lazyscope.differential import differential_change
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import Doubled
-from lazyscope.papers.figure import Cell, Trials
-from lazyscope.papers.student import DIFFERENTIAL_EXAMPLES, Protocol, held_out, how_it_ended, setup
+from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.student import DIFFERENTIAL_EXAMPLES, Protocol, decades, held_out, how_it_ended, setup
 from lazyscope.problems import least_squares_test_loss, square_loss
 from lazyscope.store import stored_as
 
@@ -29,6 +29,31 @@ class Scales:
 
     protocol: Protocol
     taus: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TwoStarts:
+    """A plain and a symmetrised experiment of the same protocol."""
+
+    protocol: Protocol
+    taus: tuple[float, ...]
+    symmetrised_taus: tuple[float, ...]
+
+
+PLAIN = Protocol(doubled=False)
+BOTH_STARTS = {
+    "tiny": TwoStarts(
+        replace(PLAIN, n=40, n_test=40, d=8, width=8, num_steps=300),
+        (0.1, 1.0, 100.0, 1e6),
+        (0.1, 1.0, 100.0),  # in so small a net single gates still flip at 10
+    ),
+    "quick": TwoStarts(
+        replace(PLAIN, num_steps=5000),
+        (0.1, 0.316228, 1.0, 10.0, 100.0, 1e6),
+        (0.01, 0.1, 0.316228, 1.0, 3.16228),
+    ),
+    "paper": TwoStarts(PLAIN, decades(-1, 2, 0.2) + decades(3, 6, 1), decades(-2.2, 1, 0.1)),
+}
 
 
 @stored_as("lazyscope.papers.protocol.train")
@@ -149,6 +174,14 @@ def experiment(protocol: Protocol, taus: tuple[float, ...], trials: Trials) -> x
         output_dtypes=[float],
     )
     return ds.assign(gap=gap).drop_vars(["outputs_test", "linear_outputs_test", "start_outputs_test", "y_test"])
+
+
+def from_both_starts(settings: TwoStarts, trials: Trials) -> xr.Dataset:
+    """Plain runs at `tau`, and symmetrised runs at `symmetrised_tau` with variables named `symmetrised_*`."""
+    plain = experiment(settings.protocol, settings.taus, trials)
+    paired = experiment(replace(settings.protocol, doubled=True), settings.symmetrised_taus, trials)
+    kept = paired[["gap", "differential_change", "end_test_loss", "nonlinear_r2"]]
+    return xr.merge([plain, prefixed(kept, "symmetrised_", "tau")], join="exact")
 
 
 def affine(x: Array) -> Array:

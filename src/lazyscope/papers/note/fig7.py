@@ -26,7 +26,7 @@ from lazyscope.claims import Claim, Outcome, Scale
 from lazyscope.diagnose import Thresholds
 from lazyscope.dynamics import EarlyStop
 from lazyscope.papers.figure import Trials
-from lazyscope.papers.initialisation import panels, symmetrised
+from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import experiment, runs
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
 from lazyscope.papers.student import Protocol, decades, fixed_step_size, power_step_size
@@ -54,10 +54,11 @@ class StepSizes:
 
 POWERS, SMALL_TAU = (1.0, 0.0, -1.0), 0.1
 FULL = Protocol(step_rule=fixed_step_size)
+TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
 SIZES = {
     "tiny": StepSizes(
-        replace(symmetrised.TINY, step_rule=fixed_step_size),
-        symmetrised.TINY,
+        replace(TINY, step_rule=fixed_step_size),
+        TINY,
         (0.1, 1.0, 10.0),
         (0.1, 1.0),
         (0.316228, 1.0, 10.0),
@@ -67,7 +68,7 @@ SIZES = {
     ),
     "quick": StepSizes(
         replace(FULL, num_steps=2000),
-        symmetrised.QUICK,
+        Protocol(num_steps=5000),
         (0.01, 0.1, 0.316228, 1.0, 3.16228, 10.0),
         (0.01, 0.1, 1.0, 5.62341, 10.0),
         (0.1, 0.316228, 1.0, 10.0),

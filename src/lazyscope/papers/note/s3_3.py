@@ -23,8 +23,7 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome
 from lazyscope.papers.figure import Trials
-from lazyscope.papers.initialisation import plain
-from lazyscope.papers.initialisation.plain import TwoStarts
+from lazyscope.papers.initialisation.training import BOTH_STARTS, TwoStarts, from_both_starts
 from lazyscope.papers.kappa_cells import PLANE_VERSION, over_plane
 from lazyscope.papers.settings import TRAINING, Setting, unused
 from lazyscope.papers.student import Protocol, decades
@@ -56,13 +55,13 @@ def _with_crossing(taus: tuple[float, ...]) -> tuple[float, ...]:
 FULL = Protocol(n_test=1)
 SMALL = replace(FULL, n=60, d=10, width=16)
 SIZES = {
-    "tiny": Scales(SMALL, decades(-2, 4, 1), (1.0,), seeds=3, trained=plain.SIZES["tiny"].settings, trained_seeds=3),
+    "tiny": Scales(SMALL, decades(-2, 4, 1), (1.0,), seeds=3, trained=BOTH_STARTS["tiny"], trained_seeds=3),
     "quick": Scales(
         FULL,
         _with_crossing(decades(-2, 4, 0.5)),
         (1.0,),
         seeds=5,
-        trained=plain.SIZES["quick"].settings,
+        trained=BOTH_STARTS["quick"],
         trained_seeds=3,
     ),
     "paper": Scales(
@@ -70,7 +69,7 @@ SIZES = {
         _with_crossing(decades(-2.2, 6, 0.2)),
         (1.0,),
         seeds=10,
-        trained=plain.SIZES["paper"].settings,
+        trained=BOTH_STARTS["paper"],
         trained_seeds=10,
     ),
 }
@@ -106,7 +105,7 @@ def compute(
         both = both.merge(renamed, join="exact")
     if spec.trained is None:
         return both
-    losses = plain.compute(spec.trained, Trials(key, spec.trained_seeds, store, progress=progress))
+    losses = from_both_starts(spec.trained, Trials(key, spec.trained_seeds, store, progress=progress))
     losses = losses[["end_test_loss", "symmetrised_end_test_loss"]]
     return both.merge(losses.rename(tau="trained_tau", seed="trained_seed"), join="exact")
 
