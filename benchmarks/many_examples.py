@@ -19,7 +19,7 @@ import optax
 
 import lazyscope as ls
 from lazyscope import passes, tree
-from lazyscope.dynamics.by_calls import loss_and_gradient
+from lazyscope.dynamics.parts import loss_and_gradient
 
 IMAGES, CLASSES, HELD_OUT = 50_000, 10, 2000
 

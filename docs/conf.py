@@ -17,7 +17,15 @@ import lazyscope.torch
 HERE = Path(__file__).parent
 GENERATED = HERE / "_generated"
 EXAMPLES = HERE.parent / "examples"
-TUTORIALS = ("flax_model", "torch_model", "choose_alpha", "monitoring", "landscape_of_a_net", "fine_tuning")
+TUTORIALS = (
+    "flax_model",
+    "torch_model",
+    "choose_alpha",
+    "monitoring",
+    "landscape_of_a_net",
+    "local_sweep",
+    "fine_tuning",
+)
 
 project = "lazyscope"
 author = "The lazyscope developers"

@@ -25,8 +25,8 @@ MODULES = sorted(
 )
 
 
-def blocks(language):
-    pieces = re.split(r"^```(\w*)\n", README, flags=re.MULTILINE)
+def blocks(language, page=README):
+    pieces = re.split(r"^```(\w*)\n", page, flags=re.MULTILINE)
     inside = zip(pieces[1::4], pieces[2::4], strict=False)  # fences come in pairs: opening, text, closing, prose
     return [text for name, text in inside if name == language]
 
@@ -59,6 +59,82 @@ def test_readme_commands_run(tmp_path, monkeypatch, capsys):
         with contextlib.suppress(SystemExit):
             assert main(shlex.split(command)[1:]) == 0, command
     assert (tmp_path / "lazyscope-out" / "index.html").exists()
+
+
+# What the snippets of a page name and do not make, and a line after them that shows that they did something.
+NET = """import torch
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+batch = torch.randn(8, 3)
+"""
+GPT = """from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+import torch
+torch.manual_seed(0)
+sizes = dict(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=16)
+model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **sizes))
+ids = torch.randint(0, 32, (16, 8))
+train = [{"input_ids": row, "labels": row} for row in ids]
+batch = {"input_ids": ids[:4]}
+args = TrainingArguments("out", max_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
+"""
+LIGHTNING = f"""{NET}
+import lightning as L
+import lazyscope.torch as lst
+class Net(L.LightningModule):
+    def __init__(self): super().__init__(); self.net = model
+    def forward(self, x): return self.net(x)
+    def training_step(self, rows, i): return self.net(rows[0]).square().mean()
+    def configure_optimizers(self): return torch.optim.SGD(self.parameters(), 0.1)
+"""
+LOOP = f"""{NET}
+import lazyscope.torch as lst
+"""
+SNIPPETS = {
+    "lst.Callback(": (
+        "transformers",
+        GPT,
+        "print([row for row in trainer.state.log_history if 'lazyscope/gap' in row])",
+    ),
+    "lst.LightningCallback(": (
+        "lightning",
+        LIGHTNING,
+        "trainer.fit(Net(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(batch), batch_size=4))\n"
+        "print(trainer.callback_metrics['lazyscope/gap'])",
+    ),
+    "lst.Monitor(": ("torch", LOOP, "print(monitor.measure()['lazyscope/gap'])"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", SNIPPETS)
+def test_snippets_for_your_own_training_run(call, tmp_path):
+    library, before, after = SNIPPETS[call]
+    pytest.importorskip(library)
+    (snippet,) = [text for text in blocks("python", (ROOT / "docs" / "training.md").read_text()) if call in text]
+    (tmp_path / "snippet.py").write_text(f"{before}\n{snippet}\n{after}\n")
+    done = fresh.python("snippet.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() not in ("", "[]")
+
+
+@pytest.mark.slow
+def test_snippets_on_conversion(tmp_path):
+    pytest.importorskip("torch")
+    (snippet,) = blocks("python", (ROOT / "docs" / "zoo.md").read_text())
+    made = """
+import jax
+import lazyscope as ls
+jax.config.update("jax_enable_x64", True)
+class Net(torch.nn.Module):
+    def __init__(self): super().__init__(); self.net = model
+    def forward(self, x): return {"logits": self.net(x), "last_hidden_state": self.net[0](x)}
+torch.export.save(torch.export.export(model.eval(), (batch,)), "model.pt2")
+model, loader = Net(), [batch]
+"""
+    (tmp_path / "snippet.py").write_text(f"{NET}\n{made}\n{snippet}\nprint(apply.described)\n")
+    done = fresh.python("snippet.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "output of the program" in done.stdout
 
 
 def test_make_commands_of_the_readme_are_targets():

@@ -2,8 +2,12 @@
 
 import logging
 import runpy
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import fresh
 import jax
 import pytest
 
@@ -114,3 +118,42 @@ def test_the_landscape_has_its_centre_low_and_the_start_off_the_plane(tmp_path, 
     assert found["trained"] < 1e-3 * found["start"]
     assert found["off"] > 0.5
     assert (tmp_path / "landscape.png").stat().st_size > 10_000
+
+
+def swept(*arguments, cwd):
+    done = fresh.python(EXAMPLES / "local_sweep.py", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_goes_on_and_is_extended(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "local_sweep.py")]
+    process = subprocess.Popen(command, cwd=tmp_path, env=fresh.environment())
+    try:
+        while not list(tmp_path.rglob("*.npz")):  # the first cells are kept
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    first, *rows = swept(cwd=tmp_path)
+    kept = int(first.split(" of 12 cells were in the store")[0])
+    assert 1 <= kept < 12
+    assert swept(cwd=tmp_path) == ["12 of 12 cells were in the store", *rows]
+    more = swept("--taus", "0.1", "0.3", "1", "3", "10", "--seeds", "4", cwd=tmp_path)
+    assert more[0] == "12 of 20 cells were in the store"
+    assert len(more) == 6
+
+
+@pytest.mark.slow
+def test_a_sweep_on_workers_is_kept_for_the_next_one(tmp_path):
+    options = ["--taus", "1", "3", "--workers", "1"]
+    first, *rows = swept(*options, cwd=tmp_path)
+    assert first == "0 of 6 cells were in the store"
+    assert swept(*options, cwd=tmp_path) == ["6 of 6 cells were in the store", *rows]
+
+
+def test_every_example_is_linked_from_the_readme():
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert not [file.name for file in EXAMPLES.glob("*.py") if f"(examples/{file.name})" not in readme]

@@ -8,7 +8,7 @@ from cases import CASES
 
 import lazyscope as ls
 from lazyscope import passes, tree
-from lazyscope.dynamics.by_calls import descent_by_calls, loss_and_gradient
+from lazyscope.dynamics.parts import descent_in_parts, loss_and_gradient
 
 BY_NAME = {case.name: case for case in CASES}
 NAMES = [
@@ -65,17 +65,24 @@ def test_a_model_in_blocks_is_the_model_with_all_its_derivatives(name):
 
 @pytest.mark.parametrize("loss", [ls.square_loss, ls.cross_entropy, lambda f, y: jnp.mean((f - y) ** 4) ** 0.5])
 @pytest.mark.parametrize("linear", [False, True])
-def test_descent_by_calls_is_gradient_descent(loss, linear):
+def test_descent_in_parts_is_gradient_descent(loss, linear):
     case = BY_NAME["several outputs"]
     y = jnp.arange(len(case.problem.x)) % 3 if loss is ls.cross_entropy else case.problem.y
     problem = ls.Problem(case.problem.x, y, loss=loss)
     settings = {"alpha": 2.0, "step_size": 0.1, "num_steps": 20}
     model = ls.linearize(case.apply, case.params) if linear else case.apply
-    run = ls.gradient_descent(model, case.params, problem, **settings)
+    record = (0, 3, 18, 20)
+    run = ls.gradient_descent(model, case.params, problem, record=record, **settings)
     for budget in (passes.BUDGET, small_budget(case)):
-        found, improving = descent_by_calls(
-            case.apply, case.params, problem, linear=linear, memory_budget=budget, **settings
+        seen = []
+        options = {"record": record, "look": lambda *what: seen.append(what)}  # noqa: B023
+        found, improving = descent_in_parts(
+            case.apply, case.params, problem, linear=linear, memory_budget=budget, **options, **settings
         )
+        assert [step for step, _, _ in seen] == list(record)
+        np.testing.assert_allclose([value for _, _, value in seen], run.train_loss, rtol=1e-10)
+        np.testing.assert_allclose([float(problem.loss(2.0 * model(params, problem.x), y)) for _, params, _ in seen],
+                                   run.train_loss, rtol=1e-10)  # fmt: skip
         assert improving == bool(run.status.still_improving)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(run.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)

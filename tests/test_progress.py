@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 import lazyscope as ls
+from lazyscope import passes
 from lazyscope.cli import main
 from lazyscope.cli.terminal import Heard, progress_bar
 from lazyscope.criterion import Budget
-from lazyscope.dynamics.by_calls import descent_by_calls
+from lazyscope.dynamics.parts import descent_in_parts
 from lazyscope.progress import due, heard, part, silent
 
 KEY = jax.random.key(0)
@@ -98,13 +99,17 @@ def test_criterion_counts_its_products_and_stays_the_same():
     assert repr(found) == repr(ls.criterion(net, start(), PROBLEM, **options))
 
 
-def test_descent_in_blocks_counts_its_steps_and_stays_the_same(monkeypatch):
+@pytest.mark.parametrize("budget", [passes.BUDGET, 1], ids=["compiled loops", "blocks of an example"])
+def test_descent_counts_its_steps_and_is_the_same_in_any_parts(budget, monkeypatch):
     monkeypatch.setattr("lazyscope.progress.PAUSE", 0.0)
-    calls = Calls()
-    options = {"alpha": 1.0, "step_size": 0.1, "num_steps": 5}
-    found = descent_by_calls(net, start(), PROBLEM, report=calls, **options)
-    assert calls == [(step, 5, "training the model, steps") for step in range(5)]
-    assert same(found[0], descent_by_calls(net, start(), PROBLEM, **options)[0])
+    options = {"alpha": 1.0, "step_size": 0.1, "num_steps": 40, "memory_budget": budget}
+    found = descent_in_parts(net, start(), PROBLEM, **options)
+    for seconds, steps in ((0.0, list(range(1, 41))), (1e9, [1, 3, 7, 15, 31, 36, 40])):
+        monkeypatch.setattr("lazyscope.dynamics.parts.PART", seconds)
+        calls = Calls()
+        assert same(found, descent_in_parts(net, start(), PROBLEM, report=calls, **options))
+        steps = list(range(1, 41)) if budget == 1 else steps
+        assert calls == [(step, 40, "training the model, steps") for step in steps]
 
 
 @pytest.mark.slow
@@ -176,7 +181,7 @@ def test_an_interrupted_diagnosis_says_how_far_it_was_in_one_line(error, monkeyp
 
     monkeypatch.setattr(importlib.import_module("lazyscope.diagnose"), "diagnose", stopped)
     monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
-    monkeypatch.setattr("lazyscope.cli.loading._load", lambda name, torch: case())
+    monkeypatch.setattr("lazyscope.cli.loading._load", lambda name: case())
     assert main(["diagnose", "two-layer-rich", "--no-kappa"]) == 130
     said = capsys.readouterr().err
     assert said.startswith("lazyscope: interrupted; at training the model, steps: 3 of 20: nothing is kept")

@@ -1,14 +1,19 @@
 """What commands print at 40, 80 and 200 columns, and into pipes: nothing wider than the terminal, nothing cut."""
 
 import io
+import math
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from lazyscope import cli
 from lazyscope.cli import main
+from lazyscope.cli.crossover import drawn
+from lazyscope.diagnose.crossover import Crossover, Evaluation
 from lazyscope.diagnose.diagnosis import as_table
 from lazyscope.papers import FIGURES
 from lazyscope.report import Item
@@ -137,6 +142,28 @@ def test_two_columns_keep_every_word_and_hang_below_their_names():
     assert as_table(rows, 200) == whole
     assert as_table(rows, 40).splitlines()[1].startswith(" " * 11)
     assert as_table(rows, 20).splitlines()[0] == "gap g: one two three"
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_evaluations_of_a_crossover(columns, shown):
+    alphas = ((1.0, 1.0, math.inf), (4.0, 4.0, math.inf), (16.0, 4.0, 16.0), (8.0, 8.0, 16.0))
+    rows = [Evaluation(alpha, 0.3 / alpha, 0.5 / alpha, alpha >= 16, low, high, 0) for alpha, low, high in alphas]
+    found = Crossover(11.3, 8.0, 16.0, len(rows), tuple(rows))
+    command = cli.Crossover("a_file_with_a_long_name.py:case")
+    whole = shown(None, command._print, found)
+    assert "alpha = 11.3: training is lazy from 16 on, and not up to 8" in whole
+    text = shown(columns, command._print, found)
+    check(text, columns, whole)
+    assert all(drawn(rows, one) in text for one in rows)  # a bracket is never broken
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_barrier_of_a_line(columns, shown):
+    told = {"barrier": 0.5, "at": 0.52, "loss_before": 0.1, "loss_after": 0.2, "loss_at_barrier": 0.65}
+    command = cli.Line("case", Path("one.safetensors"), Path("other.safetensors"))
+    whole = shown(None, command._print, told)
+    assert len(whole.splitlines()) == 2
+    check(shown(columns, command._print, told), columns, whole)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`lst.diagnose`: the numbers of the JAX way, of the user's own training, with a module's own statistics."""
 
 import copy
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -445,6 +446,10 @@ def made():
 """
 
 
+def small_net():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
 def test_the_command_takes_a_module_with_its_batches(tmp_path, capsys, monkeypatch):
     from lazyscope.cli import main
 
@@ -463,5 +468,42 @@ def test_the_command_takes_a_module_with_its_batches(tmp_path, capsys, monkeypat
     assert "elsewhere, w.npz: g compares" in capsys.readouterr().out
     assert main(["diagnose", f"{tmp_path / 'net.py'}:module"]) == 2
     assert "for a PyTorch module lazyscope.torch.Case(model, batches)" in capsys.readouterr().err
-    assert main(["landscape", f"{tmp_path / 'net.py'}:case", "--out", str(tmp_path / "out")]) == 2
-    assert "must be a lazyscope.Case" in capsys.readouterr().err
+
+
+def test_a_case_in_jax_is_diagnosed_as_its_module_is():
+    torch.manual_seed(0)
+    case = lst.Case(mlp(), regression(), held_out=regression(20))
+    of_module = case.diagnose(num_steps=20, with_kappa=False)
+    ours = case.in_jax()
+    found = ls.diagnose(ours.apply, ours.params0, ours.problem, num_steps=20, with_kappa=False, key=jax.random.key(0))
+    assert (found.gap, found.differential) == (of_module.gap, of_module.differential)
+    for name, instead in (("train", lambda module: None), ("trained", mlp())):
+        with pytest.raises(ValueError, match=f"needs a case without a {name}= of PyTorch's"):
+            dataclasses.replace(case, **{name: instead}).in_jax()
+
+
+def test_commands_that_name_a_case_take_one_of_pytorch(tmp_path, capsys, monkeypatch):
+    from lazyscope.cli import main
+
+    monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(CASE)
+    np.savez("w.npz", **{name: value.numpy(force=True) + 0.5 for name, value in small_net().state_dict().items()})
+    case = "net.py:case"
+    assert main(["landscape", case, "--resolution", "5", "--out", "plane"]) == 0
+    assert main(["landscape", case, "--resolution", "5", "--directions", "path", "--steps", "20", "--out", "path"]) == 0
+    assert main(["line", case, "start", "w.npz", "--resolution", "5", "--out", "line"]) == 0
+    assert capsys.readouterr().out.count("landscape.png") == 2
+    assert main(["crossover", case, "--steps", "20"]) == 2
+    assert "the outputs are not 0 at the start, add --center" in capsys.readouterr().err
+    assert main(["crossover", case, "--steps", "20", "--center", "--tolerance", "1"]) == 0
+    assert "training is lazy from" in capsys.readouterr().out
+    monkeypatch.setattr("lazyscope.cli.scales.FACTORS", (1.0, 4.0))
+    assert main(["diagnose", case, "--steps", "20", "--no-kappa", "--out", "page", "--scales"]) == 0
+    assert "alpha = 4: g =" in capsys.readouterr().err
+    assert "Other output scales" in (tmp_path / "page" / "index.html").read_text()
+    (tmp_path / "net.py").write_text(CASE + "trained = lst.Case(net, (x, x[:, :1]), train=print)\n")
+    assert main(["diagnose", "net.py:trained", "--out", "page", "--scales"]) == 2
+    refused = capsys.readouterr().err
+    assert "name dataclasses.replace(case, train=None), our descent trains then" in refused
+    assert refused.count("\n") == 1

@@ -20,7 +20,8 @@ from matplotlib.text import Text
 
 import lazyscope as ls
 from lazyscope import figures, views
-from lazyscope.cli import main
+from lazyscope.cli import logs, main
+from lazyscope.cli.arguments import InputError
 from lazyscope.cli.scales import at_scales
 from lazyscope.criterion.bounds import UpperBound
 from lazyscope.criterion.estimate import Estimate, Search
@@ -31,6 +32,7 @@ from lazyscope.diagnose.kept import Learnable, Outputs, Trajectory, learnable, s
 from lazyscope.diagnose.layers import GroupRow
 from lazyscope.diagnose.references import nearest
 from lazyscope.intervals import Interval
+from lazyscope.views.items import items_of
 from lazyscope.views.regime_map import Point, draw_map, frame_of
 from lazyscope.views.scales import at_scales as at_scales_drawn
 from lazyscope.views.scales import crossing
@@ -84,7 +86,9 @@ def made(**changes) -> Diagnosis:
         seeds=(Seed(Interval(0.2, 0.0, math.inf), Interval(0.3, 0.2, 0.4), "mixed"),),
         model=NASTY,
         learnable=Learnable(4, 4, 3, 1e3, 1.5, 0.875, (1.0, THIRD, 1e-3), (0.5, 0.25, 0.125)),
-        trajectory=Trajectory((0, 1, 5), (3.0, 2.0, 1.0), (3.0, 2.0, 1.5), (), ()),
+        trajectory=Trajectory(
+            (0, 1, 5), (3.0, 2.0, 1.0), (3.0, 2.0, 1.5), (), (), (0, 5), (0.0, 0.2), (1,), (THIRD,), 4
+        ),
         outputs=Outputs(4, (0, 1, 2, 3), (0,) * 4, (0.0,) * 4, (1.0, 2.0, THIRD, 4.0), (1.0, 2.5, 3.0, 4.0), ()),
     )
     return replace(found, **changes)
@@ -300,6 +304,14 @@ def test_the_map_of_references_names_all_and_shows_the_shaded_regimes():
     assert rectangle(ax, "lazy")[2:] == pytest.approx((0.05, 0.1))
 
 
+def test_diagnoses_that_belong_together_are_a_path():
+    path = [Point(f"{i}", Interval(g, g / 2, 2 * g), Interval(g, g / 2, 2 * g)) for i, g in enumerate((0.01, 0.1, 1.0))]
+    (ax,) = views.paths_map({"one": path, "other": [path[1]]}).axes
+    lines = [line for line in ax.lines if line.get_label() in ("one", "other")]
+    assert [ends(line)[0] for line in lines] == [[0.01, 0.1, 1.0], [0.1]]
+    assert len(marks(ax, "1")) == 2
+
+
 def test_in_a_notebook_there_are_table_and_map_and_nothing_is_executed():
     html = made()._repr_html_()
     assert NASTY not in html
@@ -427,12 +439,104 @@ def test_the_losses_along_our_descent_begin_and_end_as_the_table_says():
         ends = [found.losses["loss at start"], found.losses[f"loss, {name}"]]
         np.testing.assert_allclose([along[0], along[-1]], ends, rtol=1e-9)
     assert (found.trajectory.step[0], found.trajectory.step[-1]) == (0, 100)
+    # All 60 inputs: g and j end at the deciders.
+    assert found.trajectory.gap[0] == found.trajectory.differential[0] == 0
+    np.testing.assert_allclose(found.trajectory.gap[-1], found.gap, rtol=1e-9)
+    np.testing.assert_allclose(found.trajectory.differential[-1], found.differential, rtol=1e-9)
+    assert found.trajectory.gap_step == found.trajectory.step
+    assert (len(found.trajectory.differential), found.trajectory.differential_step[-1]) == (11, 100)
     assert found.outputs is not None
     apart = np.subtract(found.outputs.trained, found.outputs.linearised)
     learnt = min(np.linalg.norm(np.subtract(found.outputs.trained, found.outputs.start)),
                  np.linalg.norm(np.subtract(found.outputs.target, np.mean(found.outputs.target))))  # fmt: skip
     np.testing.assert_allclose(np.linalg.norm(apart) / learnt, found.gap, rtol=1e-9)  # all 60 outputs are kept
     assert Diagnosis.from_json(found.to_json()) == found
+
+
+@pytest.mark.slow
+def test_what_is_seen_along_descent_is_what_descent_of_so_many_steps_ends_with(monkeypatch):
+    monkeypatch.setattr("lazyscope.diagnose.training.CLOSED_FORM_SIDE", 0)  # the linearisation descends, too
+    model = ls.two_layer(8, 4, jnp.tanh)
+    problem = ls.teacher_student(jax.random.key(0), n=20, d=4, n_test=20)
+    given = model.apply, model.init(jax.random.key(1)), problem
+    options = {"key": jax.random.key(2), "with_kappa": False, "alpha": 3.0}
+    whole = ls.diagnose(*given, num_steps=60, **options).trajectory
+    assert whole is not None
+    at = whole.differential_step[5]
+    part = ls.diagnose(*given, num_steps=at, **options)
+    for name, value in (("gap", part.gap), ("differential", part.differential)):
+        along = dict(zip(getattr(whole, f"{name}_step"), getattr(whole, name), strict=True))
+        np.testing.assert_allclose(along[at], value, rtol=1e-7)
+    np.testing.assert_allclose(
+        [dict(zip(whole.step, losses, strict=True))[at] for losses in (whole.test, whole.test_linearised)],
+        [part.losses["loss, trained"], part.losses["loss, linearised"]],
+        rtol=1e-9,
+    )
+
+
+LOGGED = [
+    {"step": 0, "loss": 2.0, "gap": 0.0, "differential": 0.0, "movement": 0.0},
+    {"step": 10, "loss": 1.0},
+    {"step": 10, "lazyscope/gap": np.float32(0.25), "lazyscope/differential": 0.5},
+    {"step": 20, "eval_loss": 0.5, "epoch": 1.0},
+]
+
+
+def test_a_run_of_ones_own_is_shown_as_it_was_logged():
+    found = made().along(LOGGED, linearised=[{"step": 10, "loss": 1.5}]).trajectory
+    assert found is not None
+    assert found.step == (0, 10, 20)
+    np.testing.assert_array_equal(found.train, [2.0, 1.0, math.nan])
+    np.testing.assert_array_equal(found.train_linearised, [math.nan, 1.5, math.nan])
+    np.testing.assert_array_equal(found.test, [math.nan, math.nan, 0.5])
+    assert found.test_linearised == ()
+    assert (found.gap_step, found.gap, found.differential) == ((0, 10), (0.0, 0.25), (0.0, 0.5))
+    assert found.same_weights
+    kept = made().along(LOGGED)
+    assert repr(Diagnosis.from_json(kept.to_json()).trajectory) == repr(kept.trajectory)
+    (shown,) = [one for one in items_of(kept) if one.name == "diagnosis-training"]
+    assert "at the model's weights" in shown.caption
+    assert shown.numbers[2] == ["10", "1", "none", "0.25", "0.5"]
+    losses, deciders = shown.picture.axes
+    assert [ends(one) for one in losses.lines] == [([1.0, 11.0], [2.0, 1.0]), ([21.0], [0.5])]
+    assert ends(deciders.lines[0]) == ([11.0], [0.25])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"loss": 1.0}], "a row of a log must have its step, got loss"),
+        ([1.0], "a row of a log must have its step, got float"),
+        ([{"step": 1, "accuracy": 1.0}], "a log must have rows with step and some of loss, gap, differential"),
+        ([], "a log must have rows with step and some of loss, gap, differential"),
+    ],
+)
+def test_a_log_without_steps_or_anything_known_is_refused_in_one_line(rows, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        made().along(rows)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "rows.json", "rows.jsonl", "metrics.csv"])
+def test_a_log_is_read_from_the_file_that_a_trainer_writes(name, tmp_path):
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "gap": 0.5}]
+    texts = {
+        "trainer_state.json": json.dumps({"log_history": rows}),
+        "rows.json": json.dumps(rows),
+        "rows.jsonl": "\n".join(map(json.dumps, rows)) + "\n",
+        "metrics.csv": "step,loss,gap\n1,2.0,\n2,,0.5\n",
+    }
+    (tmp_path / name).write_text(texts[name])
+    found = made().along(logs.rows(tmp_path / name)).trajectory
+    assert found is not None
+    assert (found.step, found.train, found.gap_step, found.gap) == ((1,), (2.0,), (2,), (0.5,))
+
+
+@pytest.mark.parametrize(("text", "got"), [("{", "JSONDecodeError"), ("{}", "KeyError"), ("3", "TypeError")])
+def test_a_file_that_is_no_log_is_refused_in_one_line(text, got, tmp_path):
+    (tmp_path / "log.json").write_text(text)
+    with pytest.raises(InputError, match=f"a log must be a JSON list of rows.*{got}"):
+        logs.rows(tmp_path / "log.json")
 
 
 # Other output scales.

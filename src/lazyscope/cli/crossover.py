@@ -22,7 +22,7 @@ class Crossover:
     (whose step must follow alpha: train(apply, params0, scale)) or by descent, and measures g and j. First alpha goes
     by factors of 4 until the crossover is bracketed, then the bracket is halved, on a logarithmic scale.
 
-    Example: lazyscope crossover my_model.py:case
+    Example: lazyscope crossover my_model.py:case --center
     Example: lazyscope crossover my_model.py:case --between 2 8     go on from a bracket
     """
 
@@ -30,6 +30,8 @@ class Crossover:
     """A built-in name, FILE.py:OBJECT or package.module:OBJECT."""
     between: tuple[float, float] | None = None
     """LOW HIGH, the bracket of an earlier search: not lazy at LOW, lazy at HIGH."""
+    center: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Subtract the outputs at the start: what is scaled is h(w) − h(w0). Without it they must be 0."""
     tolerance: float = 0.02
     """How far apart the ends of the bracket may be, relative to alpha."""
     steps: int = 1500
@@ -55,7 +57,7 @@ class Crossover:
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
         from lazyscope.cli.interrupts import how_to_go_on
-        from lazyscope.cli.loading import on_case
+        from lazyscope.cli.loading import in_jax, on_case
         from lazyscope.cli.terminal import progress_bar
         from lazyscope.diagnose import crossover
 
@@ -66,13 +68,23 @@ class Crossover:
                 heard(done, total, f"{_ends(seen[-1])} {drawn(seen, seen[-1])} {what}" if seen else what)
 
             def found(case: Any) -> Any:
-                key = jax.random.key(self.seed)
+                key, case = jax.random.key(self.seed), self._centred(in_jax(case, progress))
                 options = {"num_steps": self.steps, "tolerance": self.tolerance, "between": self.between}
                 return crossover(case, key=key, progress=progress, evaluated=seen.append, **options)
 
-            result = on_case(self.case, found)
+            try:
+                result = on_case(self.case, found)
+            except InputError as error:
+                raise InputError(str(error).replace("center or double the model first", "add --center")) from error
         self._print(result)
         return 0
+
+    def _centred(self, case: Any) -> Any:
+        from dataclasses import replace
+
+        from lazyscope.models import center
+
+        return replace(case, apply=center(case.apply, case.params0)) if self.center else case
 
     def _print(self, found: Any) -> None:
         import json

@@ -12,6 +12,7 @@ import tyro
 
 from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
+from lazyscope.cli.logs import rows
 from lazyscope.cli.process import check_folder, check_seed, say
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Diagnose:
     scales: bool = False
     """On the page also what other output scales would do: from alpha/16 to 16 alpha. Finished ones are kept in
     OUT/scales, and the same command goes on from there."""
+    log: Path | None = None
+    """What your own run logged, for the page: rows with step, loss, gap, differential (`lazyscope.monitor`), as a JSON
+    list, JSON lines, CSV or the trainer_state.json of transformers."""
     json: bool = False
     """Print one JSON object instead of the table."""
     quiet: bool = False
@@ -76,6 +80,7 @@ class Diagnose:
         if self.steps < 1:
             raise InputError(f"--steps must be at least 1, got {self.steps}")
         check_seed(self.seed)
+        logged = None if self.log is None else rows(self.log)
         if self.out is not None:
             check_folder(self.out)
         folders = self._folders()
@@ -91,9 +96,11 @@ class Diagnose:
         again = SCALES_AGAIN.format(self.out / "scales") if self.scales and self.out is not None else AGAIN
         with progress_bar("", quiet=self.quiet) as heard, how_to_go_on(lambda: f"{heard}: {again}"):
             if folders is None:
-                found, scales = on_case(self.case, lambda case: self._at_scales(case, heard), torch=True)
+                found, scales = on_case(self.case, lambda case: self._at_scales(case, heard))
             else:
                 found, scales = self._of_folders(*folders, heard), ()
+        if logged is not None:
+            found = _along(found, logged)
         print(self._printed(found))
         if self.out is not None:
             page = found.write_page(self.out, name=self.case, command=self._command(), scales=scales)
@@ -109,7 +116,12 @@ class Diagnose:
     def _command(self) -> str:
         """The line that makes the page again."""
         words = ["lazyscope", "diagnose", self.case, *([str(self.end)] if self.end else [])]
-        for option, value in (("batch", self.batch), ("held-out", self.held_out), ("after", self.after)):
+        for option, value in (
+            ("batch", self.batch),
+            ("held-out", self.held_out),
+            ("after", self.after),
+            ("log", self.log),
+        ):
             words += [f"--{option}", str(value)] if value is not None else []
         words += ["--ignore", *self.ignore] if self.ignore else []
         words += ["--scales"] if self.scales else []
@@ -150,14 +162,14 @@ class Diagnose:
         """The diagnosis of a case, and with --scales those at other output scales."""
         if not self.scales or self.out is None:
             return self._diagnosed(case, progress), ()
-        if not hasattr(case, "apply"):
-            raise ValueError("--scales needs a lazyscope.Case, got one of PyTorch, which has no output scale: leave it")
+        from lazyscope.cli.loading import in_jax
         from lazyscope.cli.scales import at_scales
 
+        scaled = in_jax(case, progress)  # what cannot be is said before anything is trained
         base = self._diagnosed(case, progress)
         other = replace(self, scales=False, quiet=True)
         others = at_scales(
-            base, lambda alpha: other._diagnosed(replace(case, alpha=alpha), progress), self.out / "scales"
+            base, lambda alpha: other._diagnosed(replace(scaled, alpha=alpha), progress), self.out / "scales"
         )
         return base, others
 
@@ -207,3 +219,10 @@ class Diagnose:
             each = "your trainer twice, on" if trainer else f"{self.steps} steps of descent each (--steps) for"
             parts.append(f"{each} the model and its linearisation")
         say("; then ".join([*parts, "g, j, layers and kernels are measured"]))
+
+
+def _along(found: "Diagnosis", logged: Any) -> "Diagnosis":
+    try:
+        return found.along(logged)
+    except ValueError as error:
+        raise InputError(str(error)) from None

@@ -106,7 +106,9 @@ class Landscape:
         import jax
 
         from lazyscope import landscape
-        from lazyscope.cli.loading import weights
+        from lazyscope.cli.loading import in_jax, weights
+
+        case = in_jax(case, progress)
 
         def loss(params: Any) -> Any:
             return case.problem.loss(case.alpha * case.apply(params, case.problem.x), case.problem.y)

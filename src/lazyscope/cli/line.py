@@ -76,8 +76,9 @@ class Line:
         return 0
 
     def _evaluated(self, case: Any, landscape: Any, progress: Any) -> Any:
-        from lazyscope.cli.loading import weights
+        from lazyscope.cli.loading import in_jax, weights
 
+        case = in_jax(case, progress)
         problem = case.problem
         if self.held_out and problem.x_test is None:
             raise InputError("--held-out needs a case with held-out examples, got none: build the Problem with x_test")

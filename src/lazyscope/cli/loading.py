@@ -20,6 +20,7 @@ from lazyscope.cli.arguments import InputError
 from lazyscope.cli.interrupts import interrupts
 from lazyscope.papers import cases
 from lazyscope.problems import Case
+from lazyscope.progress import Progress
 
 T = TypeVar("T")
 
@@ -30,15 +31,15 @@ BUILT_IN: dict[str, Callable[[], Case]] = {
 }
 
 
-def on_case(name: str, use: Callable[[Any], T], *, torch: bool = False) -> T:
-    """`use` of the Case called `name`, or of the one that the named function returns; with `torch` also one of PyTorch.
+def on_case(name: str, use: Callable[[Any], T]) -> T:
+    """`use` of the Case called `name`, or of the one that the named function returns, of lazyscope or lazyscope.torch.
 
     Raises InputError with one line: an unknown built-in name, a missing file or object, something that is no Case, a
     case that `use` refuses, an error in the user's own file.
     """
     try:
         with streams.aside():  # the user's own prints
-            return use(_load(name, torch))
+            return use(_load(name))
     except Exception as error:
         if interrupts(error):
             raise KeyboardInterrupt from None
@@ -50,6 +51,11 @@ def on_case(name: str, use: Callable[[Any], T], *, torch: bool = False) -> T:
         raise
 
 
+def in_jax(case: Any, progress: Progress) -> Case:
+    """The case itself, or what one of PyTorch is in JAX."""
+    return case if isinstance(case, Case) else case.in_jax(progress)
+
+
 def weights(path: Path, params0: Any, ignore: Sequence[str]) -> Any:
     """The parameters in a file; a refusal names the option of the command line, not the argument of the library."""
     try:
@@ -58,7 +64,7 @@ def weights(path: Path, params0: Any, ignore: Sequence[str]) -> Any:
         raise ValueError(str(error).replace("in ignore=[...]", "with --ignore NAME ...")) from error
 
 
-def _load(name: str, torch: bool) -> Any:
+def _load(name: str) -> Any:
     if name.endswith(".py"):
         raise ValueError(f"a case in a file is FILE.py:OBJECT, got {name!r}: add :OBJECT, a lazyscope.Case in it")
     if ":" not in name:
@@ -76,7 +82,7 @@ def _load(name: str, torch: bool) -> Any:
         close = get_close_matches(attribute, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "name a lazyscope.Case in it, or a function that returns one"
         raise ValueError(f"the object must be there, got {attribute!r} that is not in {place}: {hint}")
-    return _as_case(getattr(module, attribute), name, torch)
+    return _as_case(getattr(module, attribute), name)
 
 
 def _blame(error: BaseException, name: str) -> str | None:
@@ -103,16 +109,16 @@ def _blame(error: BaseException, name: str) -> str | None:
     return where and f"{where} raised {type(error).__name__}: {message}"
 
 
-def _as_case(found: Any, name: str, torch: bool) -> Any:
+def _as_case(found: Any, name: str) -> Any:
     module = hasattr(found, "forward")  # of PyTorch: a signature that takes anything
     made = found() if callable(found) and not module and _takes_nothing(found) else found
     # Whoever made a case of PyTorch has imported it.
-    of_torch = getattr(sys.modules.get("lazyscope.torch"), "Case", ()) if torch else ()
+    of_torch = getattr(sys.modules.get("lazyscope.torch"), "Case", ())
     if not isinstance(made, Case) and not isinstance(made, of_torch):
-        hint = " (for a PyTorch module lazyscope.torch.Case(model, batches))" if torch else ""
         raise ValueError(
             f"{name} must be a lazyscope.Case or a function without arguments that returns one, got "
-            f"{type(made).__name__}: return Case(apply, params0, problem){hint}"
+            f"{type(made).__name__}: return Case(apply, params0, problem), for a PyTorch module "
+            "lazyscope.torch.Case(model, batches)"
         )
     return made
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from lazyscope.diagnose.keeping import from_plain, to_plain
 from lazyscope.diagnose.kept import Learnable, Outputs, Trajectory
 from lazyscope.diagnose.layers import GroupRow, that_matter
 from lazyscope.diagnose.regime import REGIMES, Thresholds
+from lazyscope.diagnose.reported import reported
 from lazyscope.intervals import Interval
 
 Row = tuple[str, str]
@@ -136,6 +137,16 @@ class Diagnosis:
                 "a kept diagnosis must be what Diagnosis.to_json of this version writes, got another text "
                 f"({type(error).__name__}: {str(error)[:100]}): diagnose again"
             ) from None
+
+    def along(self, rows: Iterable[Mapping[str, Any]], *, linearised: Iterable[Mapping[str, Any]] = ()) -> "Diagnosis":
+        """The same diagnosis with what your own run logged, for the page: losses, g and j along training.
+
+        A row has its "step" and any of "loss", "eval_loss" and what `lazyscope.monitor` or `lazyscope.torch.Monitor`
+        measures: `{"step": step, "loss": loss, **measure(params)}`. The `log_history` of a `transformers.Trainer` has
+        such rows. `linearised` are those of the run of the linearisation, their losses. Their g is that at the same
+        weights. Raises ValueError for rows without a step, or without any of these.
+        """
+        return replace(self, trajectory=reported(rows, linearised))
 
     def plot(self) -> Any:
         """The regime map with this diagnosis on it, and its layers, as a matplotlib Figure of no pyplot state."""

@@ -56,5 +56,6 @@ def _ends(
     if train is not None:
         found = by_trainer(train, apply, params0, alpha, report)
     else:
-        found = by_descent(apply, params0, problem, alpha, num_steps, jax.random.split(key, 3)[0], report)
+        key = jax.random.split(key, 3)[0]
+        found = by_descent(apply, params0, problem, alpha, num_steps, key, report, recorded=False)
     return Ends(found.params, found.params_linear, found.how)

@@ -1,4 +1,4 @@
-"""What a diagnosis keeps to be looked at: some outputs, what the kernel can learn, the losses along our descent."""
+"""What a diagnosis keeps to be looked at: some outputs, what the kernel can learn, what was seen on the way."""
 
 from typing import NamedTuple
 
@@ -50,13 +50,25 @@ class Learnable(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """Losses of the model and of its linearisation at recorded steps of our descent; `test` is empty without data."""
+    """What was seen along our descent, or along a run of the caller's (`Diagnosis.along`).
+
+    Losses of the model and of its linearisation at the steps `step`, the held-out ones empty without such data. `gap`
+    is g at `gap_step`: between the two as they are after so many steps, or, with `same_weights`, between the model and
+    its linearisation at the model's weights. `differential` is j at `differential_step`, on `differential_examples`
+    inputs (0: not said).
+    """
 
     step: tuple[int, ...]
     train: tuple[float, ...]
     train_linearised: tuple[float, ...]
     test: tuple[float, ...]
     test_linearised: tuple[float, ...]
+    gap_step: tuple[int, ...] = ()
+    gap: tuple[float, ...] = ()
+    differential_step: tuple[int, ...] = ()
+    differential: tuple[float, ...] = ()
+    differential_examples: int = 0
+    same_weights: bool = False
 
 
 def some_outputs(f0: Array, f: Array, f_linear: Array, y: Array) -> Outputs:

@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import tree
-from lazyscope.diagnose.kept import Trajectory, numbers
+from lazyscope.diagnose.kept import Trajectory
+from lazyscope.diagnose.trajectory import Recorder
 from lazyscope.door import as_came, as_type, sealed, types
-from lazyscope.dynamics import gradient_descent, linearized_descent
-from lazyscope.dynamics.by_calls import descent_by_calls, steps_of
-from lazyscope.dynamics.run import Run, default_record
-from lazyscope.krylov import by_calls
+from lazyscope.dynamics import linearized_descent
+from lazyscope.dynamics.parts import descent_in_parts, steps_of
 from lazyscope.linearize import linearize
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -148,70 +147,53 @@ def by_descent(
     num_steps: int,
     key: Key[Array, ""],
     report: Progress = silent,
+    *,
+    recorded: bool = True,
 ) -> Trained:
-    """Full-batch descent of both, `num_steps` steps of `stable_step_size`; on F_alpha it does not depend on alpha."""
+    """Full-batch descent of both, `num_steps` steps of `stable_step_size`; on F_alpha it does not depend on alpha.
+
+    Losses, g and j are recorded on the way, unless `recorded` is false.
+    """
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
     settings = {"alpha": alpha, "step_size": step}
+    recorder = Recorder(apply, params0, problem, alpha, num_steps, key) if recorded else None
     report(0, num_steps, steps_of(linear=False))
-    model = _descent(apply, params0, problem, num_steps, settings, report)
-    jax.block_until_ready(model.params)
+    seen = {} if recorder is None else {"record": recorder.record, "look": recorder.model}
+    params, improving = descent_in_parts(
+        apply, params0, problem, num_steps=num_steps, report=report, **settings, **seen
+    )
     report(num_steps, num_steps, steps_of(linear=False))
     report(0, num_steps, steps_of(linear=True))
-    linear = _linear_descent(apply, params0, problem, num_steps, settings, report)
+    linear = _linear_descent(apply, params0, problem, num_steps, settings, report, recorder)
     report(num_steps, num_steps, steps_of(linear=True))
     how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
-    for end in (model.params, linear.params):
+    for end in (params, linear):
         check_params(params0, end, "descent must end at finite parameters")
-    return Trained(
-        model.params, linear.params, how, "ours", model.improving, step, _trajectory(model.run, linear.run, problem)
-    )
-
-
-class _Descended(NamedTuple):
-    """Where descent ended, and its run where its losses were recorded."""
-
-    params: PyTree
-    improving: bool
-    run: Run | None = None
-
-
-def _descent(
-    apply: Apply, params0: PyTree, problem: Problem, num_steps: int, settings: dict[str, Any], report: Progress
-) -> _Descended:
-    if by_calls(apply, params0, problem.x):
-        return _Descended(*descent_by_calls(apply, params0, problem, num_steps=num_steps, report=report, **settings))
-    run = gradient_descent(apply, params0, problem, num_steps=num_steps, **settings)
-    return _Descended(run.params, bool(run.status.still_improving), run)
+    trajectory = None if recorder is None else recorder.trajectory()
+    return Trained(params, linear, how, "ours", improving, step, trajectory)
 
 
 def _linear_descent(
-    apply: Apply, params0: PyTree, problem: Problem, num_steps: int, settings: dict[str, Any], report: Progress
-) -> _Descended:
+    apply: Apply,
+    params0: PyTree,
+    problem: Problem,
+    num_steps: int,
+    settings: dict[str, Any],
+    report: Progress,
+    recorder: Recorder | None,
+) -> PyTree:
     kernel_side = jax.eval_shape(apply, params0, problem.x).size
     if problem.loss is square_loss and kernel_side <= CLOSED_FORM_SIDE:
-        run = linearized_descent(apply, params0, problem, steps=default_record(num_steps), **settings)
-        return _Descended(run.params, False, run)
-    if by_calls(apply, params0, problem.x):
-        return _Descended(
-            *descent_by_calls(apply, params0, problem, num_steps=num_steps, linear=True, report=report, **settings)
-        )
-    run = gradient_descent(linearize(apply, params0), params0, problem, num_steps=num_steps, **settings)
-    return _Descended(run.params, bool(run.status.still_improving), run)
-
-
-def _trajectory(model: Run | None, linear: Run | None, problem: Problem) -> Trajectory | None:
-    if model is None or linear is None:
-        return None
-    held_out = problem.x_test is not None
-    return Trajectory(
-        step=tuple(int(step) for step in np.asarray(model.step)),
-        train=numbers(model.train_loss),
-        train_linearised=numbers(linear.train_loss),
-        test=numbers(model.test_loss) if held_out else (),
-        test_linearised=numbers(linear.test_loss) if held_out else (),
-    )
+        steps = (num_steps,) if recorder is None else recorder.record
+        run = linearized_descent(apply, params0, problem, steps=steps, **settings)
+        if recorder is not None:
+            recorder.closed_form(run)
+        return run.params
+    seen = {} if recorder is None else {"record": recorder.record, "look": recorder.linearised}
+    given = {"num_steps": num_steps, "linear": True, "report": report, **settings, **seen}
+    return descent_in_parts(apply, params0, problem, **given)[0]
 
 
 def _check_alone(params0: PyTree, params: Any) -> None:

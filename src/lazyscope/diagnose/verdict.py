@@ -82,7 +82,7 @@ def diagnose(
     of median g is returned with the spread over all beside it (`Diagnosis.seeds`).
 
     `progress` hears of the products for kappa, the steps of the two descents (or of your two runs) and of what is then
-    measured (`lazyscope.progress`); it changes no number. A descent that is one compiled program has no steps to tell.
+    measured (`lazyscope.progress`); it changes no number.
 
     Raises ValueError for a trainer that diverges or returns other shapes, for both `train` and `params`, for labels or
     losses that do not fit the outputs, and as `criterion` does.

@@ -1,6 +1,6 @@
 """How lazily a PyTorch module trains: `lst.diagnose`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
@@ -12,27 +12,21 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from jaxtyping import Array
 from torch import nn  # pyright: ignore[reportMissingImports]
-from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.adapters.torch.conversion import from_torch
 from lazyscope.adapters.torch.converted import Converted
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.diagnose import Diagnosis, Thresholds
 from lazyscope.diagnose import diagnose as judge
 from lazyscope.groups import Groups
-from lazyscope.models import Apply
-from lazyscope.problems import Problem
 from lazyscope.progress import Progress, heard
 from lazyscope.torch.buffers import differing, told_apart
-from lazyscope.torch.loader import Examples, Targets, alike, examples_of
-from lazyscope.torch.losses import Found, loss_of, own_loss
-from lazyscope.torch.padding import WithoutPadding, padding
+from lazyscope.torch.loader import Examples, Targets
+from lazyscope.torch.preparing import few_of, ready, taken
 from lazyscope.torch.training import random_state_kept, trained_twice
-from lazyscope.torch.weights import End, at_end, copied, unwrapped
+from lazyscope.torch.weights import End, at_end, unwrapped
 
 EXAMPLES = 1024  # of each iterable, at most
-_FEW = 4  # examples that the module itself is called on
 
 
 def diagnose(
@@ -93,18 +87,10 @@ def diagnose(
         raise ValueError("diagnose takes train or trained, got both: drop trained to have your trainer called")
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
-    model = unwrapped(model)
-    model = model if dtype is None else _cast(model, dtype)
-    tensors = [*model.parameters(), *model.buffers()]
     report = heard(progress)
     options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps, "progress": report}
-    with random_state_kept(), jax.enable_x64(True) if _is_double(tensors) else nullcontext():
-        with random_state_kept():  # the user's training starts from it
-            data = examples_of("batches", batches, model, examples, targets)
-            rest = None if held_out is None else examples_of("held_out", held_out, model, examples, targets)
-        data, rest = alike(data, rest, model)
-        if dtype is not None:
-            data, rest = _real_inputs(data, model), None if rest is None else _real_inputs(rest, model)
+    with random_state_kept(), jax.enable_x64(True) if _is_double(unwrapped(model), dtype) else nullcontext():
+        model, data, rest = taken(model, batches, held_out, examples, targets, dtype)
         end = None if trained is None else at_end(model, trained, ignore)
         found = _judged(model, data, rest, end, train, loss, output, with_kappa, jax.random.key(seed), options)
     return replace(found, advice=tuple(line.replace("ls.center", "model(x) − start(x)") for line in found.advice))
@@ -122,31 +108,17 @@ def _judged(
     key: Any,
     options: dict[str, Any],
 ) -> Diagnosis:
-    few, choice = _on_device(data.inputs, model), Choice(output, type(model).__name__)
-    apply, params0 = from_torch(model, few, output=output, progress=options["progress"])
-    meant = _loss(model, data, few, apply, params0, loss, choice)
-    parts = [(apply.taken.batch(apply.taken.leaves(one.inputs)), meant.targets(_real(one.targets, model)))
-             for one in (data, rest) if one is not None]  # fmt: skip
-    problem = Problem(*(part for pair in parts for part in pair), loss=meant.loss)
-    used = f"{data.said} training" + ("" if rest is None else f" and {rest.said} held-out")
-    words = f"{apply.described}; loss: {meant.said}; {used} examples"
-    counts = padding(problem, apply.shape)
-    words += "" if counts is None else "; padding left out"
-
-    def model_of(buffers: Iterable[str]) -> Apply:
-        made = apply.given(buffers)
-        return made if counts is None else WithoutPadding(made, counts)
-
-    problem.check_labels(jax.ShapeDtypeStruct((data.number, *apply.shape), float))  # before the user's training
+    it = ready(model, data, rest, loss, output, options["progress"])
+    apply, params0, problem, words = it.apply, it.params0, it.problem, it.words
     ends = None if train is None else trained_twice(model, train, options["progress"])
     module = end.module if end is not None else ends.module if ends is not None else None
     if module is None:
-        found = judge(model_of(()), params0, problem, key=key, with_kappa=with_kappa, **options)
+        found = judge(it.model_of(()), params0, problem, key=key, with_kappa=with_kappa, **options)
         return replace(found, model=words)
     buffers = differing(apply, module)
-    judged = model_of(buffers.start)
+    judged = it.model_of(buffers.start)
     start, last = params0 | buffers.start, _weights(module, params0) | buffers.end
-    _check(apply.given(buffers.start), last, module, _on_device(data.inputs, module), choice)
+    _check(apply.given(buffers.start), last, module, few_of(data, module), Choice(output, type(model).__name__))
     if ends is None:
         assert end is not None
         found = judge(judged, start, problem, params=last, key=key, with_kappa=with_kappa, **options)
@@ -164,24 +136,6 @@ def _judged(
     same = judge(judged, old, problem, params=last, key=key, **(options | {"train": None, "with_kappa": False}))
     x = problem.x if problem.x_test is None else problem.x_test
     return told_apart(found, same, judged, start, old, last, x, buffers)
-
-
-def _loss(
-    model: nn.Module,
-    data: Examples,
-    few: Any,
-    apply: Converted,
-    params0: dict[str, Array],
-    loss: str | Callable[..., Any] | None,
-    choice: Choice,
-) -> Found:
-    own = outputs = None
-    if loss is None:
-        with evaluation(model):
-            own, outputs = own_loss(model, few, data.key, choice)
-    f = torch.from_numpy(np.array(apply(params0, few)))
-    y = _real(data.targets, model)[: len(f)]
-    return loss_of(loss, own, f, y, f if outputs is None else outputs)
 
 
 def _check(apply: Converted, params: dict[str, Array], module: nn.Module, few: Any, choice: Choice) -> None:
@@ -202,27 +156,7 @@ def _weights(module: nn.Module, params0: dict[str, Array]) -> dict[str, Array]:
     return {name: jnp.array(held[name].detach().cpu().numpy()) for name in params0}
 
 
-def _on_device(inputs: Any, model: nn.Module) -> Any:
-    device = next(model.parameters()).device
-    return _pytree.tree_map(lambda leaf: leaf[:_FEW].to(device) if isinstance(leaf, torch.Tensor) else leaf, inputs)
-
-
-def _real(values: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Real numbers in the model's type."""
-    return values.to(next(model.parameters()).dtype) if values.is_floating_point() else values
-
-
-def _cast(model: nn.Module, dtype: Any) -> nn.Module:
-    name = str(dtype).removeprefix("torch.")
-    if name not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, got {name}: derivatives need that many digits")
-    return copied(model).to(getattr(torch, name))
-
-
-def _real_inputs(data: Examples, model: nn.Module) -> Examples:
-    cast = _pytree.tree_map(lambda leaf: _real(leaf, model) if isinstance(leaf, torch.Tensor) else leaf, data.inputs)
-    return data._replace(inputs=cast)
-
-
-def _is_double(tensors: Sequence[torch.Tensor]) -> bool:
-    return any(tensor.dtype == torch.float64 for tensor in tensors)
+def _is_double(model: nn.Module, dtype: Any) -> bool:
+    if dtype is not None:
+        return str(dtype).removeprefix("torch.") == "float64"
+    return any(tensor.dtype == torch.float64 for tensor in (*model.parameters(), *model.buffers()))

@@ -2,6 +2,6 @@
 
 from lazyscope.views.notebook import as_html, picture
 from lazyscope.views.page import origin, write_page
-from lazyscope.views.regime_map import reference_map
+from lazyscope.views.regime_map import Point, paths_map, reference_map
 
-__all__ = ["as_html", "origin", "picture", "reference_map", "write_page"]
+__all__ = ["Point", "as_html", "origin", "paths_map", "picture", "reference_map", "write_page"]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lazyscope import figures
 from lazyscope.diagnose.diagnosis import Diagnosis
+from lazyscope.diagnose.kept import Trajectory
 from lazyscope.diagnose.layers import that_matter
 from lazyscope.diagnose.references import REFERENCES
 from lazyscope.views import panels
@@ -149,15 +150,36 @@ def _learnable(found: Diagnosis) -> Shown:
 def _trajectory(found: Diagnosis) -> Shown:
     kept = found.trajectory
     assert kept is not None
-    columns = {name: values for name, values in zip(kept._fields[1:], kept[1:], strict=True) if values}
+    losses = {name: getattr(kept, name) for name in ("train", "train_linearised", "test", "test_linearised")}
+    by_step = {name: dict(zip(kept.step, values, strict=True)) for name, values in losses.items() if values}
+    by_step |= {
+        letter: dict(zip(steps, values, strict=True))
+        for letter, steps, values in (("g", kept.gap_step, kept.gap), ("j", kept.differential_step, kept.differential))
+        if values
+    }
+    steps = sorted({step for values in by_step.values() for step in values})
+    columns = {name: [values.get(step, np.nan) for step in steps] for name, values in by_step.items()}
     return Shown(
         "diagnosis-training",
-        "Losses along training",
-        f"Model (solid) and linearisation (dashed), {found.how}.",
-        panels.trajectory(kept),
-        table("step", columns, [str(step) for step in kept.step]),
-        dataset("step", columns, step=list(kept.step)),
+        "Along training",
+        f"Losses, model (solid) and linearisation (dashed): {found.how}.{_said_of_deciders(kept)}",
+        panels.trajectory(kept, found.thresholds),
+        table("step", columns, [str(step) for step in steps]),
+        dataset("step", columns, step=steps),
     )
+
+
+def _said_of_deciders(kept: Trajectory) -> str:
+    said = []
+    if kept.gap:
+        where = (
+            "the model and its linearisation at the model's weights" if kept.same_weights else "the two at each step"
+        )
+        said.append(f"g is the gap between {where}")
+    if kept.differential:
+        on = f", on {kept.differential_examples} inputs" if kept.differential_examples else ""
+        said.append(f"j how far the differential has changed{on}")
+    return f" Beside them {' and '.join(said)}; both begin at 0." if said else ""
 
 
 def table(of: str, columns: Mapping[str, Sequence[float]], names: Sequence[str]) -> list[list[str]]:

@@ -1,6 +1,7 @@
-"""The other pictures of a diagnosis: layers, what the kernel can learn, outputs, losses along training."""
+"""The other pictures of a diagnosis: layers, what the kernel can learn, outputs, what was seen along training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from lazyscope import figures
 from lazyscope.diagnose.kept import Learnable, Outputs, Trajectory
 from lazyscope.diagnose.layers import GroupRow
+from lazyscope.diagnose.regime import Thresholds
 from lazyscope.figures import BLUE, GREY, INK, ORANGE
 
 SMALLEST = 1e-4  # a partial gap from which on it has a bar
@@ -69,23 +71,42 @@ def learnable(found: Learnable) -> Figure:
     return figure
 
 
-def trajectory(found: Trajectory) -> Figure:
-    """Losses of the model and of its linearisation by step."""
-    figure, (ax,) = figures.new_figure()
-    steps = np.asarray(found.step) + 1
-    lines = [
-        ("train", found.train, GREY, "-"),
-        ("train, linearised", found.train_linearised, GREY, "--"),
-        ("held out", found.test, BLUE, "-"),
-        ("held out, linearised", found.test_linearised, ORANGE, "--"),
-    ]
-    for label, losses, color, line in lines:
-        if losses:
-            ax.plot(steps, losses, line, color=color, label=label)
-    shown = [loss for _, losses, _, _ in lines for loss in losses]
-    ax.set(xscale="log", yscale="log" if min(shown) > 0 else "linear")
-    figures.finish(ax, x="step + 1", y="loss")
+def trajectory(found: Trajectory, thresholds: Thresholds) -> Figure:
+    """Losses of the model and of its linearisation by step; beside them g and j, and up to where they are lazy."""
+    losses, deciders = bool(found.step), bool(found.gap or found.differential)
+    figure, axes = figures.new_figure(10.5 if losses and deciders else 7.2, 4.2, columns=losses + deciders)
+    if losses:
+        lines = [
+            ("train", found.train, GREY, "-"),
+            ("train, linearised", found.train_linearised, GREY, "--"),
+            ("held out", found.test, BLUE, "-"),
+            ("held out, linearised", found.test_linearised, ORANGE, "--"),
+        ]
+        for label, values, color, line in lines:
+            _by_step(axes[0], found.step, values, line, color=color, label=label)
+        figures.finish(axes[0], x="step + 1", y="loss")
+    if deciders:
+        lines = [
+            ("g", found.gap_step, found.gap, thresholds.gap_lazy, BLUE),
+            ("j", found.differential_step, found.differential, thresholds.differential_lazy, ORANGE),
+        ]
+        for label, steps, values, limit, color in lines:
+            _by_step(axes[-1], steps, values, "o-", color=color, label=label, markersize=3)
+            if values:
+                told = f"{label} up to {limit:.2g}: lazy"
+                axes[-1].axhline(limit, color=color, linewidth=0.8, linestyle=(0, (4, 3)), label=told)
+        figures.finish(axes[-1], x="step + 1", y="g and j")
     return figure
+
+
+def _by_step(ax: Axes, steps: Sequence[int], values: Sequence[float], line: str, **look: Any) -> None:
+    """Values on logarithmic axes where all are positive; 0 at the start is where every run begins, and is left out."""
+    at, heights = np.asarray(steps, float) + 1, np.asarray(values, float)
+    shown = np.isfinite(heights) & ~((heights == 0) & (at == 1)) if len(heights) else np.zeros(0, bool)
+    if shown.any():
+        ax.plot(at[shown], heights[shown], line, **look)
+        logarithmic = ax.get_yscale() == "log" or len(ax.lines) == 1
+        ax.set(xscale="log", yscale="log" if logarithmic and heights[shown].min() > 0 else "linear")
 
 
 def _short(name: str) -> str:

@@ -4,7 +4,7 @@ A number that is 0 or beyond the frame lies on its edge, as a triangle that poin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +94,24 @@ def reference_map(references: Sequence[tuple[str, float, float]] = REFERENCES) -
         leader = ConnectionPatch((g, j), (0.01, height), "data", "data", axesA=ax, axesB=names)
         leader.set(color=color, linewidth=0.4, alpha=0.6)
         figure.add_artist(leader)
+    return figure
+
+
+def paths_map(paths: Mapping[str, Sequence[Point]], thresholds: Thresholds = Thresholds()) -> Figure:  # noqa: B008
+    """The map of diagnoses that belong together, a path for each name: one net at several scales, say."""
+    figure, (ax,) = figures.new_figure(8.4, 5.6)
+    every = [point for points in paths.values() for point in points]
+    frame = frame_of(every, thresholds)
+    _regimes(ax, frame, thresholds)
+    names = _Names(ax, frame, [])
+    names.clear_of([(point.gap, point.differential) for point in every])
+    for (name, points), color in zip(paths.items(), COLORS, strict=False):
+        placed = [(point, _cross(ax, point, frame, color)) for point in points]
+        at = [(point.name, where) for point, where in placed if where is not None]
+        ax.plot(*zip(*(where for _, where in at), strict=True), "-", color=color, linewidth=1, alpha=0.6, label=name)
+        for text, where in at:
+            names.put(where, text, color=color, fontsize=8)
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, 1.09), ncols=len(paths))
     return figure
 
 

@@ -113,20 +113,23 @@ def _converted(
     n, block = fixed or max(2, min(len(leaves[0]), _NUM_PROBES)), fixed or 1
     rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
     choice = Choice(output, name)
-    report(0, 3, f"converting {name}, parts")
+    parts, what = 5, f"converting {name}, parts"
+    report(0, parts, what)
     with evaluation(module):
         inputs, rows = _without_labels(module, inputs, rows, choice)
         function = flat(module, inputs, choice)
         found = probe(function, name, trained, rows, block)
+        report(1, parts, what)
         graph = export(function, name, trained, tuple(leading(rows, block)))
         program = trace(graph, name, function, trained)
-        report(1, 3, f"converting {name}, parts")
+        report(2, parts, what)
         if not found.depends:
             raise ValueError(f"the outputs of {name} must depend on its trained parameters, got {unreached(program)}")
         verify_graph(name, found, *retraced(graph, trained, leading(rows, block), found.cotangent))
+        report(3, parts, what)
         shape = found.outputs.shape[1:]
         wide = widely(graph, name, trained, rows, shape, block)
-    report(2, 3, f"converting {name}, parts")
+    report(4, parts, what)
     params0 = {key: jnp.array(parameter.numpy(force=True)) for key, parameter in trained.items()}
     arrays, said = [row.numpy(force=True) for row in rows], f"{choice.said} of {name}"
     apply = Converted(program, inputs, params0, arrays, shape, said, block)
@@ -138,7 +141,7 @@ def _converted(
         verify(checked, name, wide, inputs.batch(wide.rows), convolves)
     if block > 1:
         _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs)
-    report(3, 3, f"converting {name}, parts")
+    report(parts, parts, what)
     return apply, params0
 
 

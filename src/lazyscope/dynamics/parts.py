@@ -1,11 +1,14 @@
-"""Full-batch descent as a loop in Python over compiled blocks of examples.
+"""Full-batch descent in parts: compiled loops between looks at it, or single steps over compiled blocks of examples.
 
-For data that do not fit one pass, and for convolutions on a CPU, which XLA runs in their fast form outside of compiled
-loops only. The square loss and the cross-entropy are means over examples, so a block gives its share of the gradient in
-one pass forward and back; for any other loss the outputs of all examples come first, which costs one pass forward more.
+A compiled loop takes as many steps at a time as last about `PART` seconds, so that it can tell how far it is; how many
+changes no number. Data that do not fit one pass, and convolutions on a CPU, which XLA runs in their fast form outside
+of compiled loops only, go step by step. The square loss and the cross-entropy are means over examples, so a block gives
+its share of the gradient in one pass forward and back; for any other loss the outputs of all examples come first, which
+costs one pass forward more.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -15,14 +18,19 @@ from jaxtyping import Array, PyTree
 from lazyscope import passes, tree
 from lazyscope.door import pushed
 from lazyscope.examples import Batch, take
+from lazyscope.krylov import slow_in_loops
 from lazyscope.models import Apply
 from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
 from lazyscope.progress import Progress, due, silent
 
 Theta = list[Array]
+Look = Callable[[int, PyTree, float], None]
+"""`look(step, params, loss)`: the parameters after so many steps, with their loss on the training data."""
+
+PART = 0.2  # seconds that a compiled loop may take without a word
 
 
-def descent_by_calls(
+def descent_in_parts(
     apply: Apply,
     params0: PyTree,
     problem: Problem,
@@ -33,24 +41,45 @@ def descent_by_calls(
     linear: bool = False,
     memory_budget: float = passes.BUDGET,
     report: Progress = silent,
+    record: Sequence[int] = (),
+    look: Look | None = None,
 ) -> tuple[PyTree, bool]:
     """Parameters after `num_steps` steps of descent on F_alpha, and whether the last tenth gained more than 1 %.
 
     The numbers of `gradient_descent`, to rounding; with `linear` those of descent on `linearize(apply, params0)`.
+    `look` is called at the steps in `record`, 0 for the start.
     """
     theta, merge = tree.split(params0)
-    late = (9 * num_steps) // 10
-    late_loss = jnp.zeros(())
-    again, what = due(report), steps_of(linear)
-    for step in range(num_steps):
-        loss, gradient = loss_and_gradient(apply, params0, theta, problem, alpha, linear, memory_budget)
-        late_loss = loss if step == late else late_loss
-        theta = _step(theta, gradient, step_size / alpha**2)
-        if again():
-            jax.block_until_ready(loss)
-            report(step, num_steps, what)
-    loss, _ = loss_and_gradient(apply, params0, theta, problem, alpha, linear, memory_budget)
+    one_pass = passes.block_size(apply, params0, problem.x, memory_budget) == problem.num_examples
+    compiled = one_pass and not slow_in_loops(apply, params0, problem.x)
+    given = problem, alpha, linear, memory_budget
+    again, what, rate = due(report), steps_of(linear), step_size / alpha**2
+    late, late_loss, loss = (9 * num_steps) // 10, 0.0, 0.0
+    step, most = 0, 1
+    for pause in sorted({*record, late, num_steps}):
+        while step < pause:
+            count, began = min(most, pause - step), time.monotonic()
+            if compiled:
+                theta = jax.block_until_ready(
+                    _steps(apply, problem.loss, linear, params0, theta, problem.x, problem.y, alpha, rate, count)
+                )
+            else:
+                theta = _step(theta, loss_and_gradient(apply, params0, theta, *given)[1], rate)
+            step += count
+            most = _paced(most, time.monotonic() - began) if compiled else 1
+            if again():
+                jax.block_until_ready(theta)
+                report(step, num_steps, what)
+        loss = float(_loss(apply, params0, theta, *given))
+        late_loss = loss if pause == late else late_loss
+        if look is not None and pause in record:
+            look(pause, merge(theta), loss)
     return merge(theta), bool(loss < 0.99 * late_loss)
+
+
+def _paced(most: int, seconds: float) -> int:
+    """How many steps to take at a time, after so many took so long."""
+    return 2 * most if seconds < PART / 2 else max(most // 2, 1) if seconds > 2 * PART else most
 
 
 def steps_of(linear: bool) -> str:
@@ -90,6 +119,16 @@ def loss_and_gradient(
     return value, _total(pulled)[1]
 
 
+def _loss(
+    apply: Apply, params0: PyTree, theta: Theta, problem: Problem, alpha: float, linear: bool, memory_budget: float
+) -> Array:
+    x = problem.x
+    rows = [
+        _outputs(apply, linear, params0, theta, take(x, s)) for s in passes.blocks(apply, params0, x, memory_budget)
+    ]
+    return _value(problem.loss, rows[0] if len(rows) == 1 else jnp.concatenate(rows), problem.y, alpha)
+
+
 def _total(shares: Iterator[tuple[Array | float, Theta]]) -> tuple[Array, Theta]:
     found = next(shares)
     for share in shares:
@@ -122,6 +161,30 @@ def _share(
 @partial(jax.jit, static_argnums=(0, 1))
 def _pull(apply: Apply, linear: bool, params0: PyTree, theta: Theta, x: Batch, z: Array) -> Theta:
     return jax.vjp(lambda th: _model(apply, linear, params0, th, x), theta)[1](z)[0]
+
+
+@partial(jax.jit, static_argnums=range(3))
+def _steps(
+    apply: Apply,
+    loss: Loss,
+    linear: bool,
+    params0: PyTree,
+    theta: Theta,
+    x: Batch,
+    y: Array,
+    alpha: float | Array,
+    rate: float | Array,
+    count: int | Array,
+) -> Theta:
+    def step(_: Array, th: Theta) -> Theta:
+        return _step(th, _share(apply, loss, linear, params0, th, x, y, alpha)[1], rate)
+
+    return jax.lax.fori_loop(0, count, step, theta)
+
+
+@partial(jax.jit, static_argnums=0)
+def _value(loss: Loss, f: Array, y: Array, alpha: float | Array) -> Array:
+    return loss(jnp.asarray(alpha, f.dtype) * f, y)
 
 
 @partial(jax.jit, static_argnums=0)
