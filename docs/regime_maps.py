@@ -48,8 +48,8 @@ def measured(kinds: Sequence[str] = tuple(KINDS), taus: Sequence[float] = TAUS) 
 def drawn(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     """The pictures by their files' names."""
     paths = {
-        f"{kind}, by tau": [
-            views.Point(f"{row['tau']:g}", Interval(*row["g"]), Interval(*row["j"]))
+        kind: [
+            views.Point(f"tau = {row['tau']:g}", Interval(*row["g"]), Interval(*row["j"]))
             for row in rows
             if row["net"] == kind
         ]

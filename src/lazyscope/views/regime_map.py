@@ -5,6 +5,7 @@ A number that is 0 or beyond the frame lies on its edge, as a triangle that poin
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -103,14 +104,21 @@ def paths_map(paths: Mapping[str, Sequence[Point]], thresholds: Thresholds = Thr
     every = [point for points in paths.values() for point in points]
     frame = frame_of(every, thresholds)
     _regimes(ax, frame, thresholds)
-    names = _Names(ax, frame, [])
-    names.clear_of([(point.gap, point.differential) for point in every])
+    named: list[tuple[str, tuple[float, float], str]] = []
+    drawn: list[tuple[tuple[float, float], tuple[float, float]]] = []  # lines that no name is to cover
     for (name, points), color in zip(paths.items(), COLORS, strict=False):
         placed = [(point, _cross(ax, point, frame, color)) for point in points]
-        at = [(point.name, where) for point, where in placed if where is not None]
+        at = [(point, where) for point, where in placed if where is not None]
         ax.plot(*zip(*(where for _, where in at), strict=True), "-", color=color, linewidth=1, alpha=0.6, label=name)
-        for text, where in at:
-            names.put(where, text, color=color, fontsize=8)
+        named += [(point.name, where, color) for point, where in at]
+        drawn += [(one, other) for (_, one), (_, other) in pairwise(at)]
+        for point, (g, j) in at:
+            span, rise = _ends(point, frame)
+            drawn += [((span[0], j), (span[1], j)), ((g, rise[0]), (g, rise[1]))]
+    names = _Names(ax, frame, [between for ends in drawn for between in _along(*ends)])
+    names.clear_of([(point.gap, point.differential) for point in every])
+    for text, where, color in named:
+        names.put(where, text, color=color, fontsize=8)
     ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, 1.09), ncols=len(paths))
     return figure
 
@@ -137,14 +145,25 @@ def _cross(ax: Axes, point: Point, frame: Frame, color: str) -> tuple[float, flo
         return None
     g, x = _within(point.gap, frame.left, frame.right, "<>")
     j, y = _within(point.differential, frame.low, frame.high, "v^")
-    span = [_within(v, frame.left, frame.right, "<>")[0] for v in (point.gap.low, point.gap.high)]
-    rise = [_within(v, frame.low, frame.high, "v^")[0] for v in (point.differential.low, point.differential.high)]
+    span, rise = _ends(point, frame)
     ax.plot(span, [j, j], color=color, linewidth=1.8, solid_capstyle="butt", zorder=4, clip_on=False)
     ax.plot([g, g], rise, color=color, linewidth=1.8, solid_capstyle="butt", zorder=4, clip_on=False)
     ax.plot(
         *(g, j, x or y or "o"), color=color, mec="white", mew=0.8, markersize=8, zorder=5, clip_on=False, gid=point.name
     )
     return g, j
+
+
+def _ends(point: Point, frame: Frame) -> tuple[list[float], list[float]]:
+    """The ends of both intervals, in the frame."""
+    span = [_within(v, frame.left, frame.right, "<>")[0] for v in (point.gap.low, point.gap.high)]
+    return span, [_within(v, frame.low, frame.high, "v^")[0] for v in (point.differential.low, point.differential.high)]
+
+
+def _along(one: tuple[float, float], other: tuple[float, float]) -> list[tuple[float, float]]:
+    """Points on the straight line between two, on logarithmic axes."""
+    g, j = (np.geomspace(a, b, 40).tolist() for a, b in zip(one, other, strict=True))
+    return list(zip(g, j, strict=True))
 
 
 def _within(value: float, low: float, high: float, outward: str) -> tuple[float, str]:
