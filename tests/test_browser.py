@@ -244,6 +244,16 @@ def test_a_page_of_diagnoses_fits_phones_and_desktops(look, width):
     assert look(width=width).page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize(("width", "narrow"), [(390, True), (1280, False)])
+def test_pictures_of_a_diagnosis_are_drawn_for_the_screen_and_need_no_scrolling(look, width, narrow):
+    pictures = look(width=width).page.locator("figure picture img")
+    assert pictures.count() >= 5
+    for i in range(pictures.count()):
+        shown, wide = pictures.nth(i).evaluate("i => [i.currentSrc, i.src]")
+        assert (shown != wide) == narrow
+        assert pictures.nth(i).bounding_box()["width"] <= width
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_a_diagnosis(look, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

@@ -499,7 +499,7 @@ def test_a_run_of_ones_own_is_shown_as_it_was_logged():
     (shown,) = [one for one in items_of(kept) if one.name == "diagnosis-training"]
     assert "at the model's weights" in shown.caption
     assert shown.numbers[2] == ["10", "1", "none", "0.25", "0.5"]
-    losses, deciders = shown.picture.axes
+    losses, deciders = shown.draw().axes
     assert [ends(one) for one in losses.lines] == [([1.0, 11.0], [2.0, 1.0]), ([21.0], [0.5])]
     assert ends(deciders.lines[0]) == ([11.0], [0.25])
 
@@ -560,7 +560,7 @@ def test_it_gets_lazy_between_the_last_scale_at_which_it_is_not_and_the_next(reg
     found = [scaled(2.0**k, regime) for k, regime in enumerate(regimes)]
     assert crossing(found) == expected
     shown = at_scales_drawn(found[::-1])
-    left = shown.picture.axes[0]
+    left = shown.draw().axes[0]
     assert ends(left.lines[0]) == ([1.0, 2.0, 4.0, 8.0], [0.2, 0.1, 0.05, 0.025])
     spans = [patch.get_label() for patch in left.patches]
     assert spans == (["gets lazy in between"] if expected else [])

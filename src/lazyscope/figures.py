@@ -46,6 +46,9 @@ MARKS = (
 )
 
 
+NARROW = 4.4  # inches, of a figure for a phone
+
+
 def new_figure(
     width: float = 7.2,
     height: float = 4.2,
@@ -54,14 +57,20 @@ def new_figure(
     *,
     log: str | Sequence[str] = "",
     base: int = 10,
+    narrow: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure without pyplot's global state, and its axes from left to right, their widths in `ratios`.
 
-    `log` names the logarithmic scales, "x", "y" or "xy", of all axes or of each; `base` is that of x.
+    `log` names the logarithmic scales, "x", "y" or "xy", of all axes or of each; `base` is that of x. A `narrow` one,
+    for a phone, has the axes one below the other, each at most as high as it is wide.
     """
+    size = (NARROW, min(height, NARROW) * columns) if narrow else (width, height)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        axes = list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
+        figure = Figure(figsize=size)
+        if narrow:
+            axes = list(figure.subplots(columns, 1, squeeze=False)[:, 0])
+        else:
+            axes = list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
     for ax, scales in zip(axes, [log] * columns if isinstance(log, str) else log, strict=True):
         if "x" in scales:
             ax.set_xscale("log", base=base)

@@ -26,7 +26,7 @@ from lazyscope.claims import CONFIDENCE, Finding, Outcome, corrected, threshold_
 from lazyscope.store import named, write_atomic
 
 PAGE, LEAD = "index.html", "lead.json"
-INTERACTIVE = ".interactive.json"
+INTERACTIVE, NARROW = ".interactive.json", ".narrow.svg"
 ITEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
 WORDS = ("sentence", "outcome", "reason", "measure", "interval", "of", "note", "moved")  # of a finding
 KEPT = {"PNG": "png", "PDF": "pdf", "SVG": "svg", "netCDF": "nc"}
@@ -133,11 +133,19 @@ class Chance:
 
 
 def write_item(
-    out: Path, item: Item, *, svg: bytes, png: bytes, pdf: bytes = b"", interactive: dict[str, Any] | None = None
+    out: Path,
+    item: Item,
+    *,
+    svg: bytes,
+    png: bytes,
+    pdf: bytes = b"",
+    narrow: bytes = b"",
+    interactive: dict[str, Any] | None = None,
 ) -> None:
     """Keep an item; the JSON goes last, so that a page never lists a figure whose picture is missing.
 
-    `interactive` is a plotly figure as `Figure.to_plotly_json` gives it, or runs to explore, of kind "explorer".
+    `narrow` is the picture for a phone, as SVG. `interactive` is a plotly figure, as `to_plotly_json` gives it, or
+    runs to explore, of kind "explorer".
     """
     folder = out / "figures"
     if interactive is not None:
@@ -146,6 +154,8 @@ def write_item(
         write_atomic(folder / f"{item.name}{INTERACTIVE}", json.dumps(interactive, cls=PlotlyJSONEncoder).encode())
     write_atomic(folder / f"{item.name}.svg", svg)
     write_atomic(folder / f"{item.name}.png", png)
+    if narrow:
+        write_atomic(folder / f"{item.name}{NARROW}", narrow)
     if pdf:
         write_atomic(folder / f"{item.name}.pdf", pdf)
     write_atomic(folder / f"{item.name}.json", json.dumps(asdict(item), indent=1, ensure_ascii=False).encode())
@@ -156,7 +166,7 @@ def write_lead(out: Path, lead: Lead) -> None:
     before = read_lead(out)
     for name in () if before is None else before.figures:
         if name not in lead.figures and ITEM.fullmatch(f"{name}.json"):
-            for ending in ("json", "nc", "svg", "png", "pdf"):
+            for ending in ("json", "nc", "svg", "narrow.svg", "png", "pdf"):
                 (out / "figures" / f"{name}.{ending}").unlink(missing_ok=True)
     write_atomic(out / LEAD, json.dumps(asdict(lead), indent=1, ensure_ascii=False).encode())
 
@@ -227,11 +237,8 @@ def write_page(out: Path) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lazyscope"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    pictures = {
-        item.name: "data:image/svg+xml;base64,"
-        + base64.b64encode((out / "figures" / f"{item.name}.svg").read_bytes()).decode()
-        for item in items
-    }
+    pictures = {item.name: _svg(out / "figures" / f"{item.name}.svg") for item in items}
+    narrow = {item.name: _svg(file) for item in items if (file := out / "figures" / f"{item.name}{NARROW}").is_file()}
     turned = {item.name: _interactive(out / "figures" / f"{item.name}{INTERACTIVE}") for item in items}
     explorers = {name: _embedded(data) for name, data in turned.items() if data.get("kind") == "explorer"}
     surfaces = {name: _embedded(data) for name, data in turned.items() if data and name not in explorers}
@@ -243,6 +250,7 @@ def write_page(out: Path) -> Path:
         chance=chance,
         groups=_grouped(items),
         pictures=pictures,
+        narrow=narrow,
         outcomes=outcomes,
         claimed=lead is None or bool(outcomes),
         surfaces=surfaces,
@@ -282,6 +290,10 @@ def _grouped(items: list[Item]) -> list[Group]:
 
     groups = [Group(title, [item for item in items if first(item) == start]) for start, title in GROUPS.items()]
     return [group for group in groups if group.entries]
+
+
+def _svg(file: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
 def _table(numbers: list[list[str]]) -> str:

@@ -1,6 +1,7 @@
 """What a page shows of a diagnosis: pictures, each with the numbers behind it as text and as a Dataset."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,12 @@ from lazyscope.views.regime_map import Point, draw_map
 
 
 class Shown(NamedTuple):
-    """One picture with its words, numbers and data."""
+    """One picture with its words, numbers and data; `draw` makes it, a narrow one for a phone with `narrow=True`."""
 
     name: str
     title: str
     caption: str
-    picture: Figure
+    draw: Callable[..., Figure]
     numbers: list[list[str]]
     data: xr.Dataset
 
@@ -30,8 +31,6 @@ class Shown(NamedTuple):
 def regimes(found: Mapping[str, Diagnosis]) -> Shown:
     """The regime map of diagnoses by name; the regimes are those of the first one's thresholds."""
     names, first = list(found), next(iter(found.values()))
-    figure, (ax,) = figures.new_figure(8.4, 5.6)
-    draw_map(ax, [Point(name, one.gap, one.differential) for name, one in found.items()], first.thresholds)
     columns = deciders(found.values())
     rows = [[name, *(six(values[i]) for values in columns.values())] for i, name in enumerate(names)]
     rows += [[name, six(g), "", "", six(j), "", ""] for name, g, j in REFERENCES]
@@ -55,10 +54,17 @@ def regimes(found: Mapping[str, Diagnosis]) -> Shown:
         f"Gap g and change j of the differential, with their 95 % intervals as a cross ({where}). Shaded are the "
         f"regimes ({first.thresholds}); grey dots are reference diagnoses of models of known kind, the nearest named."
         + (f" Others were judged by other thresholds: {'; '.join(sorted(other))}." if other else ""),
-        figure,
+        partial(_map, found),
         [["", *columns], *rows],
         data,
     )
+
+
+def _map(found: Mapping[str, Diagnosis], *, narrow: bool = False) -> Figure:
+    figure, (ax,) = figures.new_figure(8.4, 5.6, narrow=narrow)
+    points = [Point(name, one.gap, one.differential) for name, one in found.items()]
+    draw_map(ax, points, next(iter(found.values())).thresholds)
+    return figure
 
 
 def deciders(found: Iterable[Diagnosis]) -> dict[str, list[float]]:
@@ -100,7 +106,7 @@ def _layers(found: Diagnosis) -> Shown:
         "For each group of parameters its share of the squared size of the differential Dh at the start and of its "
         "change, and how far the trained model is from itself with this group alone at first order."
         + (f" The {rest} groups of less change are in the table." if rest else ""),
-        panels.layers(rows),
+        partial(panels.layers, rows),
         table("group", columns, names),
         dataset("group", columns, group=names),
     )
@@ -118,7 +124,7 @@ def _outputs(found: Diagnosis) -> Shown:
         "Trained and linearised outputs, example by example",
         f"{which} on {found.inputs}, alpha in them. On the diagonal the trained model and its trained linearisation "
         "agree.",
-        panels.outputs(kept),
+        partial(panels.outputs, kept),
         table("example", columns, labels),
         dataset("entry", columns).assign(example=("entry", list(kept.example)), output=("entry", list(kept.entry))),
     )
@@ -141,7 +147,7 @@ def _learnable(found: Diagnosis) -> Shown:
             if kept.reachable is None
             else f" In its range lies {100 * kept.reachable:.4g} % of what is to be learnt."
         ),
-        panels.learnable(kept),
+        partial(panels.learnable, kept),
         table("direction", columns, [str(i) for i in directions]),
         dataset("direction", columns, direction=list(directions)),
     )
@@ -163,7 +169,7 @@ def _trajectory(found: Diagnosis) -> Shown:
         "diagnosis-training",
         "Along training",
         f"Losses, model (solid) and linearisation (dashed): {found.how}.{_said_of_deciders(kept)}",
-        panels.trajectory(kept, found.thresholds),
+        partial(panels.trajectory, kept, found.thresholds),
         table("step", columns, [str(step) for step in steps]),
         dataset("step", columns, step=steps),
     )

@@ -83,8 +83,15 @@ def _write(out: Path, one: Shown, case: _Case, command: str) -> None:
         provenance=where,
     )
     export(one.data, out / "figures" / f"{one.name}.nc", attributes=settings | where)
-    picture = one.picture
-    report.write_item(out, item, svg=figures.to_svg(picture), png=figures.to_png(picture), pdf=figures.to_pdf(picture))
+    picture = one.draw()
+    report.write_item(
+        out,
+        item,
+        svg=figures.to_svg(picture),
+        png=figures.to_png(picture),
+        pdf=figures.to_pdf(picture),
+        narrow=figures.to_svg(one.draw(narrow=True)),
+    )
 
 
 def _summary(name: str, found: Diagnosis) -> report.Summary:

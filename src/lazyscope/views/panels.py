@@ -36,16 +36,18 @@ def draw_layers(shares: Axes, alone: Axes, rows: Sequence[GroupRow]) -> None:
         alone.annotate(said, (width, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def layers(rows: Sequence[GroupRow]) -> Figure:
+def layers(rows: Sequence[GroupRow], *, narrow: bool = False) -> Figure:
     """`draw_layers` as a figure of its own."""
-    figure, (shares, alone) = figures.new_figure(7.2, 1.6 + 0.42 * len(rows), columns=2, ratios=(3, 2))
+    figure, (shares, alone) = figures.new_figure(7.2, 1.6 + 0.42 * len(rows), columns=2, ratios=(3, 2), narrow=narrow)
     draw_layers(shares, alone, rows)
+    if narrow:  # below the other panel instead of beside its names
+        alone.set_yticks(shares.get_yticks(), [_short(row.name) for row in rows], parse_math=False)
     return figure
 
 
-def outputs(found: Outputs) -> Figure:
+def outputs(found: Outputs, *, narrow: bool = False) -> Figure:
     """Trained against linearised outputs; where there are targets, both against them too."""
-    figure, axes = figures.new_figure(8.4, 4.0, columns=1 + bool(found.target))
+    figure, axes = figures.new_figure(8.4, 4.0, columns=1 + bool(found.target), narrow=narrow)
     first = axes[0]
     first.plot(found.linearised, found.trained, "o", color=BLUE, markersize=3.5, alpha=0.7)
     first.set(xlabel="output of the trained linearisation", ylabel="output of the trained model")
@@ -58,9 +60,9 @@ def outputs(found: Outputs) -> Figure:
     return figure
 
 
-def learnable(found: Learnable) -> Figure:
+def learnable(found: Learnable, *, narrow: bool = False) -> Figure:
     """Leading eigenvalues of K(w0), and the part of what is to be learnt on so many leading directions."""
-    figure, axes = figures.new_figure(8.4, 3.8, columns=1 + bool(found.shares))
+    figure, axes = figures.new_figure(8.4, 3.8, columns=1 + bool(found.shares), narrow=narrow)
     count = np.arange(1, len(found.eigenvalues) + 1)
     axes[0].plot(count, found.eigenvalues, "o-", color=INK, markersize=3)
     axes[0].set(xscale="log", yscale="log", xlabel="direction", ylabel="eigenvalue of K(w0), over the largest")
@@ -71,10 +73,11 @@ def learnable(found: Learnable) -> Figure:
     return figure
 
 
-def trajectory(found: Trajectory, thresholds: Thresholds) -> Figure:
+def trajectory(found: Trajectory, thresholds: Thresholds, *, narrow: bool = False) -> Figure:
     """Losses of the model and of its linearisation by step; beside them g and j, and up to where they are lazy."""
     losses, deciders = bool(found.step), bool(found.gap or found.differential)
-    figure, axes = figures.new_figure(10.5 if losses and deciders else 7.2, 4.2, columns=losses + deciders)
+    width = 8.8 if losses and deciders else 7.2
+    figure, axes = figures.new_figure(width, 4.0, columns=losses + deciders, narrow=narrow)
     if losses:
         lines = [
             ("train", found.train, GREY, "-"),

@@ -1,9 +1,11 @@
 """What other output scales would do: g, j and held-out losses against alpha, and between which two it gets lazy."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lazyscope import figures
 from lazyscope.diagnose.diagnosis import Diagnosis
@@ -23,7 +25,29 @@ def at_scales(scales: Sequence[Diagnosis]) -> Shown:
     found = sorted(scales, key=lambda one: one.alpha)
     alphas, between = [one.alpha for one in found], crossing(found)
     columns = deciders(found) | {name: [one.losses[name] for one in found] for name in found[0].losses}
-    figure, (left, right) = figures.new_figure(9.0, 4.0, columns=2)
+    regimes = ", ".join(f"{one.regime} at {one.alpha:g}" for one in found)
+    where = "Between no two of these scales does it get lazy for good" if between is None else (
+        f"It gets lazy between alpha = {between[0]:g} and {between[1]:g}"
+    )  # fmt: skip
+    return Shown(
+        "diagnosis-scales",
+        "Other output scales",
+        f"The same case, trained at each output scale: {regimes}. {where}.",
+        partial(_draw, found, columns, between),
+        table("alpha", columns, [f"{alpha:g}" for alpha in alphas]),
+        dataset("alpha", columns, alpha=alphas),
+    )
+
+
+def _draw(
+    found: Sequence[Diagnosis],
+    columns: dict[str, list[float]],
+    between: tuple[float, float] | None,
+    *,
+    narrow: bool = False,
+) -> Figure:
+    alphas = [one.alpha for one in found]
+    figure, (left, right) = figures.new_figure(9.0, 4.0, columns=2, narrow=narrow)
     limits = found[0].thresholds
     for letter, color, limit in (("g", BLUE, limits.gap_lazy), ("j", ORANGE, limits.differential_lazy)):
         _with_intervals(left, alphas, columns, letter, color)
@@ -39,18 +63,7 @@ def at_scales(scales: Sequence[Diagnosis]) -> Shown:
         ax.set(xscale="log", yscale="log" if positive else "linear")
     figures.finish(left, x="output scale alpha", y="g and j")
     figures.finish(right, x="output scale alpha", y="loss")
-    regimes = ", ".join(f"{one.regime} at {one.alpha:g}" for one in found)
-    where = "Between no two of these scales does it get lazy for good" if between is None else (
-        f"It gets lazy between alpha = {between[0]:g} and {between[1]:g}"
-    )  # fmt: skip
-    return Shown(
-        "diagnosis-scales",
-        "Other output scales",
-        f"The same case, trained at each output scale: {regimes}. {where}.",
-        figure,
-        table("alpha", columns, [f"{alpha:g}" for alpha in alphas]),
-        dataset("alpha", columns, alpha=alphas),
-    )
+    return figure
 
 
 def _with_intervals(ax: Axes, alphas: list[float], columns: dict[str, list[float]], name: str, color: str) -> None:
