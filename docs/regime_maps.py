@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import lazyscope as ls
 from lazyscope import figures, views
 from lazyscope.intervals import Interval
-from lazyscope.papers.protocol import Protocol, setup
+from lazyscope.papers.student import Protocol, setup
 
 PICTURES = Path(__file__).with_name("pictures")
 NUMBERS = PICTURES / "note-nets.json"
