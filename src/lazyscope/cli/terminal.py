@@ -50,7 +50,7 @@ def progress_bar(name: str, *, unit: str = "", quiet: bool = False) -> Iterator[
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
