@@ -144,8 +144,14 @@ def _computed(steps: Sequence[Step], values: dict[str, Any]) -> dict[str, Any]:
     for step in steps:
         args, kwargs = _filled(step.args, values), _filled(step.kwargs, values)
         value = args[0][args[1]] if step.operation == "getitem" else rule(step.operation)(*args, **kwargs)
-        values[step.name] = value if step.dtype is None else jnp.asarray(value, canonical(step.dtype))
+        values[step.name] = value if step.dtype is None else _typed(value, canonical(step.dtype))
     return values
+
+
+def _typed(value: Any, dtype: np.dtype) -> Array:
+    if isinstance(value, jax.Array) and value.dtype == dtype and not value.weak_type:
+        return value
+    return jnp.asarray(value, dtype)
 
 
 def _filled(argument: Any, values: dict[str, Any]) -> Any:

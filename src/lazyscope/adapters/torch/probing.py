@@ -1,7 +1,8 @@
 """What PyTorch gives: a module as it is, and its graph in float64."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +130,7 @@ def widely(
             ]
         )
 
-    # The kernels of fused attention have no second derivative.
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    with _exactly():
         try:
             values = outputs(params)
         except Exception as error:
@@ -140,17 +140,32 @@ def widely(
         cotangent = torch.tensor(random.standard_normal(values.shape))
         gradients = _arrays(_pulled(values, params, cotangent), params)
         moved, direction = _along(params, drawn(), _MOVE), drawn()
-        if not bool(outputs(moved).isfinite().all()):  # out of what the module is defined on
-            moved = params
-        changes, tolerance = _second(outputs, name, moved, cotangent, direction)
+        there = outputs(moved)
+        if not bool(there.isfinite().all()):  # out of what the module is defined on
+            moved, there = params, outputs(params)
+        changes, tolerance = _second(outputs, there, name, moved, cotangent, direction)
 
     def differences() -> list[Gradients]:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with _exactly():
             return _differences(outputs, moved, cotangent, direction)
 
     start, end, v = ({key: p.detach().numpy() for key, p in tree.items()} for tree in (params, moved, direction))
     blocks, c = [row.numpy() for row in rows], cotangent.numpy()
     return Wide(blocks, start, values.detach().numpy(), c, gradients, end, v, changes, tolerance, differences)
+
+
+@contextmanager
+def _exactly() -> Iterator[None]:
+    """Float64 where a graph leaves the type open; attention in parts, since fused it has no second derivative."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def leading(rows: Sequence[Any], number: int) -> list[Any]:
@@ -159,11 +174,16 @@ def leading(rows: Sequence[Any], number: int) -> list[Any]:
 
 
 def _second(
-    outputs: Callable[..., Any], name: str, params: dict[str, Any], cotangent: Any, direction: dict[str, Any]
+    outputs: Callable[..., Any],
+    values: Any,
+    name: str,
+    params: dict[str, Any],
+    cotangent: Any,
+    direction: dict[str, Any],
 ) -> tuple[list[Gradients], float]:
-    """What D(Dhᵀ c)·v may be, and how exactly."""
+    """What D(Dhᵀ c)·v may be, and how exactly; `values` are the outputs there."""
     try:
-        change = _arrays(_changed(outputs(params), params, cotangent, direction), params)
+        change = _arrays(_changed(values, params, cotangent, direction), params)
         if all(v is None or np.isfinite(v).all() for v in change.values()):
             return [change], 1e-6
         lacks = "it is NaN or infinite"

@@ -7,6 +7,18 @@ from lazyscope.adapters.torch.graph import Reference, Step
 from lazyscope.adapters.torch.operations import OPERATIONS
 
 _MOVES = {"alias", "clone", "expand", "permute", "select", "slice", "squeeze", "unsqueeze", "view"}
+_MOVES |= {
+    "contiguous",
+    "expand_as",
+    "flatten",
+    "movedim",
+    "narrow",
+    "reshape",
+    "t",
+    "transpose",
+    "unflatten",
+    "view_as",
+}
 
 _ORDER = {"linalg_vector_norm": 1, "_cdist_forward": 2}  # which argument is the order of a norm
 
@@ -31,7 +43,7 @@ def smooth_squares(steps: list[Step]) -> list[Step]:
 
 
 def _even_power(step: Step) -> tuple[Any, int]:
-    if step.operation == "mul.Tensor" and step.args[0] == step.args[1]:
+    if step.operation == "square.default" or (step.operation == "mul.Tensor" and step.args[0] == step.args[1]):
         return step.args[0], 2
     even = step.operation == "pow.Tensor_Scalar" and step.args[1] != 0 and step.args[1] % 2 == 0
     return (step.args[0], int(step.args[1])) if even else (None, 0)

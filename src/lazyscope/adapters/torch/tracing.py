@@ -1,15 +1,18 @@
 """The graph of a module, by `torch.export`."""
 
 import warnings
-from operator import getitem
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from lazyscope.adapters.torch.graph import Block, Program, Reference, Step, needed, referred, rule, within
+from lazyscope.adapters.torch.operations.composites import has_rule
 from lazyscope.adapters.torch.replay import Graph
 from lazyscope.adapters.torch.squares import smooth_squares
+from lazyscope.adapters.torch.standing import NotAsItStandsError, Reader, named
 
 # Kept whole. Decomposed, derivatives overflow or are lost at 0, and a detached value would be differentiated.
 _WHOLE = {
@@ -59,20 +62,15 @@ def export(module: Any, name: str, trained: dict[str, Any], rows: tuple[Any, ...
     return _graph(exported, module, trained)
 
 
-def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Program:
-    """The graph in operations that are known."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            table = torch.export.default_decompositions()
-            kept = {key: how for key, how in table.items() if _named(key) not in _WHOLE}
-            exported = graph.exported.run_decompositions(kept)
-        except Exception as error:
-            raise _untraceable(name, error) from error
-    found = _graph(exported, module, trained)
-    steps = needed(smooth_squares(_steps(exported.graph_module)), [Reference(found.result)])
+def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any], *, whole: bool = True) -> Program:
+    """The graph in operations that are known: as it stands where it can be (`whole`), else in PyTorch's core ones."""
+    found, steps, result = graph, None, Reference(graph.result)
+    if whole:
+        steps, result = _as_it_stands(graph) or (None, result)
+    if steps is None:
+        found = _decomposed(graph, name, module, trained)
+        result = Reference(found.result)
+        steps = needed(smooth_squares(_steps(found.exported.graph_module)), [result])
     unknown = sorted({s.operation for s in within(steps) if s.operation != "getitem" and rule(s.operation) is None})
     unknown += sorted({f"{s.operation} in complex32" for s in within(steps) if str(s.dtype) == "complex32"})
     if unknown:
@@ -80,22 +78,67 @@ def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Prog
             f"from_torch has no JAX rule for {', '.join(unknown)} in {name}: "
             "replace it by other operations, or write that part in JAX"
         )
-    used = {reference.name for step in steps for reference in referred(step)} | {found.result}
+    used = {reference.name for step in steps for reference in referred(step)} | {result.name}
     constants = {key: np.array(tensor.numpy(force=True)) for key, tensor in found.fixed.items() if key in used}
     sources = [source if source in used else None for source in found.sources]
     buffers = {key: name for key, name in found.buffers.items() if key in constants}
-    return Program(steps, found.leaves, constants, sources, found.result, buffers)
+    return Program(steps, found.leaves, constants, sources, result.name, buffers)
+
+
+def _as_it_stands(graph: Graph) -> tuple[list[Step], Reference] | None:
+    """The steps of the graph without decompositions, and its result; None where an operation has no rule then."""
+    part, decomposed = graph.exported.graph_module, _decomposable()
+    reader = Reader(decomposed, _step)
+    try:
+        steps = list(reader.steps(part))
+    except NotAsItStandsError:
+        return None
+    result = reader.known(next(node for node in part.graph.nodes if node.name == graph.result))
+    steps = needed(smooth_squares(steps), [result])
+
+    def is_known(step: Step) -> bool:
+        if step.operation in decomposed:
+            return has_rule(step.operation, step.args, step.kwargs)
+        return step.operation == "getitem" or rule(step.operation) is not None
+
+    return (steps, result) if all(map(is_known, steps)) else None
+
+
+@cache
+def _decomposable() -> frozenset[str]:
+    return frozenset(named(key) for key in _table())
+
+
+def _table() -> dict[Any, Any]:
+    """The decompositions that are made where a graph is decomposed."""
+    from torch.export import default_decompositions  # pyright: ignore[reportMissingImports]
+
+    return {key: how for key, how in default_decompositions().items() if named(key) not in _WHOLE}
+
+
+def _decomposed(graph: Graph, name: str, module: Any, trained: dict[str, Any]) -> Graph:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _graph(graph.exported.run_decompositions(_table()), module, trained)
+        except Exception as error:
+            raise _untraceable(name, error) from error
 
 
 def _steps(part: Any) -> list[Step]:
-    return [_step(node, part) for node in part.graph.nodes if node.op == "call_function"]
+    nodes = [node for node in part.graph.nodes if node.op == "call_function"]
+    return [_step(node, part, node.name, named(node.target), _by_name) for node in nodes]
 
 
 def _block(part: Any) -> Block:
     (result,) = part.graph.output_node().args
-    results = _referred(list(result) if isinstance(result, list | tuple) else [result], part)
+    results = _referred(list(result) if isinstance(result, list | tuple) else [result], part, _by_name)
     sources = [node.name for node in part.graph.nodes if node.op == "placeholder"]
     return Block(needed(smooth_squares(_steps(part)), results), sources, results)
+
+
+def _by_name(node: Any) -> Reference:
+    return Reference(node.name)
 
 
 def _untraceable(name: str, error: Exception) -> ValueError:
@@ -107,16 +150,12 @@ def _detach_without_gradient(exported: Any) -> None:
     import torch  # pyright: ignore[reportMissingImports]
 
     for part in exported.graph_module.modules():
-        for node in [n for n in part.graph.nodes if _named(n.target) == "wrap_with_set_grad_enabled" and not n.args[0]]:
+        for node in [n for n in part.graph.nodes if named(n.target) == "wrap_with_set_grad_enabled" and not n.args[0]]:
             graph = getattr(part, node.args[1].target).graph
             result = graph.output_node()
             with graph.inserting_before(result):
                 detached = [graph.call_function(torch.ops.aten.detach.default, (value,)) for value in result.args[0]]
             result.args = (tuple(detached),)
-
-
-def _named(target: Any) -> str:
-    return str(target).removeprefix("aten.")
 
 
 def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
@@ -141,16 +180,15 @@ def _graph(exported: Any, module: Any, trained: dict[str, Any]) -> Graph:
     return Graph(exported, leaves, fixed, sources, results[0].arg.name, buffers)
 
 
-def _step(node: Any, part: Any) -> Step:
-    kwargs = {key: _referred(value, part) for key, value in node.kwargs.items() if key not in _STORAGE}
+def _step(node: Any, part: Any, name: str, operation: str, known: Callable[[Any], Any]) -> Step:
+    kwargs = {key: _referred(value, part, known) for key, value in node.kwargs.items() if key not in _STORAGE}
     value = node.meta.get("val")
     dtype = jnp.dtype(str(value.dtype).removeprefix("torch.")) if hasattr(value, "dtype") else None
-    operation = "getitem" if node.target is getitem else _named(node.target)
     if operation == "as_strided.default":
         places = _places(node)
         operation = "as_strided beyond its array" if places is None else operation
-        return Step(node.name, operation, [_referred(node.args[0], part), places], {}, dtype)
-    return Step(node.name, operation, _referred(node.args, part), kwargs, dtype)
+        return Step(name, operation, [_referred(node.args[0], part, known), places], {}, dtype)
+    return Step(name, operation, _referred(node.args, part, known), kwargs, dtype)
 
 
 def _places(node: Any) -> np.ndarray | None:
@@ -171,14 +209,14 @@ def _memory(sizes: Any, strides: Any, offset: int) -> np.ndarray:
     return places
 
 
-def _referred(argument: Any, part: Any) -> Any:
+def _referred(argument: Any, part: Any, known: Callable[[Any], Any]) -> Any:
     from torch.fx import Node  # pyright: ignore[reportMissingImports]
 
     if isinstance(argument, Node):
         # A branch of control flow is a graph of its own.
-        return _block(getattr(part, str(argument.target))) if argument.op == "get_attr" else Reference(argument.name)
+        return _block(getattr(part, str(argument.target))) if argument.op == "get_attr" else known(argument)
     if isinstance(argument, list | tuple):
-        return [_referred(inner, part) for inner in argument]
+        return [_referred(inner, part, known) for inner in argument]
     return argument
 
 

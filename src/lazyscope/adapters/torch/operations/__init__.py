@@ -1,9 +1,10 @@
 """What each ATen operation of an exported PyTorch graph means, in jax.numpy.
 
 One table a file, operation name -> function of arrays and Python values, for the core operations that
-`torch.export` leaves after its decompositions. Only what the derivative of a model in evaluation mode needs: the value
-in PyTorch's convention, and PyTorch's choice of derivative at kinks and ties, because a zero-initialised layer sits
-exactly on one. No function here looks at types: the interpreter casts to the type that the graph states.
+`torch.export` leaves after its decompositions, and in `composites` for some that it decomposes. Only what the
+derivative of a model in evaluation mode needs: the value in PyTorch's convention, and PyTorch's choice of derivative at
+kinks and ties, because a zero-initialised layer sits exactly on one. No function here looks at types: the interpreter
+casts to the type that the graph states.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from lazyscope.adapters.torch.operations import (
     activations,
     algebra,
     complexes,
+    composites,
     control,
     elementwise,
     losses,
@@ -34,6 +36,7 @@ KINDS: dict[str, dict[str, Callable[..., Any]]] = {
         activations,
         algebra,
         complexes,
+        composites,
         control,
         elementwise,
         losses,
