@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def compared(apply: Any, params0: Any, module: Any, batch: Any, output: Any, has
             except RuntimeError:  # PyTorch has none of hardsigmoid; the conversion put relu6 in its place
                 has_second = False
 
-    @jax.jit
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # nearly all time is compilation
     def products(params: Any, x: Any, tangent: Any) -> Any:
         def gradient(params: Any) -> Any:
             values, pull = jax.vjp(lambda p: apply(p, x), params)

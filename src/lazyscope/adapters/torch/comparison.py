@@ -39,17 +39,15 @@ def verify_graph(name: str, found: Probe, outputs: np.ndarray, gradients: Gradie
         )
 
 
-def verify(apply: Apply, name: str, wide: Wide, x: PyTree, convolves: bool) -> None:
+def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
     """Compare outputs on the batch x, Dhᵀ c and one second-order product, in float64.
 
     Transposed products rather than forward ones: they show each parameter by itself, so that a derivative lost in a
     small layer does not hide behind a large one.
     """
-    # For two calls the optimisation of loops, a third of a compilation, pays where the model `convolves`: in float64
-    # XLA makes loops of that.
-    options = {} if convolves else {"xla_backend_optimization_level": 0}
 
-    @partial(jax.jit, compiler_options=options)
+    # The lowest level: nearly all time is compilation.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def products(
         params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], Array]:

@@ -17,7 +17,7 @@ from lazyscope import examples
 from lazyscope.adapters.torch.batches import Taken, taken, taken_by_call
 from lazyscope.adapters.torch.comparison import verify, verify_graph
 from lazyscope.adapters.torch.converted import Converted
-from lazyscope.adapters.torch.graph import canonical, doubled, unreached, within
+from lazyscope.adapters.torch.graph import canonical, doubled, unreached
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.adapters.torch.probing import leading, probe, retraced, widely
@@ -137,8 +137,7 @@ def _converted(
         raise ValueError(f"the outputs of {name} must depend on its batch, got none of it used: pass what it uses")
     with jax.enable_x64(True):
         checked = Converted(doubled(program), inputs, wide.params, wide.rows, shape, said, block)
-        convolves = any(step.operation.startswith("convolution") for step in within(program.steps))
-        verify(checked, name, wide, inputs.batch(wide.rows), convolves)
+        verify(checked, name, wide, inputs.batch(wide.rows))
     if block > 1:
         _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs)
     report(parts, parts, what)

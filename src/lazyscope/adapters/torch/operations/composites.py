@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyscope.adapters.torch.operations.activations import OPERATIONS as ACTIVATIONS
+from lazyscope.adapters.torch.operations.convolutions import OPERATIONS as CONVOLUTIONS
 from lazyscope.adapters.torch.operations.elementwise import OPERATIONS as ELEMENTWISE
 from lazyscope.adapters.torch.operations.normalization import OPERATIONS as NORMALIZATION
 from lazyscope.adapters.torch.operations.pooling import OPERATIONS as POOLING
@@ -37,7 +38,7 @@ def _convolution(
     groups: int = 1,
 ) -> Array:
     images = x if x.ndim == weight.ndim else x[None]
-    y = PRODUCTS["convolution"](images, weight, bias, stride, padding, dilation, False, (0,), groups)
+    y = CONVOLUTIONS["convolution"](images, weight, bias, stride, padding, dilation, False, (0,), groups)
     return y if x.ndim == weight.ndim else y[0]
 
 

@@ -1,14 +1,13 @@
-"""Matrix products and convolutions."""
+"""Matrix products."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyscope.adapters.torch.operations.axes import channels, norm, spread
+from lazyscope.adapters.torch.operations.axes import norm
 
 
 def _addmm(bias: Array, a: Array, b: Array, beta: Any = 1, alpha: Any = 1) -> Array:
@@ -55,37 +54,6 @@ def _pairs(x: Array) -> Array:
     return x[rows] - x[columns]
 
 
-def _convolution(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> Array:
-    n = x.ndim - 2
-    stride, padding, dilation, extra = (spread(v, n) for v in (stride, padding, dilation, output_padding))
-    spatial = "DHW"[-n:]
-    options: dict[str, Any] = {
-        "rhs_dilation": dilation,
-        "feature_group_count": groups,
-        "dimension_numbers": ("NC" + spatial, "OI" + spatial, "NC" + spatial),
-    }
-    if not transposed:
-        y = jax.lax.conv_general_dilated(x, weight, stride, [(p, p) for p in padding], **options)
-    else:  # the transpose of a strided convolution: the input spread out, the kernel reversed
-        inputs, outputs, *kernel = weight.shape
-        flipped = jnp.flip(weight, range(2, 2 + n)).reshape(groups, inputs // groups, outputs, *kernel)
-        flipped = jnp.swapaxes(flipped, 1, 2).reshape(groups * outputs, inputs // groups, *kernel)
-        reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
-        widths = [(r, r + e) for r, e in zip(reach, extra, strict=True)]
-        y = jax.lax.conv_general_dilated(x, flipped, [1] * n, widths, lhs_dilation=stride, **options)
-    return y if bias is None else y + channels(bias, x.ndim)
-
-
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "_cdist_forward": lambda a, b, p, _: norm(_differences(a, b), p, -1),
     "_cdist_forward.squared": lambda a, b, *_: jnp.sum(_differences(a, b) ** 2, -1),
@@ -99,5 +67,4 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "bmm": jnp.matmul,
     "dist": lambda a, b, p=2: norm(a - b, p, None),
     "mm": jnp.matmul,
-    "convolution": _convolution,
 }
