@@ -9,7 +9,6 @@ from copy import deepcopy
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -130,7 +129,7 @@ def _converted(
         shape = found.outputs.shape[1:]
         wide = widely(graph, name, trained, rows, shape, block)
     report(4, parts, what)
-    params0 = {key: jnp.array(parameter.numpy(force=True)) for key, parameter in trained.items()}
+    params0 = jax.device_put({key: np.array(parameter.numpy(force=True)) for key, parameter in trained.items()})
     arrays, said = [row.numpy(force=True) for row in rows], f"{choice.said} of {name}"
     apply = Converted(program, inputs, params0, arrays, shape, said, block)
     if not apply.taken.keys:

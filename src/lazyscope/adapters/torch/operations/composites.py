@@ -115,9 +115,13 @@ def _transposed(x: Array, a: int, b: int) -> Array:
 
 
 def _chunks(x: Array, number: int, dim: int = 0) -> list[Array]:
-    size = max(-(-x.shape[dim] // number), 1)
-    ends = [*range(0, x.shape[dim], size), x.shape[dim]]
-    return [jax.lax.slice_in_dim(x, low, high, axis=dim % x.ndim) for low, high in pairwise(ends)]
+    return _split(x, max(-(-x.shape[dim] // number), 1), dim)
+
+
+def _split(x: Array, sizes: int | Sequence[int], dim: int = 0) -> list[Array]:
+    ends = range(sizes, x.shape[dim], sizes) if isinstance(sizes, int) else np.cumsum(sizes)[:-1]
+    places = pairwise([0, *map(int, ends), x.shape[dim]])
+    return [jax.lax.slice_in_dim(x, low, high, axis=dim % x.ndim) for low, high in places]
 
 
 def _unbound(x: Array, dim: int = 0) -> list[Array]:
@@ -148,13 +152,17 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "dropout.default": _same,
     "expand_as.default": lambda x, other: jnp.broadcast_to(x, other.shape),
     "flatten.using_ints": _flatten,
+    "mT.default": lambda x: jnp.swapaxes(x, -1, -2),
     "movedim.int": jnp.moveaxis,
     "movedim.intlist": jnp.moveaxis,
     "narrow.default": SHAPES["narrow_copy"],
+    "numpy_T.default": jnp.transpose,
     "pad.default": lambda x, widths, mode="constant", value=None: SHAPES["constant_pad_nd"](x, widths, value or 0),  # noqa: ARG005
+    "real.default": jnp.real,
     "reshape.default": jnp.reshape,
-    "split.Tensor": SHAPES["split_with_sizes"],
-    "split.sizes": SHAPES["split_with_sizes"],
+    "split.Tensor": _split,
+    "split.sizes": _split,
+    "squeeze.dim": SHAPES["squeeze"],
     "t.default": jnp.transpose,
     "to.dtype": _same,
     "to.dtype_layout": _same,
@@ -170,6 +178,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
     "__and__.Tensor": jnp.bitwise_and,
     "__or__.Tensor": jnp.bitwise_or,
     "adaptive_avg_pool2d.default": _adaptive_avg_pool,
+    "adaptive_avg_pool1d.default": _adaptive_avg_pool,
     "addcmul.default": lambda x, a, b, value=1: x + value * (a * b),
     "arange.default": jnp.arange,
     "arange.start": jnp.arange,
@@ -181,6 +190,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
     "conv1d.default": _convolution,
     "conv2d.default": _convolution,
     "conv3d.default": _convolution,
+    "eye.default": jnp.eye,
+    "eye.m": jnp.eye,
     "glu.default": _gated,
     "group_norm.default": _group_norm,
     "layer_norm.default": _layer_norm,
@@ -189,12 +200,16 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
     "masked_fill.Scalar": _filled,
     "masked_fill.Tensor": _filled,
     "matmul.default": jnp.matmul,
+    "max.other": jnp.maximum,
     "max_pool2d.default": lambda *args: POOLING["max_pool2d_with_indices"](*args)[0],
+    "min.other": jnp.minimum,
+    "mv.default": jnp.matmul,
     "new_full.default": lambda _, sizes, value: jnp.full(sizes, value),
     "new_ones.default": lambda _, sizes: jnp.ones(sizes),
     "new_zeros.default": lambda _, sizes: jnp.zeros(sizes),
     "ones.default": jnp.ones,
     "ones_like.default": jnp.ones_like,
+    "outer.default": lambda a, b: a[:, None] * b,
     "relu6.default": lambda x: ACTIVATIONS["hardtanh"](x, 0.0, 6.0),
     "repeat_interleave.self_int": lambda x, times, dim=None: jnp.repeat(x, times, axis=dim),
     "rms_norm.default": _rms_norm,
@@ -206,6 +221,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
     "softmax.int": ACTIVATIONS["_softmax"],
     "square.default": jnp.square,
     "stack.default": lambda parts, dim=0: jnp.stack(parts, dim),
+    "sum.default": jnp.sum,
     "tril.default": jnp.tril,
     "triu.default": jnp.triu,
     "var.dim": lambda x, dim=None, unbiased=True, keepdim=False: REDUCTIONS["var"](x, dim, int(unbiased), keepdim),
@@ -219,6 +235,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
 _OTHERS: dict[str, Callable[..., bool]] = {
     "batch_norm.default": lambda *args: args[5],
     "dropout.default": lambda x, p, train: train,  # noqa: ARG005
+    "numpy_T.default": jnp.transpose,
     "pad.default": lambda x, widths, mode="constant", value=None: mode != "constant",  # noqa: ARG005
     "scaled_dot_product_attention.default": lambda *args, **how: (
         (args[4] if len(args) > 4 else how.get("dropout_p", 0.0)) > 0

@@ -30,9 +30,7 @@ def _slice(x: Array, dim: int = 0, start: Any = None, end: Any = None, step: int
     return x[at(x, dim, slice(start, end, step))]
 
 
-def _split(x: Array, sizes: Any, dim: int = 0) -> list[Array]:
-    if isinstance(sizes, int):
-        return jnp.split(x, range(sizes, x.shape[dim], sizes), axis=dim)
+def _split(x: Array, sizes: Sequence[int], dim: int = 0) -> list[Array]:
     return jnp.split(x, np.cumsum(sizes)[:-1], axis=dim)
 
 
