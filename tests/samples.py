@@ -20,6 +20,7 @@ from torch.testing._internal.common_methods_invocations import op_db  # pyright:
 from torch.utils import _pytree as pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope.adapters.torch.graph import run
+from lazyscope.adapters.torch.operations import KINDS as KINDS_OF_OPERATIONS
 from lazyscope.adapters.torch.tracing import export, first_line, trace
 
 RECORD = Path(__file__).parent / "samples.json"
@@ -124,8 +125,8 @@ def size(sample):
     return sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
 
 
-def examined(operator):
-    """The row of an operator: PyTorch and the rules side by side."""
+def examined(operator, whole=False):
+    """The row of an operator: PyTorch and the rules side by side; of operations that are decomposed, or `whole`."""
     name = f"{operator.name}.{operator.variant_test_name}".rstrip(".")
     if name in UNDEFINED or kind(operator) is None:
         return Row(0, [], [], [], UNDEFINED.get(name, "no float64, integers or complex128 on a CPU"))
@@ -135,16 +136,28 @@ def examined(operator):
             chosen = samples(operator)
         except (RuntimeError, AssertionError, TypeError) as error:
             return Row(0, [], [], [], first_line(error))
-        whole = side_by_side(name, operator, chosen)
-        if not whole.refused or len(chosen) == 1:
-            return whole
+        chosen = [sample for sample in chosen if stands(operator, sample)] if whole else chosen
+        every = side_by_side(name, operator, chosen, whole)
+        if not every.refused or len(chosen) == 1:
+            return every
         # One of them may be what is refused, say statistics over the batch.
-        alone = [side_by_side(name, operator, [sample]) for sample in chosen]
+        alone = [side_by_side(name, operator, [sample], whole) for sample in chosen]
         kept = [sample for sample, row in zip(chosen, alone, strict=True) if not row.refused]
-        return side_by_side(name, operator, kept) if kept else whole
+        return side_by_side(name, operator, kept, whole) if kept else every
 
 
-def side_by_side(name, operator, chosen):
+def stands(operator, sample):
+    """Whether the graph of a call is read as it stands, with an operation that PyTorch would decompose."""
+    module, x = Sampled(operator, [sample]), torch.zeros(1, 1, dtype=torch.float64)
+    params = dict(module.named_parameters())
+    try:
+        program = trace(export(module, "sample", params, (x,)), "sample", module, params)
+    except ValueError:
+        return False
+    return any(step.operation in KINDS_OF_OPERATIONS["composites"] for step in program.steps)
+
+
+def side_by_side(name, operator, chosen, whole):
     random = np.random.default_rng(0)
     try:
         module, x = Sampled(operator, chosen), torch.zeros(1, 1, dtype=torch.float64)
@@ -153,7 +166,7 @@ def side_by_side(name, operator, chosen):
         cotangent = torch.tensor(random.standard_normal(module(x).shape))
         expected, by_differences = by_pytorch(module, x, params, cotangent, directions)
         graph = export(module, "sample", params, (x,))
-        program = trace(graph, "sample", module, params)
+        program = trace(graph, "sample", module, params, whole=whole)
     except (ValueError, RuntimeError, AssertionError, TypeError) as error:
         return Row(0, [], [], [], first_line(error))
     found = by_jax(program, params, cotangent, directions)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lazyscope.adapters.torch.graph import Block, Program, Reference, Step, needed, referred, rule, within
-from lazyscope.adapters.torch.operations.composites import has_rule
+from lazyscope.adapters.torch.operations.composites import OPERATIONS as WHOLE
+from lazyscope.adapters.torch.operations.composites import is_other
 from lazyscope.adapters.torch.replay import Graph
 from lazyscope.adapters.torch.squares import smooth_squares
 from lazyscope.adapters.torch.standing import NotAsItStandsError, Reader, named
@@ -71,7 +72,7 @@ def trace(graph: Graph, name: str, module: Any, trained: dict[str, Any], *, whol
         found = _decomposed(graph, name, module, trained)
         result = Reference(found.result)
         steps = needed(smooth_squares(_steps(found.exported.graph_module)), [result])
-    unknown = sorted({s.operation for s in within(steps) if s.operation != "getitem" and rule(s.operation) is None})
+    unknown = sorted({s.operation for s in within(steps) if not _is_known(s)})
     unknown += sorted({f"{s.operation} in complex32" for s in within(steps) if str(s.dtype) == "complex32"})
     if unknown:
         raise ValueError(
@@ -96,12 +97,14 @@ def _as_it_stands(graph: Graph) -> tuple[list[Step], Reference] | None:
     result = reader.known(next(node for node in part.graph.nodes if node.name == graph.result))
     steps = needed(smooth_squares(steps), [result])
 
-    def is_known(step: Step) -> bool:
-        if step.operation in decomposed:
-            return has_rule(step.operation, step.args, step.kwargs)
-        return step.operation == "getitem" or rule(step.operation) is not None
+    known = all(_is_known(s) and (s.operation not in decomposed or s.operation in WHOLE) for s in steps)
+    return (steps, result) if known else None
 
-    return (steps, result) if all(map(is_known, steps)) else None
+
+def _is_known(step: Step) -> bool:
+    if is_other(step.operation, step.args, step.kwargs):
+        return False
+    return step.operation == "getitem" or rule(step.operation) is not None
 
 
 @cache

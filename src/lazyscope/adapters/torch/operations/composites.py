@@ -243,6 +243,6 @@ _OTHERS: dict[str, Callable[..., bool]] = {
 }
 
 
-def has_rule(operation: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether one here is that of this call."""
-    return operation in OPERATIONS and not (operation in _OTHERS and _OTHERS[operation](*args, **kwargs))
+def is_other(operation: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is one that the rule of its operation is not of."""
+    return operation in _OTHERS and bool(_OTHERS[operation](*args, **kwargs))
