@@ -43,8 +43,46 @@ def test_every_operator_is_recorded_and_every_rule_is_run_by_samples_or_elsewher
     assert set(samples.OPERATORS) == set(RECORD)
     seen = {operation for row in RECORD.values() for operation in row["operations"]}
     seen |= {operation.split(".")[0] for operation in seen}
-    rules = {name for kind in KINDS.values() for name in kind if not name.endswith(".squared")}  # see test_torch_kinks
+    own = {"composites"}  # below
+    rules = {name for kind in KINDS if kind not in own for name in KINDS[kind] if not name.endswith(".squared")}
     assert rules - seen == set(operators_page.ELSEWHERE)
+
+
+# Operators whose samples run what is read whole.
+READ_WHOLE = (
+    *(
+        "__rsub__",
+        "addcmul",
+        "arange",
+        "baddbmm",
+        "chunk",
+        "expand_as",
+        "eye",
+        "flatten",
+        "log_softmax",
+        "mT",
+        "matmul",
+    ),
+    *("max.binary", "min.binary", "movedim", "mv", "narrow", "new_full", "new_ones", "new_zeros", "ones", "ones_like"),
+    *("outer", "real", "repeat_interleave", "reshape", "roll", "softmax.with_dtype", "split", "square", "squeeze"),
+    *("stack", "t", "to", "transpose", "tril", "triu", "unbind", "unflatten", "var", "view_as", "zeros", "zeros_like"),
+    *(
+        f"nn.functional.{name}"
+        for name in ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "batch_norm", "conv1d", "conv2d")
+    ),
+    *(
+        f"nn.functional.{name}"
+        for name in ("conv3d", "glu", "group_norm", "layer_norm", "linear", "max_pool2d", "relu6")
+    ),
+    *(f"nn.functional.{name}" for name in ("pad.constant", "rms_norm", "scaled_dot_product_attention", "silu")),
+)
+
+
+@pytest.mark.parametrize("name", READ_WHOLE)
+def test_samples_read_as_they_stand_give_the_values_and_derivatives_of_pytorch(name):
+    row = samples.examined(samples.OPERATORS[name], whole=True)
+    assert row.samples, row
+    assert row.right, row
 
 
 X, W = torch.linspace(-1, 2, 12, dtype=torch.float64), torch.arange(2, 12, dtype=torch.float64).reshape(5, 2)
@@ -57,6 +95,16 @@ DIRECT = {
     "fill": (X, 3.0),
     "lift_fresh_copy": (X,),
     "select_scatter": (X.reshape(3, 4), X[:4] ** 2, 0, 1),
+    "clamp_max": (X, 1.0),
+    "clamp_min": (X, 0.5),
+    "contiguous": (X.reshape(3, 4).T,),
+    "dropout": (X, 0.5, False),
+    "masked_fill.Scalar": (X, X > 0, 3.0),
+    "masked_fill.Tensor": (X, X > 0, X[2]),
+    "numpy_T": (X.reshape(3, 4),),
+    "rsub.Scalar": (X, 2.0, 3),
+    "split.sizes": (X, [5, 7]),
+    "type_as": (X, W),
 }
 
 
@@ -64,7 +112,9 @@ DIRECT = {
 def test_what_no_sample_runs_is_that_of_pytorch_with_its_derivative(name):
     x, *others = DIRECT[name]
     x = x.clone().requires_grad_()
-    expected = getattr(torch.ops.aten, name)(x, *others)
+    packet, _, overload = name.partition(".")
+    operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    expected = operation(x, *others)
     expected = expected[0] if isinstance(expected, tuple) else expected
     c = torch.arange(expected.numel(), dtype=torch.float64).cos().reshape(expected.shape)
     slope = torch.autograd.grad(expected, x, c)[0] if expected.requires_grad else torch.zeros_like(x)
@@ -72,7 +122,7 @@ def test_what_no_sample_runs_is_that_of_pytorch_with_its_derivative(name):
     def function(first):
         rest = (jnp.asarray(v.numpy()) if isinstance(v, torch.Tensor) else v for v in others)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            found = rule(f"{name}.default")(first, *rest)
+            found = rule(str(operation).removeprefix("aten."))(first, *rest)
         return found[0] if isinstance(found, tuple) else found
 
     found, pull = jax.vjp(function, jnp.asarray(x.detach().numpy()))

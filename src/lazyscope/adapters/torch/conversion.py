@@ -118,7 +118,8 @@ def _converted(
         inputs, rows = _without_labels(module, inputs, rows, choice)
         function = flat(module, inputs, choice)
         found = probe(function, name, trained, rows, block)
-        report(1, parts, what)
+    report(1, parts, what)
+    with evaluation(module):  # what these calls left in a cache is no constant
         graph = export(function, name, trained, tuple(leading(rows, block)))
         program = trace(graph, name, function, trained)
         report(2, parts, what)
