@@ -4,6 +4,7 @@ import hashlib
 import sys
 from collections import defaultdict
 from contextlib import suppress
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -52,7 +53,8 @@ class View:
 
 def heard(name, size):
     """The store that has listened to a figure: every sweep asks, none computes, and what follows gets no numbers."""
-    figure, store = load(name), Listening()
+    figure = load(name)
+    store: Any = Listening()
 
     def asked(*args, **options):
         try:
