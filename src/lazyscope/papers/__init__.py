@@ -26,12 +26,12 @@ FIGURES: dict[str, Entry] = {
     "note-fig3": Entry("initialisation.plain:FIG3", "Test loss against tau, plain initialisation", (15, 45, 1500)),
     "explorer": Entry("initialisation.explorer:EXPLORER", "Explorer: two starts, two plateaus", (10, 30, 600)),
     "note-fig7": Entry("note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
-    "note-s1.1": Entry("note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
+    "note-s1.1": Entry("kappa.against_width:S1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s1.1-regimes": Entry(
-        "note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
+        "kappa.predicts_lazy_training:S1_1_REGIMES", "Does the criterion tell lazy training from other?", (15, 45, 1800)
     ),
-    "note-s3.3": Entry("note.s3_3", "The criterion against initialisation scale", (20, 60, 1600)),
-    "note-s3.4": Entry("note.s3_4", "Level lines of the criterion", (5, 20, 40)),
+    "note-s3.3": Entry("kappa.against_tau:S3_3", "The criterion against initialisation scale", (20, 60, 1600)),
+    "note-s3.4": Entry("kappa.level_lines:S3_4", "Level lines of the criterion", (5, 20, 40)),
     "note-s5.3": Entry("note.s5_3", "Regimes of standard initialisations", (15, 45, 10800)),
     "note-fig1": Entry("note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
     "note-fig5": Entry("note.fig5", "Test loss over tau and alpha", (20, 35, 900)),

@@ -36,7 +36,7 @@ from matplotlib.ticker import NullFormatter
 
 from lazyscope import figures
 from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.papers import level_lines
+from lazyscope.papers import crossings as level_lines
 from lazyscope.papers.plane_cells import CELL_VERSION, Net, note_plane, plane
 from lazyscope.papers.settings import FULL_BATCH, NOTE_RULE, Setting, unused
 from lazyscope.papers.student import Protocol, decades
