@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lazyscope import infinite_width_kernel, stable_rank, two_layer, two_layer_linear
-from lazyscope.papers.initialisation import diagonal_nets
+from lazyscope.papers.initialisation import diagonal_nets, random_features
 from lazyscope.papers.initialisation.training import reference
 from lazyscope.papers.later import lewkowycz2020
-from lazyscope.papers.note import ref6, ref8
+from lazyscope.papers.note import ref8
 from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.papers.width import infinite
 from lazyscope.problems import Problem, teacher_student
@@ -101,7 +101,7 @@ def test_baselines_as_functions_have_the_losses_of_the_shared_cell():
     protocol = Protocol(n=20, n_test=15, d=5, width=6, num_steps=60, doubled=False)
     _, _, problem = setup(KEY, protocol)
     y = held_out(problem)[1]
-    found = ref6.predictors(KEY, protocol=protocol)
+    found = random_features.predictors(KEY, protocol=protocol)
     shared = reference(KEY, taus=(1.0,), protocol=protocol)
     for name in ("zero", "least_squares", "random_features"):
         np.testing.assert_allclose(0.5 * jnp.mean((found[name] - y) ** 2), shared[f"{name}_test_loss"], rtol=1e-8)
