@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lazyscope.dynamics import DIVERGED, EarlyStop, gradient_descent
+from lazyscope.dynamics import DIVERGED, gradient_descent
 from lazyscope.models import Model, mlp
 from lazyscope.papers.figure import Cell
-from lazyscope.papers.student import Protocol, held_out, setup
+from lazyscope.papers.student import NOTE_STOP, Protocol, held_out, setup
 from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
 RATE = 0.3  # η·λmax(K(w0))/n
-NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
 
 
 @stored_as("lazyscope.papers.plane_cells.Net")
