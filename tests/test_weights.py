@@ -83,6 +83,7 @@ RECOGNISED = {
     "W x": (lambda w, x: jnp.tanh(w.T @ x.T).T, W, X, [(1, 4, 3)]),
     "scaled": (lambda w, x: jnp.tanh(x @ (0.5 * -w / jnp.sqrt(4.0))), W, X, [(1, 4, 3)]),
     "two layers and a jit": (lambda p, x: jax.jit(jnp.tanh)(x @ p[0]) @ p[1], [W, V], X, [(1, 4, 3), (1, 3, 2)]),
+    "squared": (lambda w, x: jnp.einsum("nd,de,ne->n", x, w, x @ w), W, X, [(2, 4, 3)]),
     "heads": (
         lambda w, x: jnp.sin(jnp.einsum("nd,dhk->nhk", x, w.reshape(4, 2, 2))),
         U,
@@ -128,7 +129,6 @@ LEFT_ALONE = {
     "a product of weights": (lambda p, x: x @ (p[0] @ p[1]), [W, V], X),
     "a function of weights": (lambda w, x: x @ jnp.tanh(w), W, X),
     "scaled by entry": (lambda w, x: x @ (w * jnp.arange(1.0, 4.0)[None]), W, X),
-    "squared": (lambda w, x: jnp.einsum("nd,de,ne->n", x, w, x @ w), W, X),
     "in a loop": (lambda w, x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), U, X),
     "in a scan over weights": (
         lambda w, x: jax.lax.scan(lambda y, v: (jnp.tanh(y @ v), None), x, w)[0],

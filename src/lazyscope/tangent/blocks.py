@@ -1,5 +1,6 @@
 """A kernel in blocks of examples, each as large as a budget of bytes allows."""
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache, partial
 from math import prod, sqrt
@@ -15,6 +16,8 @@ from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives, in_units
 
+_STRIPS = 4
+
 _Loop = Callable[[Any, Any, Callable[[Any, PyTree], PyTree], PyTree], PyTree]
 
 
@@ -28,7 +31,7 @@ class Form(NamedTuple):
 def dense(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> PyTree:
     """The kernel from the derivatives of all examples at once."""
     left = _derive(apply, form, None, params, x)
-    return _block(form, left, left if x2 is None else _derive(apply, form, None, params, x2))
+    return _square(form, left) if x2 is None else _block(form, left, _derive(apply, form, None, params, x2))
 
 
 def dense_bytes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> int:
@@ -103,7 +106,7 @@ def _sizes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form)
 def _entries(
     apply: Apply, form: Form, structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
 ) -> tuple[int, int, int]:
-    found = jax.eval_shape(partial(_derivatives, apply), *jax.tree.unflatten(structure, leaves))
+    found = jax.eval_shape(partial(_derivatives, apply, form.by_leaf), *jax.tree.unflatten(structure, leaves))
     one = jax.eval_shape(partial(_cheaper, form, unit=None), found)
     return _count(one), _count(found), _count(jax.eval_shape(partial(_block, form), one, one))
 
@@ -152,12 +155,12 @@ def _assemble(
 
 def _derive(apply: Apply, form: Form, unit: Float[Array, ""] | None, params: PyTree, x: Batch) -> list[Derivative]:
     # Two programs: in one, XLA fuses the backward pass into what it transposes for the products, which is slow on CPUs.
-    return _cheaper(form, _derivatives(apply, params, x), unit)
+    return _cheaper(form, _derivatives(apply, form.by_leaf, params, x), unit)
 
 
-@partial(jax.jit, static_argnums=0)
-def _derivatives(apply: Apply, params: PyTree, x: Batch) -> list[Derivative]:
-    return derivatives(apply, params, x)
+@partial(jax.jit, static_argnums=(0, 1))
+def _derivatives(apply: Apply, by_leaf: bool, params: PyTree, x: Batch) -> list[Derivative]:
+    return derivatives(apply, params, x, by_leaf=by_leaf)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -169,6 +172,26 @@ def _cheaper(form: Form, found: list[Derivative], unit: Float[Array, ""] | None)
 def _block(form: Form, left: list[Derivative], right: list[Derivative]) -> PyTree:
     kernels = contract(left, right, form.outputs)
     return kernels if form.by_leaf else sum(kernels)
+
+
+@partial(jax.jit, static_argnums=0)
+def _square(form: Form, found: list[Derivative]) -> PyTree:
+    """`_block` of a batch with itself, in strips of which only what is right of the diagonal is computed."""
+    n = examples.count(found)
+    strips = min(n, _STRIPS)
+    edges = [n * strip // strips for strip in range(strips + 1)]
+    rows = [slice(*pair) for pair in itertools.pairwise(edges)]
+    pieces = [_block(form, examples.take(found, r), examples.take(found, slice(r.start, None))) for r in rows]
+
+    def whole(*pieces: Array) -> Array:
+        def row(r: slice, piece: Array) -> Array:
+            above = zip(rows, pieces, strict=True)
+            left = [_mirrored(p[:, r.start - s.start : r.stop - s.start]) for s, p in above if s.start < r.start]
+            return jnp.concatenate([*left, piece], axis=1)
+
+        return jnp.concatenate([row(r, piece) for r, piece in zip(rows, pieces, strict=True)])
+
+    return jax.tree.map(whole, *pieces)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
