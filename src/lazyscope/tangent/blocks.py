@@ -16,7 +16,8 @@ from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives, in_units
 
-_STRIPS = 4
+_MOST_PIECES = 3  # of a symmetric kernel: 6 of 9 blocks are computed, more save little and take longer to compile
+_LEAST_ROWS = 64  # of a piece, examples times outputs: products of fewer rows run below the matrix rate
 
 _Loop = Callable[[Any, Any, Callable[[Any, PyTree], PyTree], PyTree], PyTree]
 
@@ -30,8 +31,9 @@ class Form(NamedTuple):
 
 def dense(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> PyTree:
     """The kernel from the derivatives of all examples at once."""
-    left = _derive(apply, form, None, params, x)
-    return _square(form, left) if x2 is None else _block(form, left, _derive(apply, form, None, params, x2))
+    if x2 is None:
+        return _square(form, _pieces(form, _derivatives(apply, form.by_leaf, params, x)))
+    return _block(form, *(_derive(apply, form, None, params, batch) for batch in (x, x2)))
 
 
 def dense_bytes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> int:
@@ -175,23 +177,26 @@ def _block(form: Form, left: list[Derivative], right: list[Derivative]) -> PyTre
 
 
 @partial(jax.jit, static_argnums=0)
-def _square(form: Form, found: list[Derivative]) -> PyTree:
-    """`_block` of a batch with itself, in strips of which only what is right of the diagonal is computed."""
-    n = examples.count(found)
-    strips = min(n, _STRIPS)
-    edges = [n * strip // strips for strip in range(strips + 1)]
-    rows = [slice(*pair) for pair in itertools.pairwise(edges)]
-    pieces = [_block(form, examples.take(found, r), examples.take(found, slice(r.start, None))) for r in rows]
+def _pieces(form: Form, found: list[Derivative]) -> list[list[Derivative]]:
+    """`_cheaper` of the examples in pieces, each of arrays of its own: cut afterwards, large ones would be copied."""
+    n, k = jax.tree.leaves(found)[-1].shape[:2]
+    count = min(_MOST_PIECES, max(n * k // _LEAST_ROWS, 1), n)
+    edges = [n * piece // count for piece in range(count + 1)]
+    return [_cheaper(form, examples.take(found, slice(*pair)), None) for pair in itertools.pairwise(edges)]
 
-    def whole(*pieces: Array) -> Array:
-        def row(r: slice, piece: Array) -> Array:
-            above = zip(rows, pieces, strict=True)
-            left = [_mirrored(p[:, r.start - s.start : r.stop - s.start]) for s, p in above if s.start < r.start]
-            return jnp.concatenate([*left, piece], axis=1)
 
-        return jnp.concatenate([row(r, piece) for r, piece in zip(rows, pieces, strict=True)])
+@partial(jax.jit, static_argnums=0)
+def _square(form: Form, pieces: list[list[Derivative]]) -> PyTree:
+    """`_block` of a batch with itself: that of each piece with itself and with later ones, and what mirrors these."""
+    blocks = {
+        (i, j): _block(form, left, right) for i, left in enumerate(pieces) for j, right in enumerate(pieces) if i <= j
+    }
 
-    return jax.tree.map(whole, *pieces)
+    def row(i: int) -> PyTree:
+        beside = [blocks[i, j] if i <= j else jax.tree.map(_mirrored, blocks[j, i]) for j in range(len(pieces))]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *beside)
+
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *(row(i) for i in range(len(pieces))))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)

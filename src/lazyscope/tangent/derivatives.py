@@ -110,8 +110,8 @@ def cheaper(found: list[Derivative], outputs: Outputs) -> list[Derivative]:
 
 
 def multiplied(leaf: Factors) -> Float[Array, "n k _"]:
-    """The Jacobian Σ_p δ_p u_pᵀ of a leaf, from its factors."""
-    jacobian = jnp.einsum("ipa,icpm->icam", leaf.inputs, leaf.slopes)
+    """The Jacobian Σ_p δ_p u_pᵀ of a leaf, from its factors, units first: so nothing as large as it is transposed."""
+    jacobian = jnp.einsum("icmp,ipa->icma", leaf.slopes.transpose(0, 1, 3, 2), leaf.inputs)
     return jacobian.reshape(*jacobian.shape[:2], -1)
 
 
@@ -149,8 +149,9 @@ def _contract(u: Derivative, v: Derivative, outputs: Outputs) -> Array:
 
     def column(other: Factors) -> Array:
         alike = jnp.einsum("ipa,qa->ipq", u.inputs, other.inputs)
-        moved = jnp.einsum("ipq,dqm->ipdm", alike, other.slopes)
-        return jnp.einsum(f"i{c}pm,ip{d}m->i{kept}", u.slopes, moved)
+        moved = jnp.einsum("ipq,qmd->ipmd", alike, other.slopes)
+        return jnp.einsum(f"i{c}pm,ipm{d}->i{kept}", u.slopes, moved)
 
-    # One example at a time: what is between the products stays in the cache.
-    return jnp.moveaxis(jax.lax.map(column, v), 0, 1)
+    # One example at a time: what is between the products stays in the cache, and the order of axes is that in which
+    # each product is needed next.
+    return jnp.moveaxis(jax.lax.map(column, Factors(v.inputs, v.slopes.transpose(0, 2, 3, 1))), 0, 1)

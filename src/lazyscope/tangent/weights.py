@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, Float, PyTree
 
 _CALLS = ("jit", "pjit")  # the name depends on the version of JAX
+_SMALL_SIDE = 2  # XLA's CPU convolution of images up to this side is ten times slower than shifts and one product
+_MOST_SHIFTS = 64  # entries of a filter; more slices take longer to compile than they save
 _SAME_ENTRIES = ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy")
 
 
@@ -62,6 +65,7 @@ class _Product(NamedTuple):
 
 _Fact = _Origin | _Product | None
 _Inputs = Callable[[], Float[Array, "positions fan_in"]]
+_Again = Callable[[Float[Array, "positions fan_in"]], Array]
 
 
 class _Meeting(NamedTuple):
@@ -70,6 +74,7 @@ class _Meeting(NamedTuple):
     origins: list[_Origin]
     use: Use | None = None
     inputs: _Inputs | None = None
+    again: _Again | None = None  # the product from its inputs, where that is quicker than the equation
     added_to: int | None = None
 
 
@@ -111,9 +116,10 @@ def tapped(
         origin = meeting.origins[0]
         if meeting.inputs is None or origin.leaf not in shifts:
             return outputs
-        found = inputs[origin.leaf]
-        found.append(origin.scale * meeting.inputs())
-        return [outputs[0] + shifts[origin.leaf][len(found) - 1]]
+        found, given = inputs[origin.leaf], meeting.inputs()
+        output = outputs[0] if meeting.again is None else meeting.again(given)
+        found.append(origin.scale * given)
+        return [output + shifts[origin.leaf][len(found) - 1]]
 
     return _through(function, theta, example, shift), inputs
 
@@ -247,30 +253,58 @@ def _matrix_product(
 
 def _convolution(
     params: dict[str, Any], given: list[Any], origin: _Origin, outputs: list[Any]
-) -> tuple[Use | None, _Inputs | None]:
+) -> tuple[Use | None, _Inputs | None, _Again | None]:
     if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
-        return None, None
+        return None, None, None
     numbers, (images, kernel), output = params["dimension_numbers"], given, outputs[0]
     batch, channel, *places = numbers.out_spec
     axes = (batch, *places, channel)
-    sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
     units = output.shape[channel]
     positions, fan_in = output.size // units, kernel.size // units
+    sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
+    use = Use(
+        positions, fan_in, units, _shape(output), axes, len(axes) - 1, ("filter", origin.shape, origin.path, numbers)
+    )
 
     def patches() -> Array:
-        found = jax.lax.conv_general_dilated_patches(
-            images,
-            sides,
-            params["window_strides"],
-            params["padding"],
-            params["lhs_dilation"],
-            params["rhs_dilation"],
-            numbers,
-        )
-        return found.transpose(axes).reshape(positions, fan_in)
+        if prod(sides) > _MOST_SHIFTS:
+            found = jax.lax.conv_general_dilated_patches(
+                images,
+                sides,
+                params["window_strides"],
+                params["padding"],
+                params["lhs_dilation"],
+                params["rhs_dilation"],
+                numbers,
+            ).transpose(axes)
+        else:
+            found = _shifted(images, params, sides, [output.shape[axis] for axis in places])
+        return found.reshape(positions, fan_in)
 
-    layout = ("convolution", origin.shape, origin.path, numbers)
-    return Use(positions, fan_in, units, _shape(output), axes, len(axes) - 1, layout), patches
+    def again(patches: Array) -> Array:
+        out, into, *window = numbers.rhs_spec
+        product = patches @ kernel.transpose(*window, into, out).reshape(fan_in, units)
+        return product.reshape([output.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+    small = max(images.shape[axis] for axis in numbers.lhs_spec[2:]) <= _SMALL_SIDE and prod(sides) <= _MOST_SHIFTS
+    return use, patches, again if small else None
+
+
+def _shifted(images: Array, params: dict[str, Any], sides: list[int], counts: list[int]) -> Array:
+    """What is under a filter at each of its places, (batch, *places, entries of the filter), by slices."""
+    batch, channel, *places = params["dimension_numbers"].lhs_spec
+    margins = [(low, high, gap - 1) for (low, high), gap in zip(params["padding"], params["lhs_dilation"], strict=True)]
+    moved = images.transpose(batch, *places, channel)
+    padded = jax.lax.pad(moved, jnp.zeros((), images.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
+    strides = params["window_strides"]
+
+    def under(corner: tuple[int, ...]) -> Array:
+        starts = [at * gap for at, gap in zip(corner, params["rhs_dilation"], strict=True)]
+        stops = [at + (count - 1) * step + 1 for at, count, step in zip(starts, counts, strides, strict=True)]
+        size, channels = moved.shape[0], moved.shape[-1]
+        return jax.lax.slice(padded, (0, *starts, 0), (size, *stops, channels), (1, *strides, 1))
+
+    return jnp.concatenate([under(corner) for corner in np.ndindex(*sides)], axis=-1)
 
 
 def _shape(value: Array) -> jax.ShapeDtypeStruct:
