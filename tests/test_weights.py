@@ -189,32 +189,36 @@ def test_weights_that_enter_otherwise_are_left_to_their_jacobians(name):
 
 B = normal(14, 3)
 JOINED = {
-    "a dense layer": (lambda p, x: jnp.tanh(x @ p[0] + p[1]), [W, B], X),
+    "a dense layer": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]), [W, B], X),
     "by columns": (lambda p, x: jnp.tanh(p[0].T @ x.T + p[1][:, None]).T, [W, B], X),
-    "after a jit": (lambda p, x: jnp.tanh(p[1] + jax.jit(jnp.matmul)(x, p[0])), [W, B], X),
-    "all tokens": (lambda p, x: jnp.tanh(x.reshape(-1, 2, 2) @ p[0] + p[1]).sum(axis=1), [normal(7, 2, 3), B], X),
-    "both uses": (lambda p, x: jnp.tanh(x @ p[0] + p[1]) + jnp.sin(2 * x @ p[0] + p[1]), [W, B], X),
+    "after a jit": (lambda p, x: jnp.tanh(p[1][None] + jax.jit(jnp.matmul)(x, p[0])), [W, B], X),
+    "all tokens": (
+        lambda p, x: jnp.tanh(x.reshape(-1, 2, 2) @ p[0] + p[1].reshape(1, 1, -1)).sum(axis=1),
+        [normal(7, 2, 3), B],
+        X,
+    ),
+    "both uses": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0] + p[1][None]), [W, B], X),
     "a convolution": (
-        lambda p, x: jnp.tanh(jax.lax.conv_general_dilated(x, p[0], (2, 1), "SAME", dimension_numbers=NHWC) + p[1]).sum(
-            axis=(1, 2)
-        ),
+        lambda p, x: jnp.tanh(
+            jax.lax.conv_general_dilated(x, p[0], (2, 1), "SAME", dimension_numbers=NHWC) + p[1][None, None, None]
+        ).sum(axis=(1, 2)),
         [KERNEL, normal(15, 5)],
         IMAGES,
     ),
 }
 APART = {
-    "once more elsewhere": (lambda p, x: jnp.tanh(x @ p[0] + p[1]) * p[1], [W, B], X),
-    "a product used before it": (lambda p, x: (y := x @ p[0]) * jnp.tanh(y + p[1]), [W, B], X),
-    "one use of two": (lambda p, x: jnp.tanh(x @ p[0] + p[1]) + jnp.sin(2 * x @ p[0]), [W, B], X),
+    "once more elsewhere": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) * p[1][None], [W, B], X),
+    "a product used before it": (lambda p, x: (y := x @ p[0]) * jnp.tanh(y + p[1][None]), [W, B], X),
     "in another order": (
-        lambda p, x: jnp.tanh(x @ p[0] + p[1]) + jnp.sin(2 * x @ p[0] + p[1][::-1]),
+        lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0] + p[1][::-1][None]),
         [W, B],
         X,
     ),
-    "scaled": (lambda p, x: jnp.tanh(x @ p[0] + 0.5 * p[1]), [W, B], X),
+    "one use of two": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0]), [W, B], X),
+    "scaled": (lambda p, x: jnp.tanh(x @ p[0] + 0.5 * p[1][None]), [W, B], X),
     "a number": (lambda p, x: jnp.tanh(x @ p[0] + p[1]), [W, B[0]], X),
     "by position": (
-        lambda p, x: jnp.tanh(x.reshape(-1, 2, 2) @ p[0] + p[1][:, None]).sum(axis=1),
+        lambda p, x: jnp.tanh(x.reshape(-1, 2, 2) @ p[0] + p[1][None, :, None]).sum(axis=1),
         [normal(7, 2, 3), normal(16, 2)],
         X,
     ),

@@ -229,8 +229,11 @@ def _meeting(
 
 def _is_offset(origin: _Origin, use: Use) -> bool:
     """Whether a sum with a product adds one entry of a leaf to each unit, the same at all positions."""
+    unscaled = isinstance(origin.scale, int) and origin.scale == 1
+    if not unscaled or len(origin.shape) != len(use.axes):
+        return False
     sizes = [1 if place < use.outer else use.output.shape[axis] for place, axis in enumerate(use.axes)]
-    return isinstance(origin.scale, int) and origin.scale == 1 and sizes == [origin.shape[axis] for axis in use.axes]
+    return sizes == [origin.shape[axis] for axis in use.axes]
 
 
 def _matrix_product(
