@@ -29,9 +29,9 @@ test-slow: .venv/.slow
 		expecttest==0.3.0 playwright==1.65.2 axe-playwright-python==0.1.8 sphinx==9.0.4 furo==2025.12.19 myst-parser==5.2.0
 	touch $@
 
-# On an idle machine: the table of docs/benchmarks.md.
+# On an idle machine: the table of docs/benchmarks.md; PEERS=--peers measures peers in environments of their own, too.
 bench: .venv/.slow
-	$(BIN)/python benchmarks/all.py
+	$(BIN)/python benchmarks/all.py $(PEERS)
 
 # The site, warnings as errors; runs every tutorial once.
 docs: .venv/.slow

@@ -83,6 +83,7 @@ RECOGNISED = {
     "W x": (lambda w, x: jnp.tanh(w.T @ x.T).T, W, X, [(1, 4, 3)]),
     "scaled": (lambda w, x: jnp.tanh(x @ (0.5 * -w / jnp.sqrt(4.0))), W, X, [(1, 4, 3)]),
     "two layers and a jit": (lambda p, x: jax.jit(jnp.tanh)(x @ p[0]) @ p[1], [W, V], X, [(1, 4, 3), (1, 3, 2)]),
+    "squared": (lambda w, x: jnp.einsum("nd,de,ne->n", x, w, x @ w), W, X, [(2, 4, 3)]),
     "heads": (
         lambda w, x: jnp.sin(jnp.einsum("nd,dhk->nhk", x, w.reshape(4, 2, 2))),
         U,
@@ -96,6 +97,23 @@ RECOGNISED = {
         [(1, 4, 4), (1, 4, 3), (1, 3, 4)],
     ),
     "tokens": (lambda w, x: jnp.tanh(x.reshape(-1, 2, 2) @ w).sum(axis=1), normal(7, 2, 3), X, [(2, 2, 3)]),
+    "at two places": (lambda w, x: jnp.tanh(x @ w) + jnp.sin(2 * x @ w), W, X, [(2, 4, 3)]),
+    "a convolution of small images": (
+        lambda w, x: jnp.tanh(
+            jax.lax.conv_general_dilated(x[:, :2, :2], w, (1, 1), "SAME", dimension_numbers=NHWC)
+        ).sum(axis=(1, 2)),
+        KERNEL,
+        IMAGES,
+        [(4, 12, 5)],
+    ),
+    "a convolution with a large filter": (
+        lambda w, x: jnp.tanh(jax.lax.conv_general_dilated(x, w, (1, 2), [(4, 3), (5, 4)], dimension_numbers=NHWC)).sum(
+            axis=(1, 2)
+        ),
+        normal(13, 8, 9, 2, 3),
+        IMAGES,
+        [(7 * 4, 144, 3)],
+    ),
     "convolution": (
         lambda w, x: jnp.tanh(
             jax.lax.conv_general_dilated(x, w, (2, 1), [(1, 0), (2, 1)], rhs_dilation=(1, 2), dimension_numbers=NHWC)
@@ -128,7 +146,6 @@ LEFT_ALONE = {
     "a product of weights": (lambda p, x: x @ (p[0] @ p[1]), [W, V], X),
     "a function of weights": (lambda w, x: x @ jnp.tanh(w), W, X),
     "scaled by entry": (lambda w, x: x @ (w * jnp.arange(1.0, 4.0)[None]), W, X),
-    "squared": (lambda w, x: jnp.einsum("nd,de,ne->n", x, w, x @ w), W, X),
     "in a loop": (lambda w, x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), U, X),
     "in a scan over weights": (
         lambda w, x: jax.lax.scan(lambda y, v: (jnp.tanh(y @ v), None), x, w)[0],
@@ -168,6 +185,64 @@ def test_weights_that_enter_otherwise_are_left_to_their_jacobians(name):
     apply, params, x = LEFT_ALONE[name]
     assert set(found(apply, params, x)[:1]) == {None}
     check(apply, params, x)
+
+
+B = normal(14, 3)
+JOINED = {
+    "a dense layer": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]), [W, B], X),
+    "by columns": (lambda p, x: jnp.tanh(p[0].T @ x.T + p[1][:, None]).T, [W, B], X),
+    "after a jit": (lambda p, x: jnp.tanh(p[1][None] + jax.jit(jnp.matmul)(x, p[0])), [W, B], X),
+    "all tokens": (
+        lambda p, x: jnp.tanh(x.reshape(-1, 2, 2) @ p[0] + p[1].reshape(1, 1, -1)).sum(axis=1),
+        [normal(7, 2, 3), B],
+        X,
+    ),
+    "both uses": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0] + p[1][None]), [W, B], X),
+    "a convolution": (
+        lambda p, x: jnp.tanh(
+            jax.lax.conv_general_dilated(x, p[0], (2, 1), "SAME", dimension_numbers=NHWC) + p[1][None, None, None]
+        ).sum(axis=(1, 2)),
+        [KERNEL, normal(15, 5)],
+        IMAGES,
+    ),
+}
+APART = {
+    "once more elsewhere": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) * p[1][None], [W, B], X),
+    "a product used before it": (lambda p, x: (y := x @ p[0]) * jnp.tanh(y + p[1][None]), [W, B], X),
+    "in another order": (
+        lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0] + p[1][::-1][None]),
+        [W, B],
+        X,
+    ),
+    "one use of two": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0]), [W, B], X),
+    "scaled": (lambda p, x: jnp.tanh(x @ p[0] + 0.5 * p[1][None]), [W, B], X),
+    "a number": (lambda p, x: jnp.tanh(x @ p[0] + p[1]), [W, B[0]], X),
+    "by position": (
+        lambda p, x: jnp.tanh(x.reshape(-1, 2, 2) @ p[0] + p[1][None, :, None]).sum(axis=1),
+        [normal(7, 2, 3), normal(16, 2)],
+        X,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*JOINED, *APART])
+def test_a_bias_is_one_more_input_of_its_weights_where_it_is_added_to_their_product_alone(name):
+    apply, params, x = {**JOINED, **APART}[name]
+    together = compiled(partial(derivatives, apply, by_leaf=False))(params, x)
+    assert len(together) == (1 if name in JOINED else 2)
+    np.testing.assert_allclose(
+        sum(contract(together, together, "all")), expected(apply, params, x), rtol=1e-10, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("n", [12, 13, 30])
+def test_a_kernel_of_a_batch_with_itself_is_that_of_jacobians_in_any_number_of_pieces(n):
+    model = mlp((4, 6, 12), bias=True)
+    params, x = model.init(KEY, 0.7), normal(24, n, 4)
+    kernel = expected(model.apply, params, x)
+    np.testing.assert_allclose(
+        tangent_kernel(model.apply, params, x), kernel, rtol=1e-10, atol=1e-12 * np.abs(kernel).max()
+    )
 
 
 SMALL = network(

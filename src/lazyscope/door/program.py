@@ -23,13 +23,32 @@ _JAX = jax.__file__.removesuffix("__init__.py")
 _RULES = ("custom_jvp_call", "custom_vjp_call")
 
 
+class _Key:
+    """What a program is compared by."""
+
+    __slots__ = ("__weakref__", "hash", "pieces")
+
+    def __init__(self, pieces: tuple[Any, ...]) -> None:
+        self.pieces = pieces
+        self.hash = hash(tuple(piece for piece in pieces if isinstance(piece, str)))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Key) and self.hash == other.hash and self.pieces == other.pieces)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+
+_KEYS: weakref.WeakValueDictionary[_Key, _Key] = weakref.WeakValueDictionary()
+
+
 class Program:
     """A function of pytrees, hashed by what it computes; `outputs` are the shapes of its values on `inputs`.
 
     `constants` are the arrays that it has in it beside its arguments.
     """
 
-    __slots__ = ("__weakref__", "_hash", "_key", "constants", "function", "inputs", "outputs")
+    __slots__ = ("__weakref__", "_key", "constants", "function", "inputs", "outputs")
 
     def __init__(
         self, function: Callable, key: tuple[Any, ...], constants: Sequence[Any], inputs: Any, outputs: PyTree
@@ -38,18 +57,18 @@ class Program:
         self.constants = constants
         self.inputs = inputs
         self.outputs = outputs
-        self._key = key
-        self._hash = hash(tuple(piece for piece in key if isinstance(piece, str)))
+        # Equal keys are one object, quick to compare: programs are, at every call of what was compiled for them.
+        self._key = _KEYS.setdefault(found := _Key(key), found)
 
     def __call__(self, params: PyTree, *args: Any, **kwargs: Any) -> Any:
         """The function's value, given what its caller passed (`leaves.Fixed` undone)."""
         return self.function(unsealed(params), *args, **kwargs)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Program) and self._hash == other._hash and self._key == other._key)
+        return isinstance(other, Program) and self._key == other._key
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._key)
 
 
 def program(function: Callable, *args: PyTree) -> Program:
@@ -69,7 +88,13 @@ def program(function: Callable, *args: PyTree) -> Program:
 def avals(*args: PyTree) -> tuple[Any, tuple[Any, ...]]:
     """Structure, shapes and types of arguments."""
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple((np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
+    return structure, tuple(_aval(leaf) for leaf in leaves)
+
+
+def _aval(leaf: Any) -> tuple[Any, Any]:
+    if isinstance(leaf, jax.Array):
+        return leaf.shape, leaf.dtype
+    return np.shape(leaf), jax.dtypes.result_type(leaf)
 
 
 def outputs_of(function: Callable, *args: PyTree) -> PyTree:

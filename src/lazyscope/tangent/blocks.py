@@ -1,5 +1,6 @@
 """A kernel in blocks of examples, each as large as a budget of bytes allows."""
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache, partial
 from math import prod, sqrt
@@ -15,6 +16,9 @@ from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.derivatives import Derivative, Outputs, cheaper, contract, derivatives, in_units
 
+_MOST_PIECES = 3  # of a symmetric kernel: 6 of 9 blocks are computed, more save little and take longer to compile
+_LEAST_ROWS = 64  # of a piece, examples times outputs: products of fewer rows run below the matrix rate
+
 _Loop = Callable[[Any, Any, Callable[[Any, PyTree], PyTree], PyTree], PyTree]
 
 
@@ -27,8 +31,9 @@ class Form(NamedTuple):
 
 def dense(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> PyTree:
     """The kernel from the derivatives of all examples at once."""
-    left = _derive(apply, form, None, params, x)
-    return _block(form, left, left if x2 is None else _derive(apply, form, None, params, x2))
+    if x2 is None:
+        return _square(form, _pieces(form, _derivatives(apply, form.by_leaf, params, x)))
+    return _block(form, *(_derive(apply, form, None, params, batch) for batch in (x, x2)))
 
 
 def dense_bytes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form) -> int:
@@ -103,7 +108,7 @@ def _sizes(apply: Apply, params: PyTree, x: Batch, x2: Batch | None, form: Form)
 def _entries(
     apply: Apply, form: Form, structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
 ) -> tuple[int, int, int]:
-    found = jax.eval_shape(partial(_derivatives, apply), *jax.tree.unflatten(structure, leaves))
+    found = jax.eval_shape(partial(_derivatives, apply, form.by_leaf), *jax.tree.unflatten(structure, leaves))
     one = jax.eval_shape(partial(_cheaper, form, unit=None), found)
     return _count(one), _count(found), _count(jax.eval_shape(partial(_block, form), one, one))
 
@@ -152,12 +157,12 @@ def _assemble(
 
 def _derive(apply: Apply, form: Form, unit: Float[Array, ""] | None, params: PyTree, x: Batch) -> list[Derivative]:
     # Two programs: in one, XLA fuses the backward pass into what it transposes for the products, which is slow on CPUs.
-    return _cheaper(form, _derivatives(apply, params, x), unit)
+    return _cheaper(form, _derivatives(apply, form.by_leaf, params, x), unit)
 
 
-@partial(jax.jit, static_argnums=0)
-def _derivatives(apply: Apply, params: PyTree, x: Batch) -> list[Derivative]:
-    return derivatives(apply, params, x)
+@partial(jax.jit, static_argnums=(0, 1))
+def _derivatives(apply: Apply, by_leaf: bool, params: PyTree, x: Batch) -> list[Derivative]:
+    return derivatives(apply, params, x, by_leaf=by_leaf)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -169,6 +174,29 @@ def _cheaper(form: Form, found: list[Derivative], unit: Float[Array, ""] | None)
 def _block(form: Form, left: list[Derivative], right: list[Derivative]) -> PyTree:
     kernels = contract(left, right, form.outputs)
     return kernels if form.by_leaf else sum(kernels)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pieces(form: Form, found: list[Derivative]) -> list[list[Derivative]]:
+    """`_cheaper` of the examples in pieces, each of arrays of its own: cut afterwards, large ones would be copied."""
+    n, k = jax.tree.leaves(found)[-1].shape[:2]
+    count = min(_MOST_PIECES, max(n * k // _LEAST_ROWS, 1), n)
+    edges = [n * piece // count for piece in range(count + 1)]
+    return [_cheaper(form, examples.take(found, slice(*pair)), None) for pair in itertools.pairwise(edges)]
+
+
+@partial(jax.jit, static_argnums=0)
+def _square(form: Form, pieces: list[list[Derivative]]) -> PyTree:
+    """`_block` of a batch with itself: that of each piece with itself and with later ones, and what mirrors these."""
+    blocks = {
+        (i, j): _block(form, left, right) for i, left in enumerate(pieces) for j, right in enumerate(pieces) if i <= j
+    }
+
+    def row(i: int) -> PyTree:
+        beside = [blocks[i, j] if i <= j else jax.tree.map(_mirrored, blocks[j, i]) for j in range(len(pieces))]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *beside)
+
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *(row(i) for i in range(len(pieces))))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from lazyscope import examples, tree
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
-from lazyscope.tangent.weights import Place, places, tapped
+from lazyscope.tangent.weights import Place, Use, places, tapped
 
 Outputs = Literal["all", "diagonal", "trace"]
 """What is kept of the pairs (c, d) of outputs: all, those with c = d, or the sum of these."""
@@ -48,24 +48,35 @@ def jacobians(apply: Apply, params: PyTree, x: Batch) -> list[Float[Array, "n k 
     return jax.vmap(one)(x)
 
 
-def derivatives(apply: Apply, params: PyTree, x: Batch) -> list[Derivative]:
-    """One derivative per leaf, by factors where there are any, in one backward pass an example and output."""
+def derivatives(apply: Apply, params: PyTree, x: Batch, *, by_leaf: bool = True) -> list[Derivative]:
+    """One derivative per leaf, by factors where there are any, in one backward pass an example and output.
+
+    Without `by_leaf` a bias has none of its own: it is among the inputs of its weights, as one that is always 1.
+    """
     single, theta = _single(apply, params)
     found = places(single, theta, examples.take(x, 0))
-    shifts = {leaf: jnp.zeros(p.output.shape, p.output.dtype) for leaf, p in enumerate(found) if p}
-    others = {leaf: value for leaf, value in enumerate(theta) if leaf not in shifts}
+    joined = set() if by_leaf else {place.offset for place in found if place and place.offset is not None}
+    shifts = {
+        leaf: [jnp.zeros(use.output.shape, use.output.dtype) for use in p.uses] for leaf, p in enumerate(found) if p
+    }
+    others = {leaf: value for leaf, value in enumerate(theta) if leaf not in shifts and leaf not in joined}
 
     def one(example: PyTree) -> list[Derivative]:
-        def value(others: dict[int, Array], shifts: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
+        def value(others: dict[int, Array], shifts: dict[int, list[Array]]) -> tuple[Array, dict[int, list[Array]]]:
             return tapped(single, [others.get(leaf, w) for leaf, w in enumerate(theta)], example, shifts)
 
         (rows, slopes), inputs = jax.jacrev(value, argnums=(0, 1), has_aux=True)(others, shifts)
-        return [
-            Factors(inputs[leaf], _by_position(slopes[leaf], place))
-            if place
-            else rows[leaf].reshape(len(rows[leaf]), -1)
-            for leaf, place in enumerate(found)
-        ]
+
+        def derivative(leaf: int, place: Place | None) -> Derivative:
+            if place is None:
+                return rows[leaf].reshape(len(rows[leaf]), -1)
+            given = jnp.concatenate(inputs[leaf])
+            if place.offset in joined:
+                given = jnp.concatenate([given, jnp.ones((len(given), 1), given.dtype)], axis=1)
+            pieces = [_by_position(piece, use) for piece, use in zip(slopes[leaf], place.uses, strict=True)]
+            return Factors(given, jnp.concatenate(pieces, axis=1))
+
+        return [derivative(leaf, place) for leaf, place in enumerate(found) if leaf not in joined]
 
     return jax.vmap(one)(x)
 
@@ -99,8 +110,8 @@ def cheaper(found: list[Derivative], outputs: Outputs) -> list[Derivative]:
 
 
 def multiplied(leaf: Factors) -> Float[Array, "n k _"]:
-    """The Jacobian Σ_p δ_p u_pᵀ of a leaf, from its factors."""
-    jacobian = jnp.einsum("ipa,icpm->icam", leaf.inputs, leaf.slopes)
+    """The Jacobian Σ_p δ_p u_pᵀ of a leaf, from its factors, units first: so nothing as large as it is transposed."""
+    jacobian = jnp.einsum("icmp,ipa->icma", leaf.slopes.transpose(0, 1, 3, 2), leaf.inputs)
     return jacobian.reshape(*jacobian.shape[:2], -1)
 
 
@@ -114,8 +125,8 @@ def _single(apply: Apply, params: PyTree) -> tuple[Callable[[list[Array], PyTree
     return lambda th, example: apply(merge(th), examples.alone(example))[0].reshape(-1), theta
 
 
-def _by_position(slopes: Array, place: Place) -> Float[Array, "k positions units"]:
-    return slopes.transpose(0, *(axis + 1 for axis in place.axes)).reshape(-1, place.positions, place.units)
+def _by_position(slopes: Array, use: Use) -> Float[Array, "k positions units"]:
+    return slopes.transpose(0, *(axis + 1 for axis in use.axes)).reshape(-1, use.positions, use.units)
 
 
 def _operations(leaf: Factors, outputs: Outputs) -> tuple[int, int]:
@@ -138,8 +149,9 @@ def _contract(u: Derivative, v: Derivative, outputs: Outputs) -> Array:
 
     def column(other: Factors) -> Array:
         alike = jnp.einsum("ipa,qa->ipq", u.inputs, other.inputs)
-        moved = jnp.einsum("ipq,dqm->ipdm", alike, other.slopes)
-        return jnp.einsum(f"i{c}pm,ip{d}m->i{kept}", u.slopes, moved)
+        moved = jnp.einsum("ipq,qmd->ipmd", alike, other.slopes)
+        return jnp.einsum(f"i{c}pm,ipm{d}->i{kept}", u.slopes, moved)
 
-    # One example at a time: what is between the products stays in the cache.
-    return jnp.moveaxis(jax.lax.map(column, v), 0, 1)
+    # One example at a time: what is between the products stays in the cache, and the order of axes is that in which
+    # each product is needed next.
+    return jnp.moveaxis(jax.lax.map(column, Factors(v.inputs, v.slopes.transpose(0, 2, 3, 1))), 0, 1)
