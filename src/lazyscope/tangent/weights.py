@@ -1,4 +1,4 @@
-"""Where weights enter a model through one matrix product or convolution, found in its jaxpr.
+"""Where weights enter a model through one matrix product, convolution or look-up of rows, found in its jaxpr.
 
 A leaf w that enters h in one place alone, as y_p = w u_p for inputs u_p at positions p (one of a dense layer, the
 places of its filter for a convolution), has the derivative ∂h/∂w = Σ_p δ_p u_pᵀ with δ_p = ∂h/∂y_p. Inputs and δ are
@@ -140,6 +140,8 @@ def _product(
         return _matrix_product(equation.params["dimension_numbers"], given, 0 if sources[0] else 1, outputs[0])
     if name == "conv_general_dilated" and sources[0] is None:
         return _convolution(equation.params, given, outputs[0])
+    if name == "gather" and sources[0] is not None:
+        return _rows(equation.params, given, outputs[0])
     return None, None
 
 
@@ -182,6 +184,25 @@ def _convolution(params: dict[str, Any], given: list[Any], output: Array) -> tup
         return found.transpose(axes).reshape(positions, fan_in)
 
     return Place(positions, fan_in, units, _shape(output), axes), patches
+
+
+def _rows(params: dict[str, Any], given: list[Any], output: Array) -> tuple[Place | None, _Inputs | None]:
+    """Rows of a table, an embedding: its product with one-hot vectors."""
+    numbers, (table, indices) = params["dimension_numbers"], given
+    plain = (numbers.collapsed_slice_dims, numbers.start_index_map, numbers.operand_batching_dims) == ((0,), (0,), ())
+    last = (output.ndim - 1,)
+    if table.ndim != 2 or not plain or numbers.offset_dims != last or params["slice_sizes"] != (1, table.shape[1]):
+        return None, None
+    fan_in, units = table.shape
+    positions = output.size // max(units, 1)
+
+    def one_hot() -> Array:
+        chosen = indices.reshape(-1)
+        if params["mode"] == jax.lax.GatherScatterMode.CLIP:
+            chosen = jnp.clip(chosen, 0, fan_in - 1)
+        return jax.nn.one_hot(chosen, fan_in, dtype=output.dtype)  # 0 for what lies outside, and is filled
+
+    return Place(positions, fan_in, units, _shape(output), tuple(range(output.ndim))), one_hot
 
 
 def _shape(value: Array) -> jax.ShapeDtypeStruct:
