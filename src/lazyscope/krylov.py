@@ -16,7 +16,6 @@ from lazyscope import passes, tree
 from lazyscope.examples import Batch, count
 from lazyscope.models import Apply
 
-
 Wanted = Callable[[Float[Array, " depth"]], Int[Array, ""]]
 
 
