@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from measure import ROUNDS, Ratio, conclude
+from measure import RESULTS, ROUNDS, Ratio, conclude
 
 HERE = Path(__file__).parent
 GOALS = {"g and j": 12, "kappa": 60, "compiling": 4, "programs": 0}
@@ -201,6 +201,15 @@ def _at_most(case: str, name: str, values: list[float], goal: float | None = Non
     return Ratio(case, name, ordered[0], ordered[len(ordered) // 2], ordered[-1], goal, at_most=True)
 
 
+def _others(names: list[str]) -> tuple[list[Ratio], dict]:
+    """What was measured before of models that are not measured now."""
+    file = RESULTS / "diagnose.json"
+    kept = json.loads(file.read_text()) if file.is_file() else {"rows": [], "numbers": {}}
+    fields = Ratio.__dataclass_fields__
+    rows = [Ratio(**{key: row[key] for key in fields}) for row in kept["rows"] if row["case"] not in names]
+    return rows, {name: found for name, found in kept["numbers"].items() if name not in names}
+
+
 def main() -> int:
     """Print the table and keep it; returns the number of goals missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -212,7 +221,7 @@ def main() -> int:
     if asked.one:
         print(json.dumps(measured(asked.one, asked.rounds, asked.cache)))
         return 0
-    rows, numbers = [], {}
+    rows, numbers = _others(asked.only)
     for name in asked.only:
         with tempfile.TemporaryDirectory() as cache:
             found = process(name, asked.rounds, cache)
