@@ -37,7 +37,7 @@ PROBES, LEAST = 4, 64
 """Random directions an example, where there are too many outputs to take all of them, and in all at least."""
 EXACT, FEW = 2**27, 12
 """Numbers that the derivatives of a batch may have, or else outputs that a model may have, to take all directions."""
-DENSE = 2**24
+DENSE = 2**25
 """Numbers that the derivatives of a batch may have to be formed; of more only their squares are (`tangent.squares`)."""
 BLOCK = 2**25
 """Numbers that what is kept of one block may have: 256 MiB in float64."""
