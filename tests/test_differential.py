@@ -10,7 +10,8 @@ import lazyscope as ls
 from lazyscope import tree
 from lazyscope.differential import differential_change, partial_gap
 from lazyscope.groups import grouped
-from lazyscope.tangent import jacobian, squares
+from lazyscope.tangent import blocks, jacobian, squares
+from lazyscope.tangent.derivatives import Factors
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -263,6 +264,7 @@ def test_squares_of_convolutions_products_and_embeddings_are_those_of_jacobians(
         return params["scale"][None] * (x.mean(axis=1) @ params["head"])
 
     end = moved(params, apart)
+    assert [isinstance(leaf, Factors) for leaf in blocks.each_leaf(apply, params, tokens)] == [True, True, False, True]
     unit, starts, changes = squares.squares(apply, params, end, tokens)
     theta, merge = tree.split(params)
     before, after = (

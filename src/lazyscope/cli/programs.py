@@ -37,7 +37,10 @@ def keep() -> None:
     import jax
 
     said = os.environ.get(VARIABLE, "")
-    if said == "off" or jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+    if said == "off":
+        return
+    jax.monitoring.register_event_listener(_listen)
+    if jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return
     folder = Path(said) if said else default_folder(os.environ, sys.platform, Path.home()) / "programs"
     try:
@@ -54,7 +57,6 @@ def keep() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.monitoring.register_event_listener(_listen)
 
 
 def report() -> dict[str, Any]:

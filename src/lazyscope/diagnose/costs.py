@@ -126,8 +126,9 @@ def gradient_seconds(apply: Apply, params: PyTree, problem: Problem) -> tuple[fl
 
     That of one block of examples, times their number, where they do not fit one pass (`lazyscope.passes`).
     """
-    size = passes.block_size(apply, params, problem.x)
-    x, y = first(problem.x, size), first(problem.y, size)
+    size, x, y = passes.block_size(apply, params, problem.x), problem.x, problem.y
+    if size < count(x):
+        x, y = first(x, size), first(y, size)
     with metered(silent) as meter:
         took = [_processor_time(partial(_gradient, apply, problem.loss, params, x, y)) for _ in range(1 + _GRADIENTS)]
         compiling = meter.compiling
