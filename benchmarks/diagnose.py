@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from measure import RESULTS, ROUNDS, Ratio, conclude
 
@@ -35,7 +35,7 @@ class Work(NamedTuple):
 
     apply: Callable
     params: dict
-    problem: object
+    problem: Any  # ls.Problem, imported where a model is made
 
 
 def mlp(millions: int) -> Work:
@@ -106,7 +106,7 @@ def _regression(apply: Callable, params: dict, shape: tuple[int, ...]) -> Work:
     return Work(apply, params, ls.Problem(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)))
 
 
-def _tokens(make: Callable, shape: object, batch: tuple[int, int]) -> Work:
+def _tokens(make: Callable, shape: Any, batch: tuple[int, int]) -> Work:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -114,9 +114,10 @@ def _tokens(make: Callable, shape: object, batch: tuple[int, int]) -> Work:
     import lazyscope as ls
 
     random = np.random.default_rng(0)
-    ids = jnp.asarray(random.integers(0, shape.tokens, batch), jnp.int32)  # type: ignore[attr-defined]
-    labels = jnp.asarray(random.integers(0, shape.outputs, batch[0]), jnp.int32)  # type: ignore[attr-defined]
-    return Work(*make(shape, jax.random.key(0)), ls.Problem(ids, labels, loss=ls.cross_entropy))
+    ids = jnp.asarray(random.integers(0, shape.tokens, batch), jnp.int32)
+    labels = jnp.asarray(random.integers(0, shape.outputs, batch[0]), jnp.int32)
+    apply, params = make(shape, jax.random.key(0))
+    return Work(apply, params, ls.Problem(ids, labels, loss=ls.cross_entropy))
 
 
 def measured(name: str, rounds: int, cache: str) -> dict:
@@ -145,13 +146,15 @@ def measured(name: str, rounds: int, cache: str) -> dict:
         ls.diagnose(apply, params0, problem, params=params, key=jax.random.key(1), costs=True)
         for _ in range(1 + rounds)
     ]
-    crit = found[0].criterion
+    crit, costs = found[0].criterion, found[0].costs
+    assert crit is not None
+    assert costs is not None
     weights = sum(leaf.size for leaf in jax.tree.leaves(params0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "weights": weights,
-        "first": found[0].costs._asdict() | {"parts": [part._asdict() for part in found[0].costs.parts]},
-        "rounds": [{part.part: part.gradients for part in one.costs.parts} for one in found[1:]],
+        "first": costs._asdict() | {"parts": [part._asdict() for part in costs.parts]},
+        "rounds": [{part.part: part.gradients for part in one.costs.parts} for one in found[1:] if one.costs],
         "programs": programs.report()["compiled"] - own,
         "megabytes": programs.report()["bytes"] / 2**20,
         "wall": time.perf_counter() - began,
@@ -192,7 +195,9 @@ def rows_of(name: str, found: dict, again: dict | None) -> list[Ratio]:
             )
     rows.append(_at_most(name, "compiling, over the gradient's", [compiling], GOALS["compiling"]))
     if again is not None:
-        rows.append(_at_most(name, "programs compiled by a second process", [again["programs"]], GOALS["programs"]))
+        rows.append(
+            _at_most(name, "programs compiled by a second process", [float(again["programs"])], GOALS["programs"])
+        )
     return rows
 
 
@@ -212,7 +217,7 @@ def _others(names: list[str]) -> tuple[list[Ratio], dict]:
 
 def main() -> int:
     """Print the table and keep it; returns the number of goals missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=[*CASES, *TO_SIZE])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--one", choices=[*CASES, *TO_SIZE], help=argparse.SUPPRESS)

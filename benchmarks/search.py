@@ -57,16 +57,25 @@ def curve(name: str, steps: int) -> list[Ratio]:
             values = np.array([ascent.value for ascent in ascents])
             below, label = float(1 - values.min() / values.max()), f"{steps} steps a climb, climb {climb}"
             rows.append(Ratio(name, f"{label}: gradients", spent, spent, spent))
-            rows.append(Ratio(name, f"{label}: best ‖D²h‖", *3 * [float(values.max())]))
+            best = float(values.max())
+            rows.append(Ratio(name, f"{label}: best ‖D²h‖", best, best, best))
             rows.append(
-                Ratio(name, f"{label}: lowest start below it", *3 * [below], GOAL if spent <= MOST else None, True)
+                Ratio(
+                    name,
+                    f"{label}: lowest start below it",
+                    below,
+                    below,
+                    below,
+                    GOAL if spent <= MOST else None,
+                    at_most=True,
+                )
             )
     return rows
 
 
 def main() -> int:
     """Print the table and keep it; returns the number of goals missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--only", nargs="*", default=[name for name in CASES if name.endswith("-5")], choices=list(CASES)
     )

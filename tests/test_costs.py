@@ -49,6 +49,7 @@ def test_measuring_costs_changes_no_number_and_names_every_part():
     found = ls.diagnose(model.apply, params0, PROBLEM, costs=True, **options)
     assert plain.costs is None
     assert repr(found) == repr(plain)
+    assert found.costs is not None
     parts = [cost.part for cost in found.costs.parts]
     assert parts[0] == "preparing"
     assert parts[-4:] == ["measuring the gap", "measuring j", "measuring layers", "measuring kernels"]

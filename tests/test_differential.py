@@ -296,5 +296,5 @@ def test_small_changes_keep_the_digits_of_float32(without_jacobians):
     params = jax.tree.map(lambda leaf: leaf * jnp.float32(1 + 2.0**-10), params0)  # exactly representable factors
     x = jax.random.normal(jax.random.key(1), (9, 6), jnp.float32)
     double = [jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p) for p in (params0, params)]
-    exact = differential_change(model.apply, *double, x.astype(jnp.float64)).value
+    exact = differential_change(model.apply, double[0], double[1], x.astype(jnp.float64)).value
     np.testing.assert_allclose(differential_change(model.apply, params0, params, x).value, exact, rtol=1e-3)
