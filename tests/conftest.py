@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 os.environ.setdefault("NPROC", "1")
+os.environ["LAZYSCOPE_CACHE"] = "off"  # the user's own folder is none of the tests' business
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of PyTorch: several workers share the cores
 
 import hypothesis

@@ -10,7 +10,8 @@ import lazyscope as ls
 from lazyscope import tree
 from lazyscope.differential import differential_change, partial_gap
 from lazyscope.groups import grouped
-from lazyscope.tangent import jacobian
+from lazyscope.tangent import blocks, jacobian, squares
+from lazyscope.tangent.derivatives import Factors
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -232,3 +233,68 @@ def test_too_many_derivatives_without_a_key_say_to_pass_one(monkeypatch):
     params0 = model.init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"too many to take each: pass key=jax.random.key\(0\)"):
         differential_change(model.apply, params0, params0, jnp.ones((50, 4)))
+
+
+@pytest.fixture
+def without_jacobians(monkeypatch):
+    monkeypatch.setattr("lazyscope.differential.DENSE", 0)
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in BY_NAME])
+def test_j_without_jacobians_is_that_of_the_dense_ones(name, without_jacobians):
+    test_j_is_that_of_the_dense_jacobians(name)
+
+
+@pytest.mark.parametrize(("apart", "precise"), [(1e-6, 1e-8), (1.0, 1e-10)])
+def test_squares_of_convolutions_products_and_embeddings_are_those_of_jacobians(apart, precise):
+    tokens = jnp.asarray([[0, 2, 2, 5], [1, 4, 0, 0], [3, 3, 1, 5]])
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {
+        "tokens": jax.random.normal(keys[0], (6, 8)),
+        "kernel": jax.random.normal(keys[1], (3, 8, 5)),
+        "head": jax.random.normal(keys[2], (5, 3)),
+        "scale": jnp.ones(3),
+    }
+
+    def apply(params, ids):
+        x = params["tokens"][ids]
+        x = jnp.tanh(
+            jax.lax.conv_general_dilated(x, params["kernel"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        )
+        return params["scale"][None] * (x.mean(axis=1) @ params["head"])
+
+    end = moved(params, apart)
+    assert [isinstance(leaf, Factors) for leaf in blocks.each_leaf(apply, params, tokens)] == [True, True, False, True]
+    unit, starts, changes = squares.squares(apply, params, end, tokens)
+    theta, merge = tree.split(params)
+    before, after = (
+        jax.vmap(jax.jacrev(lambda th, one: apply(merge(th), one[None])[0]), in_axes=(None, 0))(at, tokens)
+        for at in (theta, tree.split(end)[0])
+    )
+    for leaf, (b, a) in enumerate(zip(before, after, strict=True)):
+        b, a = (np.asarray(rows).reshape(3, 3, -1) for rows in (b, a))
+        np.testing.assert_allclose(unit**2 * starts[:, :, leaf], np.sum(b**2, axis=2), rtol=1e-12)
+        np.testing.assert_allclose(
+            unit**2 * changes[:, :, leaf], np.sum((a - b) ** 2, axis=2), rtol=precise, atol=1e-30
+        )
+
+
+def test_random_directions_without_jacobians_are_those_with_them(monkeypatch):
+    model = ls.mlp((6, 16, 20))
+    params0 = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (5, 6))
+    options = {"key": jax.random.key(2), "probes": 3}
+    formed = differential_change(model.apply, params0, moved(params0), x, **options)
+    monkeypatch.setattr("lazyscope.differential.DENSE", 0)
+    found = differential_change(model.apply, params0, moved(params0), x, **options)
+    np.testing.assert_allclose((found.value, found.error), (formed.value, formed.error), rtol=1e-9)
+
+
+def test_small_changes_keep_the_digits_of_float32(without_jacobians):
+    model = ls.mlp((6, 32, 3))
+    params0 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf * jnp.float32(1 + 2.0**-10), params0)  # exactly representable factors
+    x = jax.random.normal(jax.random.key(1), (9, 6), jnp.float32)
+    double = [jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p) for p in (params0, params)]
+    exact = differential_change(model.apply, double[0], double[1], x.astype(jnp.float64)).value
+    np.testing.assert_allclose(differential_change(model.apply, params0, params, x).value, exact, rtol=1e-3)

@@ -16,12 +16,14 @@ from lazyscope import passes, tree
 from lazyscope.examples import Batch, count
 from lazyscope.models import Apply
 
+Wanted = Callable[[Float[Array, " depth"]], Int[Array, ""]]
+
 
 class RitzPairs(NamedTuple):
     """Approximate eigenpairs in ascending order, with residual norms ‖A v − λ v‖."""
 
     values: Float[Array, " depth"]
-    vectors: Float[Array, "depth size"]
+    vectors: Float[Array, "vectors size"]
     residuals: Float[Array, " depth"]
 
 
@@ -31,10 +33,13 @@ def lanczos(
     *,
     depth: int,
     steps: Int[Array, ""] | None = None,
+    wanted: Wanted | None = None,
 ) -> RitzPairs:
     """Ritz pairs of a symmetric operator after `depth` products from `start`, fully re-orthogonalised twice.
 
-    With `steps`, a number known only when the program runs, it stops after that many of the `depth` products.
+    With `steps`, a number known only when the program runs, it stops after that many of the `depth` products. With
+    `wanted`, of the vectors only the one is formed whose number it gives for the values: of a large model each is as
+    long as its weights.
     `depth` is cut to the size of the vector. Residuals are β_depth·|last component| (Parlett 1998, §13.2). On the
     zero operator all values are 0. Zero vectors stand in after a breakdown; their values are 0, too.
     """
@@ -54,11 +59,15 @@ def lanczos(
     first, _ = _unit(start, jnp.zeros((), dtype))
     body = step if steps is None else step_or_rest
     (basis, _), (diagonal, off) = jax.lax.scan(body, (jnp.zeros((depth, size), dtype), first), jnp.arange(depth))
-    return _pairs(basis, diagonal, off, last)
+    return _pairs(basis, diagonal, off, last, wanted)
 
 
 def lanczos_by_calls(
-    product: Callable[[Float[Array, " size"]], Float[Array, " size"]], start: Float[Array, " size"], *, depth: int
+    product: Callable[[Float[Array, " size"]], Float[Array, " size"]],
+    start: Float[Array, " size"],
+    *,
+    depth: int,
+    wanted: Wanted | None = None,
 ) -> RitzPairs:
     """`lanczos` with its loop in Python, for a `product` that is compiled by itself.
 
@@ -73,7 +82,7 @@ def lanczos_by_calls(
         basis, current, diagonal, off = _extend_in_place(basis, current, product(current), i)
         entries.append((diagonal, off))
     diagonals, offs = (jnp.stack(column) for column in zip(*entries, strict=True))
-    return _pairs(basis, diagonals, offs, depth - 1)
+    return _pairs(basis, diagonals, offs, depth - 1, wanted)
 
 
 def by_calls(apply: Apply, params: PyTree, x: Batch) -> bool:
@@ -108,10 +117,11 @@ def _unit(v: Array, reference: Array) -> tuple[Array, Array]:
     return jnp.where(alive, v / jnp.where(alive, length, 1), 0), jnp.where(alive, length, 0)
 
 
-def _pairs(basis: Array, diagonal: Array, off: Array, last: int | Array) -> RitzPairs:
+def _pairs(basis: Array, diagonal: Array, off: Array, last: int | Array, wanted: Wanted | None) -> RitzPairs:
     # The last β leaves the space spanned so far: it measures the residual and is no entry of the projected operator.
     inside = off.at[last].set(0)[:-1]
     projected = jnp.diag(diagonal) + jnp.diag(inside, 1) + jnp.diag(inside, -1)
     one = tree.unit(projected)
     values, mixing = jnp.linalg.eigh(projected / one)
-    return RitzPairs(one * values, mixing.T @ basis, off[last] * jnp.abs(mixing[last]))
+    vectors = mixing.T @ basis if wanted is None else (mixing[:, wanted(values)] @ basis)[None]
+    return RitzPairs(one * values, vectors, off[last] * jnp.abs(mixing[last]))

@@ -47,8 +47,15 @@ def outputs(apply: Apply, params: PyTree, x: Batch, budget: float = BUDGET) -> F
 
 def push(apply: Apply, params: PyTree, x: Batch, v: list[Array], budget: float = BUDGET) -> Float[Array, "n *out"]:
     """Dh·v on the batch, for v like the leaves of `tree.split`."""
+    return outputs_and_push(apply, params, x, v, budget)[1]
+
+
+def outputs_and_push(
+    apply: Apply, params: PyTree, x: Batch, v: list[Array], budget: float = BUDGET
+) -> tuple[Float[Array, "n *out"], Float[Array, "n *out"]]:
+    """The outputs and Dh·v on the batch, in one pass."""
     found = [_push(apply, params, take(x, block), v) for block in blocks(apply, params, x, budget)]
-    return found[0] if len(found) == 1 else jnp.concatenate(found)
+    return found[0] if len(found) == 1 else tuple(map(jnp.concatenate, zip(*found, strict=True)))  # type: ignore[return-value]
 
 
 def pull(apply: Apply, params: PyTree, x: Batch, z: Float[Array, "n *out"], budget: float = BUDGET) -> list[Array]:
@@ -97,9 +104,9 @@ def _outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def _push(apply: Apply, params: PyTree, x: Batch, v: list[Array]) -> Array:
+def _push(apply: Apply, params: PyTree, x: Batch, v: list[Array]) -> tuple[Array, Array]:
     theta, merge = tree.split(params)
-    return pushed(lambda th: apply(merge(th), x), theta, v)[1]
+    return pushed(lambda th: apply(merge(th), x), theta, v)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lazyscope.cli import process
+from lazyscope.cli import process, programs
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_seed
 
@@ -53,6 +53,7 @@ class Crossover:
             raise InputError(f"--between must be LOW HIGH with 0 < LOW < HIGH, got {self.between}")
         check_seed(self.seed)
         process.prepare_jax()
+        programs.keep()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lazyscope.cli import process
+from lazyscope.cli import process, programs
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.logs import rows
 from lazyscope.cli.process import check_folder, check_seed, say
@@ -65,7 +65,7 @@ class Diagnose:
     """What your own run logged, for the page: rows with step, loss, gap, differential (`lazyscope.monitor`), as a JSON
     list, JSON lines, CSV or the trainer_state.json of transformers."""
     json: bool = False
-    """Print one JSON object instead of the table."""
+    """Print one JSON object instead of the table, with what each part cost and the compiled programs that are kept."""
     quiet: bool = False
     """Show no progress."""
     no_kappa: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -86,6 +86,7 @@ class Diagnose:
         folders = self._folders()
         self._check_scales(folders is not None)
         process.prepare_jax()
+        programs.keep()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32
@@ -153,7 +154,12 @@ class Diagnose:
 
         try:
             with streams.aside():  # what transformers prints
-                options = {"ignore": self.ignore, "seed": self.seed, "with_kappa": not self.no_kappa}
+                options = {
+                    "ignore": self.ignore,
+                    "seed": self.seed,
+                    "with_kappa": not self.no_kappa,
+                    "costs": self.json,
+                }
                 return diagnosed(before, after, batch, self.held_out, progress=progress, **options)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error).splitlines()[0]) from error
@@ -167,7 +173,7 @@ class Diagnose:
 
         scaled = in_jax(case, progress)  # what cannot be is said before anything is trained
         base = self._diagnosed(case, progress)
-        other = replace(self, scales=False, quiet=True)
+        other = replace(self, scales=False, quiet=True, json=False)
         others = at_scales(
             base, lambda alpha: other._diagnosed(replace(scaled, alpha=alpha), progress), self.out / "scales"
         )
@@ -177,7 +183,10 @@ class Diagnose:
         from lazyscope.cli import tables
         from lazyscope.diagnose.diagnosis import as_table
 
-        return json.dumps(found.as_dict(), allow_nan=False) if self.json else as_table(found.rows(), tables.width())
+        if self.json:
+            return json.dumps(found.as_dict() | {"programs": programs.report()}, allow_nan=False)
+        kept = programs.sentence()
+        return as_table([*found.rows(), *([("programs", kept)] if kept else [])], tables.width())
 
     def _diagnosed(self, case: Any, progress: Any) -> "Diagnosis":
         import jax
@@ -186,7 +195,7 @@ class Diagnose:
         from lazyscope.diagnose import diagnose
 
         if not hasattr(case, "apply"):  # of PyTorch
-            options: dict[str, Any] = {"with_kappa": not self.no_kappa, "progress": progress}
+            options: dict[str, Any] = {"with_kappa": not self.no_kappa, "costs": self.json, "progress": progress}
             options |= {"trained": self.after, "train": None} if self.after is not None else {}
             self._say_what_comes(case.train is not None and self.after is None, case.trained or self.after, None)
             return case.diagnose(num_steps=self.steps, seed=self.seed, ignore=self.ignore, **options)
@@ -203,6 +212,7 @@ class Diagnose:
             num_steps=self.steps,
             key=jax.random.key(self.seed),
             with_kappa=not self.no_kappa,
+            costs=self.json,
             progress=progress,
         )
 

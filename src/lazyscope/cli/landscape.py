@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lazyscope.cli import process
+from lazyscope.cli import process, programs
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_folder, check_seed, say
 
@@ -76,6 +76,7 @@ class Landscape:
         axes = dict(_unit_axis(text) for text in self.units)
         check_folder(self.out)
         process.prepare_jax()
+        programs.keep()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lazyscope.cli import process
+from lazyscope.cli import process, programs
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.landscape import MOST_POINTS
 from lazyscope.cli.process import check_folder
@@ -50,6 +50,7 @@ class Line:
             raise InputError(f"--resolution must be from 3 to {MOST_POINTS} points, got {self.resolution}")
         check_folder(self.out)
         process.prepare_jax()
+        programs.keep()
         import jax
 
         jax.config.update("jax_enable_x64", True)  # our own process; a case in float32 stays in float32

@@ -98,8 +98,8 @@ def _slice(
     f, vector = normalized_outputs(apply, params, x)
     _, push = jax.linearize(lambda w: pushed(f, w, u)[1], vector)
     transpose = jax.linear_transpose(push, vector)
-    pairs = lanczos(lambda w: transpose(push(w))[0], v, depth=depth, steps=steps)
-    right = pairs.vectors[jnp.argmax(pairs.values)]
+    pairs = lanczos(lambda w: transpose(push(w))[0], v, depth=depth, steps=steps, wanted=jnp.argmax)
+    right = pairs.vectors[0]
     z, value = _unit(push(right))
     return z, right, value
 
@@ -110,8 +110,8 @@ def _slice_by_calls(
     def product(w: Array) -> Array:
         return slice_product(apply, params, x, u, w)
 
-    pairs = lanczos_by_calls(product, jnp.asarray(v), depth=min(depth, int(steps)))
-    right = pairs.vectors[jnp.argmax(pairs.values)]
+    pairs = lanczos_by_calls(product, jnp.asarray(v), depth=min(depth, int(steps)), wanted=jnp.argmax)
+    right = pairs.vectors[0]
     z, value = _unit(mixed(apply, params, x, u, right))
     return z, right, value
 
@@ -123,8 +123,7 @@ def _climb(
     f, vector = normalized_outputs(apply, params, x)
     _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
     # A small perturbation: from an exact eigenvector Lanczos would see nothing else.
-    pairs = lanczos(product, u + 1e-3 * wobble, depth=depth)
-    u = pairs.vectors[jnp.argmax(jnp.abs(pairs.values))]
+    u = lanczos(product, u + 1e-3 * wobble, depth=depth, wanted=_largest).vectors[0]
     z, value = _unit(second_derivative(f, vector, u))
     return z, u, value
 
@@ -142,10 +141,13 @@ def _climb_by_calls(
     def product(v: Array) -> Array:
         return hessian_product(apply, params, x, z, v)
 
-    pairs = lanczos_by_calls(product, jnp.asarray(u + 1e-3 * wobble), depth=depth)
-    u = pairs.vectors[jnp.argmax(jnp.abs(pairs.values))]
+    u = lanczos_by_calls(product, jnp.asarray(u + 1e-3 * wobble), depth=depth, wanted=_largest).vectors[0]
     z, value = _unit(mixed(apply, params, x, u, u))
     return z, u, value
+
+
+def _largest(values: Array) -> Array:
+    return jnp.argmax(jnp.abs(values))
 
 
 def _unit(b: Array) -> tuple[Array, Array]:

@@ -29,6 +29,21 @@ def jacobian_norm(
     Also returns the leading left singular vectors (the kernel's top directions) and the top right one. The eigenvalue
     error is at most the residual ρ, and about ρ²/gap once Ritz values are apart (Parlett 1998, §11.7).
     """
+    along = jnp.zeros(int(np.prod(outputs_of(apply, params, x).shape)), parameter_dtype(params))
+    return jacobian_norm_along(apply, params, x, along, key=key, budget=budget, progress=progress)[:3]
+
+
+def jacobian_norm_along(
+    apply: Apply,
+    params: PyTree,
+    x: Batch,
+    along: Float[Array, " nk"],
+    *,
+    key: Key[Array, ""],
+    budget: Budget,
+    progress: Progress = silent,
+) -> tuple[Estimate, Float[Array, "starts nk"], Float[Array, " p"], float]:
+    """`jacobian_norm`, and ‖Dhᵀz‖ for a vector z of outputs, by the same program."""
     tolerance = 1e-7 if parameter_dtype(params) == jnp.float64 else 1e-4
     most = max(budget.kernel_starts, 1)
     singular = _singular_by_calls if by_calls(apply, params, x) else _singular
@@ -37,7 +52,7 @@ def jacobian_norm(
     start = host_generator(key).standard_normal(min(outputs, num_parameters(params)))
     start = jnp.asarray(start, parameter_dtype(params))
     while True:
-        run = singular(apply, params, x, start, depth=budget.jacobian_steps, most=most)
+        run = singular(apply, params, x, start, along, depth=budget.jacobian_steps, most=most)
         eigenvalue, error, unit = float(run.eigenvalue), float(run.error), float(run.unit)
         spent += 2 * int(run.steps)
         progress(min(spent, budget.products), budget.products, PRODUCTS)
@@ -47,7 +62,8 @@ def jacobian_norm(
         converged = error <= tolerance * value
         # A restart from the best vector so far; three in all, so that a flat spectrum ends unconverged and says so.
         if converged or spent + 2 * budget.jacobian_steps > min(6 * budget.jacobian_steps, budget.products / 2):
-            return Estimate(float(unit * value), float(unit * error), spent, bool(converged)), directions, run.right
+            found = Estimate(float(unit * value), float(unit * error), spent, bool(converged))
+            return found, directions, run.right, float(run.along)
         start = run.vector
 
 
@@ -59,16 +75,21 @@ class _Singular(NamedTuple):
     vector: Array  # on the side Lanczos ran on, to restart from
     left: Array
     right: Array
+    along: Array | float = 0.0  # ‖Dhᵀz‖ of the vector z that is asked for
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("depth", "most"))
-def _singular(apply: Apply, params: PyTree, x: Batch, start: Array, *, depth: int, most: int) -> _Singular:
+def _singular(
+    apply: Apply, params: PyTree, x: Batch, start: Array, along: Array, *, depth: int, most: int
+) -> _Singular:
     f, vector = normalized_outputs(apply, params, x)
     value, push, pull = linearized(f, vector)
-    return _search(push, pull, start, depth, most, value.size <= vector.size, lanczos, jax.lax.map)
+    return _search(push, pull, start, along, depth, most, value.size <= vector.size, lanczos, jax.lax.map)
 
 
-def _singular_by_calls(apply: Apply, params: PyTree, x: Batch, start: Array, *, depth: int, most: int) -> _Singular:
+def _singular_by_calls(
+    apply: Apply, params: PyTree, x: Batch, start: Array, along: Array, *, depth: int, most: int
+) -> _Singular:
     on_outputs = int(np.prod(outputs_of(apply, params, x).shape)) <= num_parameters(params)
 
     def push(v: Array) -> Array:
@@ -77,7 +98,7 @@ def _singular_by_calls(apply: Apply, params: PyTree, x: Batch, start: Array, *, 
     def pull(z: Array) -> Array:
         return products.pull(apply, params, x, z)
 
-    return _search(push, pull, start, depth, most, on_outputs, lanczos_by_calls, _map_by_calls)
+    return _search(push, pull, start, along, depth, most, on_outputs, lanczos_by_calls, _map_by_calls)
 
 
 def _map_by_calls(function: Callable[[Array], Array], rows: Array) -> Array:
@@ -88,6 +109,7 @@ def _search(
     push: Callable[[Array], Array],
     pull: Callable[[Array], Array],
     start: Array,
+    along: Array,
     depth: int,
     most: int,
     on_outputs: bool,
@@ -98,7 +120,7 @@ def _search(
     unit = tree.unit(there(start / tree.norm(start)))
     pairs = run(lambda v: back(there(v) / unit) / unit, start, depth=depth)
     top = pairs.vectors[_largest_first(pairs)[:most]]
-    return _largest(unit, pairs, top, over(there, top), on_outputs)
+    return _largest(unit, pairs, top, over(there, top), on_outputs)._replace(along=tree.norm(pull(along)))
 
 
 def _largest_first(pairs: RitzPairs) -> Array:

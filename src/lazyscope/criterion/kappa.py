@@ -23,9 +23,9 @@ from lazyscope.criterion.bounds import NO_BOUND, UpperBound, dense_bound, froben
 from lazyscope.criterion.budget import DEFAULT, PRODUCTS, QUICK, Budget
 from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
-from lazyscope.criterion.jacobian import jacobian_norm
+from lazyscope.criterion.jacobian import jacobian_norm_along
 from lazyscope.criterion.one_step import DIFFERENCE_STEPS, OneStep, one_step
-from lazyscope.criterion.products import coarse_unit
+from lazyscope.criterion.products import coarse_unit, parameter_dtype
 from lazyscope.criterion.ratios import product, ratio
 from lazyscope.criterion.start import check_outputs, check_precision, distance, start
 from lazyscope.criterion.subsampling import Subsampling, subsampling, subset
@@ -132,17 +132,17 @@ def criterion(
     x, y, held_out = subset(problem, examples, key_subset)
     if held_out is not None:
         check_examples(apply, params, problem.x)
-    check_outputs(apply, params, x)
-
-    begun = start(apply, problem.loss, params, x, y, alpha)
-    if not math.isfinite(float(begun.along)):
-        check_derivative(apply, params, x)
+    begun = start(problem.loss, check_outputs(apply, params, x), y, alpha)
     square = problem.loss is square_loss
     residual = distance(begun.outputs, y, alpha) if square else ratio(2 * float(begun.loss), float(begun.slope))
     if square:
         check_precision(begun.outputs, y, alpha)
-    jacobian, directions, right = jacobian_norm(apply, params, x, key=key_jacobian, budget=budget, progress=report)
-    if not math.isfinite(jacobian.value):
+    direction = begun.direction.astype(parameter_dtype(params))
+    jacobian, directions, right, along = jacobian_norm_along(
+        apply, params, x, direction, key=key_jacobian, budget=budget, progress=report
+    )
+    begun = begun._replace(along=along)
+    if not (math.isfinite(jacobian.value) and math.isfinite(along)):
         check_derivative(apply, params, x)
     unit = coarse_unit(jacobian.value)
     hessian, top, probes = hessian_norm(
@@ -187,7 +187,7 @@ def criterion(
         jacobian_norm=jacobian,
         hessian_norm=hessian,
         # ‖Dhᵀ∇R‖ in place of its largest value ‖Dh‖‖∇R‖.
-        kappa_exact=product(kappa, ratio(jacobian.value, float(begun.along))) if jacobian.value > 0 else kappa,
+        kappa_exact=product(kappa, ratio(jacobian.value, along)) if jacobian.value > 0 else kappa,
         kappa_inf=limits[0],
         kappa_least=limits[1],
         alpha_least=limits[2],

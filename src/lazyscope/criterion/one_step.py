@@ -50,7 +50,7 @@ def one_step(
 ) -> OneStep:
     """Measured and approximate changes for w1 = w0 − η∇F_alpha, whose length is (η/α)‖Dhᵀ∇R‖."""
     x, y = data
-    slope, along = float(start.slope), float(start.along)
+    slope, along = float(start.slope), start.along
     unit = coarse_unit(jacobian.value)
     unit_slope = coarse_unit(slope)
     apply = passes.in_blocks(apply, params, x)

@@ -1,7 +1,6 @@
 """Where training starts: the outputs, the loss and its gradient, and what of them no float type can carry."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from lazyscope import passes, tree
 from lazyscope.door import checked_outputs
-from lazyscope.examples import Batch, count
+from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Loss
 
@@ -23,36 +22,20 @@ class Start(NamedTuple):
     outputs: Array  # h, without alpha
     loss: Array
     slope: Array  # ‖∇R‖ in function space
-    along: Array  # ‖Dhᵀ∇R‖/‖∇R‖, at most ‖Dh‖; 0 for ∇R = 0
+    direction: Array  # ∇R/‖∇R‖ as one vector; 0 for ∇R = 0
+    along: float = math.nan  # ‖Dhᵀ∇R‖/‖∇R‖, at most ‖Dh‖; 0 for ∇R = 0
 
 
-def start(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> Start:
-    """Outputs, loss and gradient, in one program where the examples fit one pass."""
-    whole = passes.block_size(apply, params, x) == count(x)
-    return (_in_one if whole else _in_blocks)(apply, loss, params, x, y, alpha)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _in_one(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> Start:
-    theta, merge = tree.split(params)
-    outputs, pull = jax.vjp(lambda th: apply(merge(th), x), theta)
+@partial(jax.jit, static_argnums=0)
+def start(loss: Loss, outputs: Array, y: Array, alpha: float | Array) -> Start:
+    """Loss and its gradient at the outputs h; `along` is not known yet."""
     scale = jnp.asarray(alpha, outputs.dtype)
     value, slope = jax.value_and_grad(loss)(scale * outputs, y)
-    return _measured(outputs, value, slope, lambda z: pull(z)[0])
-
-
-def _in_blocks(apply: Apply, loss: Loss, params: PyTree, x: Batch, y: Array, alpha: float | Array) -> Start:
-    outputs = passes.outputs(apply, params, x)
-    value, slope = jax.value_and_grad(loss)(jnp.asarray(alpha, outputs.dtype) * outputs, y)
-    return _measured(outputs, value, slope, lambda z: passes.pull(apply, params, x, z))
-
-
-def _measured(outputs: Array, value: Array, slope: Array, pull: Callable[[Array], list[Array]]) -> Start:
     # ∂R/∂f_i is 1/n of the function-space gradient, whose norm is again a mean over examples.
     unit, root = tree.unit(slope), jnp.sqrt(jnp.asarray(outputs.shape[0], slope.dtype))
-    size = root * tree.norm(slope / unit)
-    along = tree.norm(pull(slope / unit)) / jnp.where(size > 0, size, 1)
-    return Start(outputs, value, unit * size, along)
+    size = tree.norm(slope / unit)
+    direction = slope.reshape(-1) / unit / jnp.where(size > 0, size, 1)
+    return Start(outputs, value, unit * root * size, direction)
 
 
 def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:

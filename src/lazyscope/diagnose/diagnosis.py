@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lazyscope.criterion import Criterion
 from lazyscope.diagnose.advice import Recommendation
+from lazyscope.diagnose.costs import Costs
 from lazyscope.diagnose.keeping import from_plain, to_plain
 from lazyscope.diagnose.kept import Learnable, Outputs, Trajectory
 from lazyscope.diagnose.layers import GroupRow, that_matter
@@ -40,7 +41,8 @@ class Diagnosis:
     `kernel_changes` that of each leaf, None and empty where derivatives were too many to afford. `how` says what was
     trained, `inputs` on what it was judged. Indicators never decide. `criterion` is None where `with_kappa=False`,
     `recommendation` where nothing tells which scale would be lazy, or training is lazy as it is. `seeds` has what each
-    start gave, where several were asked for; `model` says what an adapter took for the outputs and the inputs.
+    start gave, where several were asked for; `model` says what an adapter took for the outputs and the inputs, and
+    `costs` what each part took, where that was asked for.
     """
 
     regime: str
@@ -71,6 +73,7 @@ class Diagnosis:
     learnable: Learnable | None = None
     trajectory: Trajectory | None = None
     outputs: Outputs | None = None
+    costs: Costs | None = field(default=None, compare=False, repr=False)
     provenance: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
@@ -95,6 +98,7 @@ class Diagnosis:
             *_listed("like", (self.placed,)),
             *_listed("because", self.reasons),
             *_listed("advice", self.advice),
+            *_listed("cost", () if self.costs is None else self.costs.lines()),
         ]
 
     @property

@@ -1,7 +1,6 @@
 """Which groups of parameters the change of the differential is in: one row a group, and sentences about them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +60,7 @@ def group_rows(
     rows = []
     for name in order:
         before, after = ([leaves[i] for i in members[name]] for leaves in (theta0, theta))
-        size = _norm(before)
-        moved = _norm([np.subtract(b, a)[None] for a, b in zip(before, after, strict=True)])
+        size, moved = _sizes(before, after)
         change = found.groups[name]
         rows.append(
             GroupRow(
@@ -78,6 +76,12 @@ def group_rows(
             )
         )
     return tuple(rows)
+
+
+def movement(params0: PyTree, params: PyTree) -> float:
+    """‖w − w0‖/‖w0‖ over all parameters, ‖w − w0‖ itself where all start at zero."""
+    size, moved = _sizes(tree.split(params0)[0], tree.split(params)[0])
+    return moved / size if size > 0 else moved
 
 
 def that_matter(rows: tuple[GroupRow, ...]) -> tuple[GroupRow, ...]:
@@ -108,5 +112,7 @@ def sentences(rows: tuple[GroupRow, ...]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _norm(leaves: Sequence[Array | np.ndarray]) -> float:
-    return math.hypot(*(tree.host_norm(np.asarray(leaf)) for leaf in leaves))
+def _sizes(before: list[Array], after: list[Array]) -> tuple[float, float]:
+    """‖w0‖ and ‖w − w0‖ of some leaves, one leaf after the other."""
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(before, after, strict=True)]
+    return math.hypot(*(tree.host_norm(a) for a, _ in pairs)), math.hypot(*(tree.host_norm(b - a) for a, b in pairs))

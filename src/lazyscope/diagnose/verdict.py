@@ -15,14 +15,15 @@ from lazyscope import passes, tree
 from lazyscope.criterion import Budget, check_outputs, criterion
 from lazyscope.diagnose.advice import advise, explain, recommend, start_share
 from lazyscope.diagnose.classification import classification
+from lazyscope.diagnose.costs import gradient_seconds, metered
 from lazyscope.diagnose.diagnosis import Diagnosis, Seed
 from lazyscope.diagnose.gap import gap, losses
 from lazyscope.diagnose.kept import Learnable, learnable, some_outputs
-from lazyscope.diagnose.layers import group_rows, sentences
+from lazyscope.diagnose.layers import group_rows, movement, sentences
 from lazyscope.diagnose.references import placed
 from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
 from lazyscope.diagnose.training import DEFAULT_STEPS, OfCaller, Trained, Trainer, by_checkpoint, by_descent, by_trainer
-from lazyscope.differential import differential_change
+from lazyscope.differential import change_of_differential
 from lazyscope.door import as_key, check_derivative, entrance
 from lazyscope.examples import Batch, count, first
 from lazyscope.groups import Groups, grouped
@@ -32,12 +33,11 @@ from lazyscope.measures import (
     alignment_of_kernel,
     change_of_kernels,
     distance_of_kernels,
-    relative_change,
 )
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, check_loss, square_loss
 from lazyscope.progress import Progress, heard, part
-from lazyscope.tangent import MEMORY_BUDGET, derivative_unit, group_kernel_examples, group_kernels
+from lazyscope.tangent import MEMORY_BUDGET, group_kernel_examples, group_kernels
 
 PARTS = ("measuring the gap", "measuring j", "measuring layers", "measuring kernels")
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
@@ -62,6 +62,7 @@ def diagnose(
     budget: Budget | None = None,
     with_kappa: bool = True,
     seeds: int | None = None,
+    costs: bool = False,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """How lazily alpha·h trains from `params0`.
@@ -81,6 +82,9 @@ def diagnose(
     With `seeds`, `params0` is a function of a key (`model.init`): so many starts are drawn and diagnosed, and the one
     of median g is returned with the spread over all beside it (`Diagnosis.seeds`).
 
+    With `costs`, `Diagnosis.costs` says what each part took, in gradients of the loss and in compiling, for which the
+    gradient is compiled, too.
+
     `progress` hears of the products for kappa, the steps of the two descents (or of your two runs) and of what is then
     measured (`lazyscope.progress`); it changes no number.
 
@@ -96,6 +100,7 @@ def diagnose(
         "groups": groups,
         "budget": budget,
         "with_kappa": with_kappa,
+        "costs": costs,
         "progress": heard(progress),
     }
     if seeds is not None:
@@ -103,11 +108,21 @@ def diagnose(
     if train is not None and params is not None:
         raise ValueError("diagnose takes train or params, got both: drop params to have your trainer called")
     theirs = None if train is None else OfCaller(train, params0)
-    found = _judged(apply, params0, problem, params=params, train=theirs, key=key, **options)
+    found = _metered(apply, params0, problem, params=params, train=theirs, key=key, **options)
     return replace(found, model=getattr(apply, "described", ""))
 
 
 @entrance
+def _metered(
+    apply: Apply, params0: PyTree, problem: Problem, *, costs: bool, progress: Progress, **options: Any
+) -> Diagnosis:
+    if not costs:
+        return _judged(apply, params0, problem, progress=progress, **options)
+    with metered(progress, PARTS) as meter:
+        found = _judged(apply, params0, problem, progress=meter, **options)
+    return replace(found, costs=meter.costs(*gradient_seconds(apply, params0, problem)))
+
+
 def _judged(
     apply: Apply,
     params0: PyTree,
@@ -154,7 +169,10 @@ def _judged(
     n = count(x)
     progress(1, len(PARTS), PARTS[1])
     few = first(x, examples or DIFFERENTIAL_EXAMPLES)
-    change = differential_change(apply, params0, trained.params, few, groups=groups, key=key_probes, progress=progress)
+    kernel_examples = _kernel_examples(apply, params0, x, examples)
+    change = change_of_differential(
+        apply, params0, trained.params, few, groups, key_probes, report=progress, block=kernel_examples
+    )
     j = change.interval
     if not np.all(np.isfinite(np.asarray(change.examples))):
         for at in (params0, trained.params):
@@ -162,7 +180,8 @@ def _judged(
     progress(2, len(PARTS), PARTS[2])
     rows = group_rows(apply, params0, trained.params, few, change, members)
     progress(3, len(PARTS), PARTS[3])
-    indicators, kernel = _indicators(apply, params0, trained.params, problem, x, y, f0, examples)
+    unit = tree.unit(change.unit)  # so that no unit of the outputs over- or underflows in a kernel
+    indicators, kernel = _indicators(apply, params0, trained.params, problem, first(x, kernel_examples), y, f0, unit)
     if gates is not None:
         shares = jax.tree.leaves(activation_stability(gates, params0, trained.params, few))
         indicators["stable gates"] = float(jnp.mean(jnp.concatenate([jnp.ravel(share) for share in shares])))
@@ -261,14 +280,19 @@ class _Kernel(NamedTuple):
 
 
 def _indicators(
-    apply: Apply, params0: PyTree, params: PyTree, problem: Problem, x: Batch, y: Array, f0: Array, examples: int | None
+    apply: Apply,
+    params0: PyTree,
+    params: PyTree,
+    problem: Problem,
+    few: Batch,
+    y: Array,
+    f0: Array,
+    unit: Array,
 ) -> tuple[dict[str, float], _Kernel]:
-    found = {"movement in all": float(_movement(params0, params))}
-    few = first(x, _kernel_examples(apply, params0, x, examples))
+    found = {"movement in all": movement(params0, params)}
     n = count(few)
     if n == 0:
         return found, _Kernel(None, {}, 0)
-    unit = derivative_unit(apply, params0, few)  # so that no unit of the outputs over- or underflows
     before, after = (group_kernels(apply, p, few, unit=unit) for p in (params0, params))
     change, cosine, whole = _compared(before, after)
     found["kernel 1 − cosine"] = float(cosine)
@@ -280,13 +304,8 @@ def _indicators(
     return found, _Kernel(float(change.all), by_leaf, n, learnable(whole[0], problem.loss, f0[:n], y[:n]))
 
 
-@jax.jit
-def _movement(params0: PyTree, params: PyTree) -> Array:
-    return relative_change(params0, params).all
-
-
-@jax.jit
 def _compared(before: dict[str, Array], after: dict[str, Array]) -> tuple[Grouped, Array, list[Array]]:
+    # Operation by operation: all kernels have one shape, and a program of them all takes longer to compile than to run.
     whole = [reduce(jnp.add, kernels.values()) for kernels in (before, after)]
     return change_of_kernels(before, after), distance_of_kernels(*whole), whole
 

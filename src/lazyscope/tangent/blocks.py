@@ -84,6 +84,17 @@ def affordable(apply: Apply, params: PyTree, x: Batch, form: Form, numbers: floa
     return int(min(numbers / size.derivative, sqrt(numbers / size.pair)))
 
 
+def each_leaf(apply: Apply, params: PyTree, x: Batch) -> list[Derivative]:
+    """The derivative of each leaf, by the program that kernels of leaves have."""
+    return _derivatives(apply, True, params, x)
+
+
+def held(apply: Apply, params: PyTree, x: Batch) -> int:
+    """Entries of one example's derivatives, leaf by leaf, and of what they are made from."""
+    size = _sizes(apply, params, x, None, Form("all", by_leaf=True))
+    return size.derivative + size.working
+
+
 class _Sizes(NamedTuple):
     n: int
     n2: int

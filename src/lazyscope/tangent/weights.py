@@ -224,6 +224,8 @@ def _meeting(
             return _Meeting(origins, *_matrix_product(equation.params["dimension_numbers"], given, at, origin, outputs))
         if name == "conv_general_dilated" and at == 1:
             return _Meeting(origins, *_convolution(equation.params, given, origin, outputs))
+        if name == "gather" and at == 0:
+            return _Meeting(origins, *_rows(equation.params, given, origin, outputs))
     return _Meeting(origins)
 
 
@@ -308,6 +310,29 @@ def _shifted(images: Array, params: dict[str, Any], sides: list[int], counts: li
         return jax.lax.slice(padded, (0, *starts, 0), (size, *stops, channels), (1, *strides, 1))
 
     return jnp.concatenate([under(corner) for corner in np.ndindex(*sides)], axis=-1)
+
+
+def _rows(
+    params: dict[str, Any], given: list[Any], origin: _Origin, outputs: list[Any]
+) -> tuple[Use | None, _Inputs | None]:
+    """Rows of a table, an embedding: its product with one-hot vectors."""
+    numbers, (table, indices), output = params["dimension_numbers"], given, outputs[0]
+    plain = (numbers.collapsed_slice_dims, numbers.start_index_map, numbers.operand_batching_dims) == ((0,), (0,), ())
+    last = (output.ndim - 1,)
+    if table.ndim != 2 or not plain or numbers.offset_dims != last or params["slice_sizes"] != (1, table.shape[1]):
+        return None, None
+    fan_in, units = table.shape
+    layout = ("rows", origin.shape, origin.path)
+    positions, axes = output.size // max(units, 1), tuple(range(output.ndim))
+    use = Use(positions, fan_in, units, _shape(output), axes, output.ndim - 1, layout)
+
+    def one_hot() -> Array:
+        chosen = indices.reshape(-1)
+        if params["mode"] == jax.lax.GatherScatterMode.CLIP:
+            chosen = jnp.clip(chosen, 0, fan_in - 1)
+        return jax.nn.one_hot(chosen, fan_in, dtype=output.dtype)  # 0 for what lies outside, and is filled
+
+    return use, one_hot
 
 
 def _shape(value: Array) -> jax.ShapeDtypeStruct:

@@ -47,6 +47,7 @@ def diagnose(
     thresholds: Thresholds = Thresholds(),  # noqa: B008
     with_kappa: bool = True,
     seed: int = 0,
+    costs: bool = False,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """How lazily `model`, an `nn.Module` at its start, trains: `lazyscope.diagnose` in PyTorch's terms.
@@ -76,6 +77,8 @@ def diagnose(
     the linearisation, have those of the start. Where they differ, g and j hold their part; the diagnosis says how far
     the outputs move with new buffers and old weights, and which g and j there are with the new ones at both ends.
 
+    With `costs`, `Diagnosis.costs` says what each part took, the conversion left out.
+
     `progress` hears of the conversion, of your two runs or the two descents, and of what is measured
     (`lazyscope.progress`); it changes no number.
 
@@ -88,7 +91,7 @@ def diagnose(
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
     report = heard(progress)
-    options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps, "progress": report}
+    options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps, "costs": costs, "progress": report}
     with random_state_kept(), jax.enable_x64(True) if _is_double(unwrapped(model), dtype) else nullcontext():
         model, data, rest = taken(model, batches, held_out, examples, targets, dtype)
         end = None if trained is None else at_end(model, trained, ignore)
@@ -133,7 +136,9 @@ def _judged(
     if not buffers.start:
         return found
     old = params0 | buffers.end
-    same = judge(judged, old, problem, params=last, key=key, **(options | {"train": None, "with_kappa": False}))
+    same = judge(
+        judged, old, problem, params=last, key=key, **(options | {"train": None, "with_kappa": False, "costs": False})
+    )
     x = problem.x if problem.x_test is None else problem.x_test
     return told_apart(found, same, judged, start, old, last, x, buffers)
 
