@@ -1,5 +1,7 @@
 """A graph as it stands: operations whole, writes in place, float64 where a type is left open; and convolutions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +77,7 @@ def test_what_is_written_in_place_is_seen_by_all_that_see_it(function, as_it_sta
     program = trace(graph, "Of", module, trained)
 
     def outputs(p):
-        values = dict.fromkeys(program.leaves, p) | {program.sources[0]: jnp.asarray(x.numpy())}
+        values: dict[Any, Any] = dict.fromkeys(program.leaves, p) | {program.sources[0]: jnp.asarray(x.numpy())}
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return run(program, values)
 

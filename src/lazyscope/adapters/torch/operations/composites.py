@@ -155,7 +155,6 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "mT.default": lambda x: jnp.swapaxes(x, -1, -2),
     "movedim.intlist": jnp.moveaxis,
     "narrow.default": SHAPES["narrow_copy"],
-    "numpy_T.default": jnp.transpose,
     "pad.default": lambda x, widths, mode="constant", value=None: SHAPES["constant_pad_nd"](x, widths, value or 0),  # noqa: ARG005
     "real.default": jnp.real,
     "reshape.default": jnp.reshape,
@@ -204,6 +203,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
     "new_full.default": lambda _, sizes, value: jnp.full(sizes, value),
     "new_ones.default": lambda _, sizes: jnp.ones(sizes),
     "new_zeros.default": lambda _, sizes: jnp.zeros(sizes),
+    "numpy_T.default": jnp.transpose,
     "ones.default": jnp.ones,
     "ones_like.default": jnp.ones_like,
     "outer.default": lambda a, b: a[:, None] * b,
@@ -231,7 +231,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = VIEWS | {
 _OTHERS: dict[str, Callable[..., bool]] = {
     "batch_norm.default": lambda *args: args[5],
     "dropout.default": lambda x, p, train: train,  # noqa: ARG005
-    "numpy_T.default": jnp.transpose,
     "pad.default": lambda x, widths, mode="constant", value=None: mode != "constant",  # noqa: ARG005
     "scaled_dot_product_attention.default": lambda *args, **how: (
         (args[4] if len(args) > 4 else how.get("dropout_p", 0.0)) > 0
