@@ -57,11 +57,19 @@ FIGURES: dict[str, Entry] = {
     "note-s4.5": Entry("width.test_loss:S4_5", "Width under two output scales", (10, 45, 5400)),
     "chizat2019-fig2a": Entry("width.test_loss:FIG2A", "Test loss against width for two output scales", (15, 40, 5400)),
     "chizat2019-thm2.2": Entry(
-        "chizat2019.thm2_2", "Distance of a flow from its linearisation against alpha", (20, 25, 120)
+        "theorems.distance_to_linearised:THM2_2",
+        "Distance of a flow from its linearisation against alpha",
+        (20, 25, 120),
     ),
-    "chizat2019-thm2.3": Entry("chizat2019.thm2_3", "The bound on the gap after K iterations", (12, 15, 60)),
-    "chizat2019-thm2.4": Entry("chizat2019.thm2_4", "Convergence of over-parameterised nets", (8, 10, 60)),
-    "chizat2019-thm2.5": Entry("chizat2019.thm2_5", "Convergence of under-parameterised nets", (6, 8, 40)),
+    "chizat2019-thm2.3": Entry(
+        "theorems.gap_after_k_iterations:THM2_3", "The bound on the gap after K iterations", (12, 15, 60)
+    ),
+    "chizat2019-thm2.4": Entry(
+        "theorems.over_parameterised:THM2_4", "Convergence of over-parameterised nets", (8, 10, 60)
+    ),
+    "chizat2019-thm2.5": Entry(
+        "theorems.under_parameterised:THM2_5", "Convergence of under-parameterised nets", (6, 8, 40)
+    ),
     "chizat2019-fig3a": Entry(
         "chizat2019.fig3a", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
     ),
@@ -74,8 +82,10 @@ FIGURES: dict[str, Entry] = {
     "chizat2019-table1": Entry(
         "chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)
     ),
-    "note-s3.1": Entry("note.s3_1", "The generalised setting: bound, rates, held-out points", (30, 45, 180)),
-    "note-s3.2": Entry("note.s3_2", "Convergence, over- and under-parameterised", (25, 40, 180)),
-    "note-s4.6": Entry("note.s4_6", "The under-parameterised case", (20, 55, 1500)),
+    "note-s3.1": Entry(
+        "theorems.general_setting:S3_1", "The generalised setting: bound, rates, held-out points", (30, 45, 180)
+    ),
+    "note-s3.2": Entry("theorems.both_settings:S3_2", "Convergence, over- and under-parameterised", (25, 40, 180)),
+    "note-s4.6": Entry("theorems.narrow_nets:S4_6", "The under-parameterised case", (20, 55, 1500)),
 }
 SIZES = ("tiny", "quick", "paper")

@@ -1,4 +1,4 @@
-"""Flows of small two-layer nets beside their linearisations, as cells that figures of both papers share.
+"""Flows of small nets beside their linearisations: over a fixed horizon, and after K iterations.
 
 The models vanish at w0, by centring, h − h(w0), or by doubling. The two are not the same device: the pairs of a doubled
 net move oppositely in a and alike in b, so that the second-order term of its outputs cancels.
@@ -19,9 +19,10 @@ from matplotlib.axes import Axes
 from lazyscope import figures, tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply, Doubled, center, two_layer
+from lazyscope.papers.figure import Cell, Size, Trials
 from lazyscope.papers.student import decades, held_out
 from lazyscope.problems import Problem, square_loss, teacher_student
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 from lazyscope.tangent import jacobian, largest_eigenvalue
 
 # sup |φ''| of the smooth activations, both with |φ'| <= 1; tanh'' is largest where tanh² = 1/3.
@@ -30,6 +31,7 @@ CURVATURE = {jnp.tanh: 4 / 3**1.5, jax.nn.softplus: 0.25}
 Lipschitz = Callable[[Array], tuple[Array, Array]]
 
 
+@stored_as("lazyscope.papers.flow_cells.Net")
 @dataclass(frozen=True)
 class Net:
     """A two-layer net without scale, N(0, 1) weights, and its teacher-student data on the sphere of R^d."""
@@ -52,6 +54,7 @@ class Start(NamedTuple):
     lipschitz: Lipschitz
 
 
+@stored_as("lazyscope.papers.flow_cells.net_start")
 def net_start(key: Key[Array, ""], *, net: Net) -> Start:
     """The net at its initialisation, with bounds for smooth activations and inputs of norm 1.
 
@@ -75,6 +78,7 @@ def net_start(key: Key[Array, ""], *, net: Net) -> Start:
     return Start(apply, params0, problem, lipschitz)
 
 
+@stored_as("lazyscope.papers.flow_cells.quadratic_start")
 def quadratic_start(key: Key[Array, ""], *, n: int, p: int, aligned: bool = False) -> Start:
     """A quadratic map h(w) = B w + s wᵀM w at w0 = 0 whose two Lipschitz constants are known exactly.
 
@@ -97,11 +101,7 @@ def quadratic_start(key: Key[Array, ""], *, n: int, p: int, aligned: bool = Fals
     return Start(apply, jnp.zeros(p), problem, lambda radius: (values[0] + 2 * radius, jnp.full((), 2.0)))
 
 
-# A cell function's numbers are known by its version: raise it when they change (tests/test_versions.py watches).
-HORIZON_VERSION = 1
-BOUND_VERSION = 1
-
-
+@stored_as("lazyscope.papers.flow_cells.fixed_horizon")
 def fixed_horizon(
     key: Key[Array, ""], *, alpha: Array, net: Net, horizon: float, records: int, rtol: float
 ) -> dict[str, Array]:
@@ -122,8 +122,8 @@ def fixed_horizon(
     params, outputs, outputs_test, pattern = run.observed
     # The eigendecomposition does not depend on the time, so that mapping over it costs nothing.
     linear = jax.vmap(lambda t: kernel_flow(apply, params0, problem, alpha=alpha, times=t[None]))(times)
-    moved = jax.vmap(_distance, in_axes=(0, None))(params, params0)
-    apart = jax.vmap(_distance)(params, linear.params)
+    moved = jax.vmap(distance, in_axes=(0, None))(params, params0)
+    apart = jax.vmap(distance)(params, linear.params)
     gap = jnp.linalg.norm(alpha * outputs - linear.observed[0][:, 0], axis=1) / jnp.sqrt(net.n)
     gap_test = jnp.max(jnp.abs(alpha * outputs_test - linear.observed[1][:, 0]), axis=1)
     slope_test = jnp.sqrt(jnp.max(jnp.sum(jacobian(apply, params0, x_test) ** 2, axis=(1, 2))))
@@ -146,26 +146,19 @@ def fixed_horizon(
     }
 
 
-def horizons(
-    nets: dict[str, Net],
-    alphas: tuple[float, ...],
-    *,
-    horizon: float,
-    key: Key[Array, ""],
-    seeds: int,
-    store: Store | None = None,
-    progress: Progress | None = None,
-) -> xr.Dataset:
+HORIZON = Cell(fixed_horizon, 1)
+
+
+def horizons(nets: dict[str, Net], alphas: tuple[float, ...], horizon: float, trials: Trials) -> xr.Dataset:
     """`fixed_horizon` for every net and alpha; ReLU at a looser tolerance, since its kinks stall a tight one."""
     parts = []
     for net in nets.values():
         rtol = 1e-6 if net.activation is jax.nn.relu else 1e-10
-        cell = partial(fixed_horizon, net=net, horizon=horizon, records=32, rtol=rtol)
-        options = {"key": key, "seeds": seeds, "store": store, "progress": progress}
-        parts.append(sweep(cell, {"alpha": alphas}, version=HORIZON_VERSION, **options))
+        parts.append(trials.over(HORIZON, {"alpha": alphas}, net=net, horizon=horizon, records=32, rtol=rtol))
     return xr.concat(parts, dim="net").assign_coords(net=list(nets))
 
 
+@stored_as("lazyscope.papers.flow_cells.finite_bound")
 def finite_bound(
     key: Key[Array, ""], *, alpha: Array, start: Callable[[Key[Array, ""]], Start], iterations: tuple[float, ...]
 ) -> dict[str, Array]:
@@ -198,8 +191,11 @@ def finite_bound(
         "gap": jnp.linalg.norm(alpha * outputs - linear.observed[0], axis=1)
         / (jnp.sqrt(problem.num_examples) * residual),
         "bound": k**2 * lip_derivative * residual / (alpha * lip**2),
-        "confined": jax.vmap(_distance, in_axes=(0, None))(params, params0) / radius,
+        "confined": jax.vmap(distance, in_axes=(0, None))(params, params0) / radius,
     }
+
+
+FINITE_BOUND = Cell(finite_bound, 1, dict.fromkeys(("gap", "bound", "confined"), ("K",)))
 
 
 @dataclass(frozen=True)
@@ -212,7 +208,6 @@ class Bounds:
     width: int
     alphas: tuple[float, ...]
     iterations: tuple[float, ...]
-    seeds: int
 
     def starts(self) -> dict[str, Callable[[Key[Array, ""]], Start]]:
         """The models by name."""
@@ -223,33 +218,32 @@ class Bounds:
         }
 
 
-BOUND_SIZES = {
-    "tiny": Bounds(8, 4, 3, 6, (1.0, 100.0), (0.001, 0.01, 1.0), seeds=3),
-    "quick": Bounds(20, 12, 5, 30, (1.0, 10.0, 100.0), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), seeds=5),
-    "paper": Bounds(20, 12, 5, 30, decades(-1, 3, 1), decades(-3, 1.5, 0.25), seeds=10),
+BOUNDS = {
+    "tiny": Size(Bounds(8, 4, 3, 6, (1.0, 100.0), (0.001, 0.01, 1.0)), seeds=3),
+    "quick": Size(
+        Bounds(20, 12, 5, 30, (1.0, 10.0, 100.0), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)), seeds=5
+    ),
+    "paper": Size(Bounds(20, 12, 5, 30, decades(-1, 3, 1), decades(-3, 1.5, 0.25)), seeds=10),
 }
 
 
-def bounds(
-    spec: Bounds, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def bounds(settings: Bounds, trials: Trials) -> xr.Dataset:
     """`finite_bound` for every model and alpha."""
-    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress, "version": BOUND_VERSION}
-    dims: dict[str, tuple[str, ...]] = {"gap": ("K",), "bound": ("K",), "confined": ("K",)}
-    cells = {name: partial(finite_bound, start=s, iterations=spec.iterations) for name, s in spec.starts().items()}
-    parts = [sweep(cell, {"alpha": spec.alphas}, dims=dims, **options) for cell in cells.values()]
-    return xr.concat(parts, dim="model").assign_coords(model=list(cells), K=list(spec.iterations))
+    starts, iterations = settings.starts(), settings.iterations
+    parts = [
+        trials.over(FINITE_BOUND, {"alpha": settings.alphas}, start=start, iterations=iterations)
+        for start in starts.values()
+    ]
+    return xr.concat(parts, dim="model").assign_coords(model=list(starts), K=list(iterations))
 
 
 def growth(ds: xr.Dataset) -> np.ndarray:
     """Slope of log gap against log K for K <= 0.01, per seed the one farthest from 2 over models and alpha."""
-    return farthest(_fit(ds.gap.sel(K=ds.K <= 0.0101), "K"), 2.0)
+    return farthest(slopes(ds.gap.sel(K=slice(None, 0.0101)), "K"), 2.0)
 
 
 def draw_bound(ax: Axes, ds: xr.Dataset) -> None:
     """Gap and bound of one model against K, at three alphas."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     shown = ds.alpha.values[:: max(1, (ds.sizes["alpha"] - 1) // 2)]
     for alpha, color in zip(shown, (figures.BLUE, figures.ORANGE, figures.GREEN), strict=False):
         one = ds.sel(alpha=alpha)
@@ -259,9 +253,10 @@ def draw_bound(ax: Axes, ds: xr.Dataset) -> None:
     figures.finish(ax, x="K", y="gap relative to the initial residual")
 
 
-def slopes(values: xr.DataArray) -> xr.DataArray:
-    """Least-squares slope of log values against log alpha, for every seed and net."""
-    return _fit(values, "alpha")
+def slopes(values: xr.DataArray, axis: str = "alpha") -> xr.DataArray:
+    """Least-squares slope of log values against the log of an axis, for every seed and net."""
+    logarithm = values.copy(data=np.log(values.values)).assign_coords({axis: np.log(values[axis].values)})
+    return logarithm.polyfit(axis, 1).polyfit_coefficients.sel(degree=1)
 
 
 def farthest(values: xr.DataArray, target: float) -> np.ndarray:
@@ -270,10 +265,6 @@ def farthest(values: xr.DataArray, target: float) -> np.ndarray:
     return flat[np.arange(len(flat)), np.abs(flat - target).argmax(axis=1)]
 
 
-def _fit(values: xr.DataArray, x: str) -> xr.DataArray:
-    logarithm = values.copy(data=np.log(values.values))
-    return logarithm.assign_coords({x: np.log(values[x].values)}).polyfit(x, 1).polyfit_coefficients.sel(degree=1)
-
-
-def _distance(params: PyTree, other: PyTree) -> Float[Array, ""]:
+def distance(params: PyTree, other: PyTree) -> Float[Array, ""]:
+    """‖params − other‖."""
     return tree.norm(tree.sub(params, other))

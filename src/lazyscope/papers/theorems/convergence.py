@@ -1,4 +1,4 @@
-"""Where flows of small two-layer nets converge and how fast, as cells that figures of both papers share.
+"""Where flows of small two-layer nets converge and how fast, over- and under-parameterised.
 
 Square loss: smooth and strongly convex with condition number 1, so that in the theorems of Chizat et al. 2019 rates are
 those of the tangent kernel alone. Times are counted in units of 1/λ, λ the smallest eigenvalue of K(w0)/n that is
@@ -6,7 +6,6 @@ resolved: the slowest direction of the linearised flow decays by e in one unit.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +14,12 @@ import xarray as xr
 from jaxtyping import Array, Key
 from matplotlib.axes import Axes
 
-from lazyscope import figures, tree
+from lazyscope import figures
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import center, two_layer
-from lazyscope.papers.flow_cells import Net, net_start
+from lazyscope.papers.figure import Cell, Size, Trials
+from lazyscope.papers.theorems.flows import Net, distance, net_start
 from lazyscope.problems import square_loss, teacher_student
-from lazyscope.sweep import Progress, Store, sweep
-
-OVER_VERSION = 1
-UNDER_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,45 +31,45 @@ class Convergence:
     width: int
     alphas: tuple[float, ...]
     units: float
-    seeds: int
 
     def net(self) -> Net:
         """The net with its data."""
         return Net(self.n, self.d, self.width, n_test=1)
 
-    def times(self) -> Array:
-        """Recorded times in units of 1/λ."""
-        return self.units * jnp.arange(1.0, 41.0) / 40
 
-
-OVER_SIZES = {
-    "tiny": Convergence(6, 6, 24, (1.0, 100.0, 1000.0, 10_000.0), units=10.0, seeds=3),
-    "quick": Convergence(20, 20, 100, (1.0, 100.0, 1000.0, 10_000.0), units=12.0, seeds=5),
-    "paper": Convergence(20, 20, 100, (1.0, 10.0, 100.0, 316.0, 1000.0, 3160.0, 10_000.0), units=12.0, seeds=10),
+OVER = {
+    "tiny": Size(Convergence(6, 6, 24, (1.0, 100.0, 1000.0, 10_000.0), units=10.0), seeds=3),
+    "quick": Size(Convergence(20, 20, 100, (1.0, 100.0, 1000.0, 10_000.0), units=12.0), seeds=5),
+    "paper": Size(Convergence(20, 20, 100, (1.0, 10.0, 100.0, 316.0, 1000.0, 3160.0, 10_000.0), units=12.0), seeds=10),
 }
-UNDER_SIZES = {
-    "tiny": Convergence(20, 3, 2, (1.0, 100.0, 1000.0), units=10.0, seeds=3),
-    "quick": Convergence(60, 5, 2, (1.0, 3.0, 10.0, 100.0, 1000.0), units=10.0, seeds=5),
-    "paper": Convergence(60, 5, 2, (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, 10_000.0), units=12.0, seeds=10),
+UNDER = {
+    "tiny": Size(Convergence(20, 3, 2, (1.0, 100.0, 1000.0), units=10.0), seeds=3),
+    "quick": Size(Convergence(60, 5, 2, (1.0, 3.0, 10.0, 100.0, 1000.0), units=10.0), seeds=5),
+    "paper": Size(Convergence(60, 5, 2, (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, 10_000.0), units=12.0), seeds=10),
 }
 
 
-def overparameterised(key: Key[Array, ""], *, alpha: Array, spec: Convergence) -> dict[str, Array]:
+def recorded(units: float) -> Array:
+    """Recorded times in units of 1/λ."""
+    return units * jnp.arange(1.0, 41.0) / 40
+
+
+def over_parameterised(key: Key[Array, ""], *, alpha: Array, net: Net, units: float) -> dict[str, Array]:
     """The flow of a net whose Dh(w0) is onto, beside its linearisation, with the constants of Theorem 2.4.
 
     C0 = s³/(32‖Dh‖Lip(Dh)) with s² = λ, for alpha > ‖y‖/C0; Lip(Dh) is its bound on the ball of radius s/(2 Lip(Dh)).
     """
-    apply, params0, problem, lipschitz = net_start(key, net=spec.net())
+    apply, params0, problem, lipschitz = net_start(key, net=net)
     at_start = kernel_flow(apply, params0, problem, times=[0.0]).details
     low, top = at_start.eigenvalues[0], at_start.eigenvalues[-1]
     s, norm_y = jnp.sqrt(low), jnp.sqrt(2 * square_loss(jnp.zeros_like(problem.y), problem.y))
     lip = lipschitz(s / (2 * lipschitz(jnp.zeros(()))[1]))[1]
-    times = spec.times() / low
+    times = recorded(units) / low
     settings = {"alpha": alpha, "observe": lambda params: (params, apply(params, problem.x))}
     run = gradient_flow(apply, params0, problem, times=times, rtol=1e-9, atol=1e-12, **settings)
     params, outputs = run.observed
     linear = jax.vmap(lambda t: kernel_flow(apply, params0, problem, alpha=alpha, times=t[None]))(times)
-    moved = jax.vmap(lambda p: tree.norm(tree.sub(p, params0)))(params)
+    moved = jax.vmap(distance, in_axes=(0, None))(params, params0)
     residual, linear_residual = jnp.sqrt(2 * run.train_loss) / norm_y, jnp.sqrt(2 * linear.train_loss[:, 0]) / norm_y
     return {
         "residual": residual,
@@ -83,14 +79,14 @@ def overparameterised(key: Key[Array, ""], *, alpha: Array, spec: Convergence) -
         "threshold": norm_y * 32 * jnp.sqrt(top) * lip / s**3,
         "moved": jnp.max(moved),
         "moved_bound": 8 * jnp.sqrt(top) * norm_y / (alpha * low),
-        "weight_gap": jnp.max(jax.vmap(lambda p, q: tree.norm(tree.sub(p, q)))(params, linear.params)),
-        "output_gap": jnp.max(jnp.linalg.norm(alpha * outputs - linear.observed[0][:, 0], axis=1)) / jnp.sqrt(spec.n),
+        "weight_gap": jnp.max(jax.vmap(distance)(params, linear.params)),
+        "output_gap": jnp.max(jnp.linalg.norm(alpha * outputs - linear.observed[0][:, 0], axis=1)) / jnp.sqrt(net.n),
         "steps": run.details.steps,
         "rejected": run.details.rejected,
     }
 
 
-def underparameterised(key: Key[Array, ""], *, alpha: Array, spec: Convergence) -> dict[str, Array]:
+def under_parameterised(key: Key[Array, ""], *, alpha: Array, net: Net, units: float) -> dict[str, Array]:
     """The flow of a net with fewer parameters than examples; only its hidden weights move, readouts stay ±1.
 
     (A readout that moves, too, makes directions so slow that no flow gets to their end.) `projection_loss` is the loss
@@ -98,10 +94,10 @@ def underparameterised(key: Key[Array, ""], *, alpha: Array, spec: Convergence) 
     w0; `convexity` the smallest over the largest eigenvalue of the Hessian of F at the end.
     """
     key_data, key_init = jax.random.split(key)
-    problem = teacher_student(key_data, n=spec.n, d=spec.d, n_test=1)
-    model = two_layer(spec.width, spec.d, jnp.tanh)
-    signs = jnp.where(jnp.arange(spec.width) % 2 == 0, 1.0, -1.0)
-    params0 = jax.random.normal(key_init, (spec.width, spec.d))
+    problem = teacher_student(key_data, n=net.n, d=net.d, n_test=net.n_test)
+    model = two_layer(net.width, net.d, net.activation)
+    signs = jnp.where(jnp.arange(net.width) % 2 == 0, 1.0, -1.0)
+    params0 = jax.random.normal(key_init, (net.width, net.d))
     apply = center(lambda b, x: model.apply({"a": signs, "b": b}, x), params0)
     limit = kernel_flow(apply, params0, problem, alpha=alpha, times=[jnp.inf])
     rank, values = limit.details.rank, limit.details.eigenvalues
@@ -115,7 +111,7 @@ def underparameterised(key: Key[Array, ""], *, alpha: Array, spec: Convergence) 
 
     start = jnp.linalg.norm(jax.grad(loss)(moved(params0)))
     settings = {"alpha": alpha, "rtol": 1e-9, "atol": 1e-12}
-    run = gradient_flow(apply, params0, problem, times=spec.times() / low, observe=moved, **settings)
+    run = gradient_flow(apply, params0, problem, times=recorded(units) / low, observe=moved, **settings)
     gradient = jax.vmap(lambda u: jnp.linalg.norm(jax.grad(loss)(u)))(run.observed)
     curvature = jnp.linalg.eigvalsh(jax.hessian(loss)(run.observed[-1]))
     return {
@@ -132,41 +128,29 @@ def underparameterised(key: Key[Array, ""], *, alpha: Array, spec: Convergence) 
     }
 
 
-def over(
-    spec: Convergence, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """`overparameterised` at every alpha."""
-    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress, "version": OVER_VERSION}
-    dims: dict[str, tuple[str, ...]] = {"residual": ("unit",), "linear_residual": ("unit",)}
-    ds = sweep(partial(overparameterised, spec=_shared(spec)), {"alpha": spec.alphas}, dims=dims, **options)
-    return ds.assign_coords(unit=np.asarray(spec.times()))
+OVER_PARAMETERISED = Cell(over_parameterised, 1, dict.fromkeys(("residual", "linear_residual"), ("unit",)))
+UNDER_PARAMETERISED = Cell(under_parameterised, 1, dict.fromkeys(("train_loss", "gradient"), ("unit",)))
 
 
-def under(
-    spec: Convergence, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """`underparameterised` at every alpha."""
-    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress, "version": UNDER_VERSION}
-    dims: dict[str, tuple[str, ...]] = {"train_loss": ("unit",), "gradient": ("unit",)}
-    ds = sweep(partial(underparameterised, spec=_shared(spec)), {"alpha": spec.alphas}, dims=dims, **options)
-    return ds.assign_coords(unit=np.asarray(spec.times()))
+def over(settings: Convergence, trials: Trials) -> xr.Dataset:
+    """`over_parameterised` at every alpha: residuals, suprema, constants and the least alpha of the theorem."""
+    return _at_every_alpha(OVER_PARAMETERISED, settings, trials)
+
+
+def under(settings: Convergence, trials: Trials) -> xr.Dataset:
+    """`under_parameterised` at every alpha: losses, gradients and curvature along the flow."""
+    return _at_every_alpha(UNDER_PARAMETERISED, settings, trials)
+
+
+def _at_every_alpha(cell: Cell, settings: Convergence, trials: Trials) -> xr.Dataset:
+    ds = trials.over(cell, {"alpha": settings.alphas}, net=settings.net(), units=settings.units)
+    return ds.assign_coords(unit=np.asarray(recorded(settings.units)))
 
 
 def late_rate(values: xr.DataArray, first: float = 0.6) -> xr.DataArray:
     """Decay rate −d log(values)/d(unit) over the units after `first` of the last, least squares."""
     late = values.sel(unit=values.unit >= first * float(values.unit[-1]))
     return -late.copy(data=np.log(late.values)).polyfit("unit", 1).polyfit_coefficients.sel(degree=1)
-
-
-def _shared(spec: Convergence) -> Convergence:
-    # What decides a cell's numbers: not which other alphas and seeds are computed, so that a store can reuse it.
-    return Convergence(spec.n, spec.d, spec.width, (), spec.units, 0)
-
-
-def rate_change(ds: xr.Dataset) -> np.ndarray:
-    """Late decay rate of ‖∇F‖ at the largest alpha over that at the one before, minus 1."""
-    rate = late_rate(ds.gradient)
-    return (rate.isel(alpha=-1) / rate.isel(alpha=-2) - 1).values
 
 
 def rate_at_largest_alpha(ds: xr.Dataset) -> np.ndarray:
@@ -188,7 +172,6 @@ def left_over(ds: xr.Dataset) -> np.ndarray:
 
 def draw_residual(ax: Axes, ds: xr.Dataset) -> None:
     """Residual of over-parameterised flows against time, the linearised flow's, and the guarantee of Theorem 2.4."""
-    ax.set_yscale("log")
     shown = [ds.alpha.values[0], ds.alpha.values[1], ds.alpha.values[-1]]
     for alpha, color, line in zip(shown, (figures.ORANGE, figures.GREEN, figures.BLUE), ("-", "--", ":"), strict=True):
         text = f"flow, alpha = {alpha:g}"
@@ -199,23 +182,11 @@ def draw_residual(ax: Axes, ds: xr.Dataset) -> None:
     figures.finish(ax, x="time in units of 1/λmin", y="‖αh − y‖ / ‖αh(w0) − y‖", legend="lower left")
 
 
-def draw_gradient(ax: Axes, ds: xr.Dataset) -> None:
-    """Gradient norm of under-parameterised flows against time."""
-    ax.set_yscale("log")
-    shown = [ds.alpha.values[0], ds.alpha.values[-2], ds.alpha.values[-1]]
-    for alpha, color, line in zip(shown, (figures.ORANGE, figures.GREEN, figures.BLUE), ("-", "--", ":"), strict=True):
-        figures.curve(ax, ds.gradient.sel(alpha=alpha), "unit", label=f"alpha = {alpha:g}", color=color, line=line)
-    ax.plot(ds.unit.values, 0.1 * np.exp(-ds.unit.values), color=figures.GREY, label="slope of exp(−t λ)")
-    figures.finish(ax, x="time in units of 1/λ", y="‖∇F‖ relative to the start", legend="lower left")
-
-
 def draw_end_loss(ax: Axes, ds: xr.Dataset) -> None:
     """Distance of the end loss of under-parameterised flows from the projection's, against alpha."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    distance = abs(ds.train_loss.isel(unit=-1) / ds.projection_loss - 1)
-    figures.curve(ax, distance, "alpha", label="flow, at the end", color=figures.BLUE, marker="o")
-    mean = distance.mean("seed")
+    above = abs(ds.train_loss.isel(unit=-1) / ds.projection_loss - 1)
+    figures.curve(ax, above, "alpha", label="flow, at the end", color=figures.BLUE, marker="o")
+    mean = above.mean("seed")
     guide = float(mean.isel(alpha=-1)) * float(ds.alpha[-1]) / ds.alpha.values
     ax.plot(ds.alpha.values, guide, "--", color=figures.GREY, linewidth=1.2, label="slope −1")
     figures.finish(ax, x="output scale alpha", y="|train loss / loss of the projection − 1|", legend="lower left")

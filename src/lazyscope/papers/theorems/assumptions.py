@@ -1,7 +1,6 @@
-"""What the start decides in the linearised picture: h(w0) = 0 or not, the rank of Dh around w0, how smooth Dh is."""
+"""What the theorems assume of the start: h(w0) = 0 or small, and around w0 Dh of constant rank and Lipschitz."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +10,11 @@ from jaxtyping import Array, Float, Key, PyTree
 from lazyscope import tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply
-from lazyscope.papers.flow_cells import Net, net_start
+from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.theorems.flows import Net, net_start
 from lazyscope.problems import Problem, square_loss
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 from lazyscope.tangent import jacobian
-
-INDEPENDENCE_VERSION = 1
-OFFSET_VERSION = 1
-RANK_VERSION = 1
-SMOOTHNESS_VERSION = 1
 
 ALPHAS = (1.0, 10.0, 100.0)  # at which linearised flows are compared
 OFFSETS = (1.0, 1000.0)  # ‖h(w0)‖ in units of C0
@@ -29,6 +24,7 @@ UNITS = 12.0  # last time of a flow in units of 1/λmin
 RELATIVE_RANK = 1e-8  # singular values below this share of the largest are 0
 
 
+@stored_as("lazyscope.papers.start_cells.Shape")
 @dataclass(frozen=True)
 class Shape:
     """Examples, inputs and units of a centred tanh net."""
@@ -51,13 +47,14 @@ class Starts:
     kinks: Shape
 
 
-START_SIZES = {
+STARTS = {
     "tiny": Starts(Shape(6, 6, 24), Shape(20, 3, 4), Shape(60, 8, 8)),
     "quick": Starts(Shape(20, 20, 100), Shape(60, 5, 4), Shape(200, 20, 20)),
     "paper": Starts(Shape(20, 20, 100), Shape(60, 5, 4), Shape(1000, 100, 50)),
 }
 
 
+@stored_as("lazyscope.papers.start_cells.independence")
 def independence(key: Key[Array, ""], *, net: Net, centred: bool) -> dict[str, Array]:
     """How far linearised flows at three alpha are apart: outputs alpha·h̄ at a time and at infinity, and w̄* itself.
 
@@ -80,6 +77,7 @@ def independence(key: Key[Array, ""], *, net: Net, centred: bool) -> dict[str, A
     }
 
 
+@stored_as("lazyscope.papers.start_cells.offset")
 def offset(key: Key[Array, ""], *, size: Array, net: Net) -> dict[str, Array]:
     """A flow from ‖h(w0)‖ = size·C0 at alpha = 2‖y‖/C0, against the guarantee of chizat2019, Theorem 2.4.
 
@@ -112,6 +110,7 @@ def offset(key: Key[Array, ""], *, size: Array, net: Net) -> dict[str, Array]:
     }
 
 
+@stored_as("lazyscope.papers.start_cells.rank_nearby")
 def rank_nearby(key: Key[Array, ""], *, net: Net, doubled: bool) -> dict[str, Array]:
     """Rank of Dh at w0 and at a point nearby, all weights free, and the number of weights."""
     key_net, key_shift = jax.random.split(key)
@@ -122,6 +121,7 @@ def rank_nearby(key: Key[Array, ""], *, net: Net, doubled: bool) -> dict[str, Ar
     return {"rank": ranks[0], "rank_nearby": ranks[1], "parameters": jnp.asarray(tree.size(params0))}
 
 
+@stored_as("lazyscope.papers.start_cells.smoothness")
 def smoothness(key: Key[Array, ""], *, n: int, d: int, width: int, relu: bool) -> dict[str, Array]:
     """‖Dh(w0 + δu) − Dh(w0)‖_F/‖Dh(w0)‖_F for a random direction u and every shift δ."""
     net = Net(n, d, width, n_test=1, activation=jax.nn.relu if relu else jnp.tanh, centred=False)
@@ -134,45 +134,33 @@ def smoothness(key: Key[Array, ""], *, n: int, d: int, width: int, relu: bool) -
     return {"change": jnp.stack(changes) / jnp.linalg.norm(start)}
 
 
-def independences(
-    spec: Starts, *, seeds: int, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+INDEPENDENCE = Cell(independence, 1, {"minimiser": ("linear_alpha",)})
+OFFSET = Cell(offset, 1)
+RANK = Cell(rank_nearby, 1)
+SMOOTHNESS = Cell(smoothness, 1, {"change": ("shift",)})
+
+
+def independences(settings: Starts, trials: Trials) -> xr.Dataset:
     """`independence` with h(w0) = 0 and without, over `output`."""
-    options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": INDEPENDENCE_VERSION}
-    dims: dict[str, tuple[str, ...]] = {"minimiser": ("linear_alpha",)}
-    cells = [partial(independence, net=spec.over.net(), centred=centred) for centred in (True, False)]
-    parts = [sweep(cell, {}, dims=dims, **options) for cell in cells]
+    parts = [trials.over(INDEPENDENCE, {}, net=settings.over.net(), centred=centred) for centred in (True, False)]
     return xr.concat(parts, "output").assign_coords(output=["centred", "raw"], linear_alpha=list(ALPHAS))
 
 
-def offsets(
-    spec: Starts, *, seeds: int, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def offsets(settings: Starts, trials: Trials) -> xr.Dataset:
     """`offset` at every size, named `offset_*`."""
-    options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": OFFSET_VERSION}
-    ds = sweep(partial(offset, net=spec.over.net()), {"size": OFFSETS}, **options)
-    return ds.rename({name: f"offset_{name}" for name in ds.data_vars})
+    return prefixed(trials.over(OFFSET, {"size": OFFSETS}, net=settings.over.net()), "offset_")
 
 
-def ranks(
-    spec: Starts, *, seeds: int, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def ranks(settings: Starts, trials: Trials) -> xr.Dataset:
     """`rank_nearby` of a centred and a doubled net, over `device`."""
-    options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": RANK_VERSION}
-    parts = [
-        sweep(partial(rank_nearby, net=spec.under.net(), doubled=doubled), {}, **options) for doubled in (False, True)
-    ]
+    parts = [trials.over(RANK, {}, net=settings.under.net(), doubled=doubled) for doubled in (False, True)]
     return xr.concat(parts, "device").assign_coords(device=["centred", "symmetrised"])
 
 
-def smoothnesses(
-    spec: Starts, *, seeds: int, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def smoothnesses(settings: Starts, trials: Trials) -> xr.Dataset:
     """`smoothness` of a ReLU and a tanh net, over (activation, shift), named `differential_change`."""
-    options = {"key": key, "seeds": seeds, "store": store, "progress": progress, "version": SMOOTHNESS_VERSION}
-    sizes = {"n": spec.kinks.n, "d": spec.kinks.d, "width": spec.kinks.width}
-    dims: dict[str, tuple[str, ...]] = {"change": ("shift",)}
-    parts = [sweep(partial(smoothness, relu=relu, **sizes), {}, dims=dims, **options) for relu in (True, False)]
+    net = settings.kinks
+    parts = [trials.over(SMOOTHNESS, {}, n=net.n, d=net.d, width=net.width, relu=relu) for relu in (True, False)]
     ds = xr.concat(parts, "activation").assign_coords(activation=["ReLU", "tanh"], shift=list(SHIFTS))
     return ds.rename(change="differential_change")
 

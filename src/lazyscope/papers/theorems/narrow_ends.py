@@ -1,4 +1,4 @@
-"""Narrow nets, m << d and (m/2)d < n, trained to their end: loss, gradient and Hessian there, as a cell."""
+"""Narrow nets, m << d and (m/2)d < n, trained to their end: loss, gradient and Hessian there."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,18 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Key
 
 from lazyscope.dynamics import gradient_descent, kernel_flow
+from lazyscope.papers.figure import Cell
 from lazyscope.papers.student import Protocol, setup
 from lazyscope.problems import square_loss
+from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
-END_VERSION = 1
 MOMENTUM = 0.95  # ours: the end is 20 times nearer in steps
 RATE = 1.0  # η·λmax(K(w0))/n, of a limit of 2(1 + β)
 POINTS = 20
 
 
+@stored_as("lazyscope.papers.narrow_cells.Ends")
 @dataclass(frozen=True)
 class Ends:
     """A net with its data, its initialisation scale, and steps with momentum."""
@@ -34,6 +36,7 @@ class Ends:
         return tuple(self.num_steps * i // POINTS for i in range(POINTS + 1))
 
 
+@stored_as("lazyscope.papers.narrow_cells.end")
 def end(key: Key[Array, ""], *, spec: Ends) -> dict[str, Array]:
     """A lazy run of a symmetrised net.
 
@@ -71,3 +74,6 @@ def end(key: Key[Array, ""], *, spec: Ends) -> dict[str, Array]:
         "projection_share": limit.train_loss[0] / run.train_loss[0],
         "end_rank": limit.details.rank,
     }
+
+
+END = Cell(end, 1, dict.fromkeys(("end_loss", "end_gradient"), ("end_step",)))

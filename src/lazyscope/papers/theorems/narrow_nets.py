@@ -15,23 +15,22 @@ the momentum, are ours.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.dynamics import kernel_flow
-from lazyscope.papers.figure import Trials
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation.training import experiment
-from lazyscope.papers.narrow_cells import END_VERSION, Ends, end
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, Setting, ours, unused
 from lazyscope.papers.student import Protocol, decades, setup
+from lazyscope.papers.theorems.narrow_ends import END, Ends
 from lazyscope.problems import square_loss
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 
 
 @dataclass(frozen=True)
@@ -44,33 +43,38 @@ class Narrow:
     widths: tuple[int, ...]
     ends: Ends
     end_seeds: int
-    seeds: int
 
 
 DESCENT = Protocol(n=200, n_test=200, d=10, width=8, num_steps=21_000, test_every=1000)
 WIDE = Protocol(n=1000, n_test=200, d=100)
 SIZES = {
-    "tiny": Narrow(
-        replace(DESCENT, n=40, n_test=40, d=4, width=4, num_steps=6000),
-        (0.3, 30.0),
-        replace(WIDE, n=60, n_test=40, d=10),
-        (4, 8, 12),
-        Ends(60, 12, 2, 100.0, 2000),
-        end_seeds=3,
+    "tiny": Size(
+        Narrow(
+            replace(DESCENT, n=40, n_test=40, d=4, width=4, num_steps=6000),
+            (0.3, 30.0),
+            replace(WIDE, n=60, n_test=40, d=10),
+            (4, 8, 12),
+            Ends(60, 12, 2, 100.0, 2000),
+            end_seeds=3,
+        ),
         seeds=3,
     ),
-    "quick": Narrow(DESCENT, (0.1, 30.0), WIDE, (4, 10, 16, 24), Ends(400, 40, 4, 100.0, 20_000), end_seeds=5, seeds=5),
-    "paper": Narrow(
-        replace(DESCENT, num_steps=210_000),
-        decades(-1.5, 1.5, 0.5),
-        WIDE,
-        tuple(range(2, 33, 2)),
-        Ends(1000, 100, 8, 100.0, 200_000),
-        end_seeds=10,
+    "quick": Size(
+        Narrow(DESCENT, (0.1, 30.0), WIDE, (4, 10, 16, 24), Ends(400, 40, 4, 100.0, 20_000), end_seeds=5), seeds=5
+    ),
+    "paper": Size(
+        Narrow(
+            replace(DESCENT, num_steps=210_000),
+            decades(-1.5, 1.5, 0.5),
+            WIDE,
+            tuple(range(2, 33, 2)),
+            Ends(1000, 100, 8, 100.0, 200_000),
+            end_seeds=10,
+        ),
         seeds=10,
     ),
 }
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     NO_STOP,
     Setting("protocol.d", "m << d", "descent ends within 21000 steps; `wide` has d = 100, in closed form"),
@@ -83,9 +87,9 @@ CAPTION = (
     "m << d (ours: n = 400, d = 40, m = 4, momentum 0.95). Right: loss of the "
     "projection at d = 100 against the width; dotted, the width from which Dh(w0) can be onto."
 )
-PROJECTION_VERSION = 1
 
 
+@stored_as("lazyscope.papers.note.s4_6.projection")
 def projection(key: Key[Array, ""], *, width: int, protocol: Protocol) -> dict[str, Array]:
     """Where the linearised flow ends: loss relative to the start, on training and held-out data, and the rank."""
     model, params0, problem = setup(key, replace(protocol, width=width))
@@ -98,25 +102,20 @@ def projection(key: Key[Array, ""], *, width: int, protocol: Protocol) -> dict[s
     }
 
 
-def compute(
-    spec: Narrow, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+PROJECTION = Cell(projection, 1, static=("width",))
+
+
+def compute(settings: Narrow, trials: Trials) -> xr.Dataset:
     """Descent with its linearisation at every tau, and the closed form under `projection_*` at every width.
 
     The ends of nets with m << d have a dimension of their own, `end_seed`.
     """
-    options = {"seeds": spec.seeds, "key": key, "store": store, "progress": progress}
-    descent = experiment(spec.protocol, spec.taus, Trials(key, spec.seeds, store, progress=progress))
-    cell = partial(projection, protocol=spec.wide)
-    widths = {"width": spec.widths}
-    closed = sweep(cell, widths, static=("width",), version=PROJECTION_VERSION, **options)
-    closed = closed.rename({str(name): f"projection_{name}" for name in closed.data_vars})
-    sizes = {"examples": spec.wide.n, "dimension": spec.wide.d}
-    dims: dict[str, tuple[str, ...]] = dict.fromkeys(("end_loss", "end_gradient"), ("end_step",))
-    options |= {"seeds": spec.end_seeds}
-    ends = sweep(partial(end, spec=spec.ends), {}, dims=dims, version=END_VERSION, **options)
-    ends = ends.assign_coords(end_step=list(spec.ends.record)).rename(seed="end_seed")
-    return xr.merge([descent, closed, ends], join="exact").assign_attrs(sizes)
+    descent = experiment(settings.protocol, settings.taus, trials)
+    closed = trials.over(PROJECTION, {"width": settings.widths}, protocol=settings.wide)
+    ends = replace(trials, seeds=settings.end_seeds).over(END, {}, spec=settings.ends)
+    ends = ends.assign_coords(end_step=list(settings.ends.record)).rename(seed="end_seed")
+    sizes = {"examples": settings.wide.n, "dimension": settings.wide.d}
+    return xr.merge([descent, prefixed(closed, "projection_"), ends], join="exact").assign_attrs(sizes)
 
 
 def _projected(ds: xr.Dataset) -> xr.DataArray:
@@ -166,7 +165,7 @@ CLAIMS = (
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
         scale=Scale.SIZE,
-        expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="Under-parameterised and lazy, the model converges to a local minimum: the projection of the targets.",
@@ -174,7 +173,7 @@ CLAIMS = (
         measure="train loss at the end at the largest tau over the projection's on the range of Dh(w0), minus 1",
         quantity=excess,
         accepted=(-0.01, 0.01),
-        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        expected=expected(INCONCLUSIVE),
         note="A unit with a small readout is a slow direction: this budget suffices for most seeds, not for all. "
         "The limit of the linearised descent is the projection exactly.",
     ),
@@ -184,7 +183,7 @@ CLAIMS = (
         measure="log10 of ‖∇F‖ at the end over its start, a net trained at tau = 100",
         quantity=lambda ds: np.log10(ds.end_gradient.isel(end_step=-1).values),
         accepted=(-np.inf, -3.0),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -194,7 +193,7 @@ CLAIMS = (
         quantity=lambda ds: ds.convexity.values,
         accepted=(-1e-6, np.inf),
         every_seed=True,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         moved=AT_100,
         note="To second order: half of its eigenvalues are 0, a symmetrised net having twice the weights of its rank.",
     ),
@@ -204,7 +203,7 @@ CLAIMS = (
         measure="train loss at the end of that net over the projection's, minus 1",
         quantity=lambda ds: ds.end_loss.isel(end_step=-1).values - 1,
         accepted=(-0.01, 0.01),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -214,7 +213,7 @@ CLAIMS = (
         quantity=lambda ds: (ds.end_loss.isel(end_step=-1) * ds.projection_share).values,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -224,7 +223,7 @@ CLAIMS = (
         quantity=share_left,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It is not the global minimum: the same net trained from small weights goes lower.",
@@ -232,7 +231,7 @@ CLAIMS = (
         measure="log10 of the train loss at the end at the largest tau over the least at any tau, counted up to 2",
         quantity=above_rich,
         accepted=(float(np.log10(2)), np.inf),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Convergence to it is geometric.",
@@ -241,23 +240,21 @@ CLAIMS = (
         quantity=decay,
         accepted=(-np.inf, -0.9),
         scale=Scale.CORRELATION,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Losses and the gap to the projection against the step, and the projection's loss against width."""
-    figure, (left, middle, right) = figures.new_figure(13.5, 4.3, columns=3)
+    figure, (left, middle, right) = figures.new_figure(13.5, 4.3, columns=3, log=("y", "y", ""))
     colors = (figures.GREEN, figures.PURPLE, figures.BLUE)
     shown = [ds.tau.values[0], ds.tau.values[len(ds.tau) // 2], ds.tau.values[-1]]
     left.set_xscale("symlog", linthresh=1)
-    left.set_yscale("log")
     for tau, color in zip(dict.fromkeys(shown), colors, strict=False):
         figures.curve(left, ds.train_loss.sel(tau=tau), "step", label=f"tau = {tau:g}", color=color)
     figures.levels(left, [figures.Level(_projected(ds), "projection", figures.ORANGE)])
     figures.finish(left, x="step of descent", y="train loss", legend="lower left")
-    middle.set_yscale("log")
     gap = ds.train_loss.isel(tau=-1) / _projected(ds) - 1
     figures.curve(middle, gap, "step", label=f"tau = {ds.tau.values[-1]:g}", color=figures.BLUE, marker="o")
     ends = abs(ds.end_loss - 1).clip(1e-6).rename(end_seed="seed", end_step="step")  # rounding is drawn at 1e-6
@@ -283,3 +280,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         },
         "width",
     )
+
+
+S4_6 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

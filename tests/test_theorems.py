@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from lazyscope.criterion.bounds import dense_second_derivative
-from lazyscope.papers.convergence_cells import late_rate
-from lazyscope.papers.flow_cells import Net, farthest, net_start, quadratic_start, slopes
 from lazyscope.papers.reproduce import reproduce, unexpected
+from lazyscope.papers.theorems.convergence import late_rate
+from lazyscope.papers.theorems.flows import Net, farthest, net_start, quadratic_start, slopes
 from lazyscope.tangent import jacobian
 
 KEY = jax.random.key(3)
