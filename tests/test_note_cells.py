@@ -11,9 +11,9 @@ from lazyscope.models import two_layer
 from lazyscope.papers import (
     landscape_cells,
     regime_cells,
-    step_cells,
 )
 from lazyscope.papers.regime_cells import CENTRED, PLAIN, SYMMETRISED, Nets
+from lazyscope.papers.step_size import training as step_size
 from lazyscope.papers.student import Protocol
 from lazyscope.papers.theorems import assumptions, losses, narrow_ends
 from lazyscope.papers.theorems.flows import Net
@@ -96,7 +96,7 @@ def test_after_one_step_both_linear_models_of_a_wide_net_explain_what_they_shoul
 
 def test_gradients_of_a_plain_net_grow_with_the_cube_of_tau_and_steps_shrink_with_its_square():
     protocol = Protocol(n=20, n_test=1, d=5, width=6)
-    one, ten = (step_cells.start_gradient(KEY, tau=jnp.asarray(t), protocol=protocol) for t in (100.0, 1000.0))
+    one, ten = (step_size.start_gradient(KEY, tau=jnp.asarray(t), protocol=protocol) for t in (100.0, 1000.0))
     np.testing.assert_allclose(ten["gradient_norm"] / one["gradient_norm"], 1000, rtol=1e-2)
     np.testing.assert_allclose(ten["stable_step"] / one["stable_step"], 0.01, rtol=1e-9)
 

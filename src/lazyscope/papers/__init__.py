@@ -25,7 +25,7 @@ FIGURES: dict[str, Entry] = {
     ),
     "note-fig3": Entry("initialisation.plain:FIG3", "Test loss against tau, plain initialisation", (15, 45, 1500)),
     "explorer": Entry("initialisation.explorer:EXPLORER", "Explorer: two starts, two plateaus", (10, 30, 600)),
-    "note-fig7": Entry("note.fig7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
+    "note-fig7": Entry("step_size.fixed:FIG7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
     "note-s1.1": Entry("note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s1.1-regimes": Entry(
         "note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
@@ -36,7 +36,7 @@ FIGURES: dict[str, Entry] = {
     "note-fig1": Entry("note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
     "note-fig5": Entry("note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
     "note-s5.2": Entry("note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
-    "note-s5.1": Entry("note.s5_1", "Step size, momentum and the stall of lazy nets", (25, 55, 300)),
+    "note-s5.1": Entry("step_size.stall:S5_1", "Step size, momentum and the stall of lazy nets", (25, 55, 300)),
     "note-ref1": Entry("width.global_minimum:REF1", "1/m nets and the global minimum", (10, 30, 1500)),
     "note-ref3": Entry("width.infinite:REF3", "The infinite-width limit of the tangent kernel", (10, 25, 500)),
     "note-ref6": Entry("note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
@@ -47,10 +47,10 @@ FIGURES: dict[str, Entry] = {
     "chizat2019-fig1a": Entry("chizat2019.fig1a", "Paths of particles, tau = 0.1", (6, 15, 60)),
     "chizat2019-fig1b": Entry("chizat2019.fig1b", "Paths of particles, tau = 2", (6, 15, 60)),
     "chizat2019-fig2b": Entry(
-        "chizat2019.fig2b", "Population loss of SGD against initialisation scale", (15, 25, 1200)
+        "step_size.sgd:FIG2B", "Population loss of SGD against initialisation scale", (15, 25, 1200)
     ),
     "woodworth2020": Entry("initialisation.diagonal_nets:WOODWORTH2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
-    "lewkowycz2020": Entry("later.lewkowycz2020", "The catapult window of step sizes", (10, 30, 900)),
+    "lewkowycz2020": Entry("step_size.catapult:LEWKOWYCZ2020", "The catapult window of step sizes", (10, 30, 900)),
     "geiger2020": Entry("width.crossover:GEIGER2020", "Where lazy training ends, against width", (15, 30, 900)),
     "note-fig2": Entry("note.fig2", "Loss landscapes at several widths", (15, 60, 7500)),
     "note-fig6": Entry("note.fig6", "Solutions projected onto another landscape", (15, 45, 7200)),

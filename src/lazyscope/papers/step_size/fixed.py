@@ -16,21 +16,19 @@ On two cores: tiny 20 s, quick 50 s, paper about 25 min.
 from dataclasses import dataclass, replace
 from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.diagnose import Thresholds
+from lazyscope.claims import FAILS, HOLDS, Claim, Scale
 from lazyscope.dynamics import EarlyStop
-from lazyscope.papers.figure import Trials
+from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import experiment, runs
+from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, log10_ratio, power
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
 from lazyscope.papers.student import Protocol, decades, fixed_step_size, power_step_size
-from lazyscope.sweep import Progress, Store
 
 NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
 
@@ -49,45 +47,50 @@ class StepSizes:
     matched_taus: tuple[float, ...]
     powers: tuple[float, ...]
     small_tau: float
-    seeds: int
 
 
 POWERS, SMALL_TAU = (1.0, 0.0, -1.0), 0.1
 FULL = Protocol(step_rule=fixed_step_size)
 TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
 SIZES = {
-    "tiny": StepSizes(
-        replace(TINY, step_rule=fixed_step_size),
-        TINY,
-        (0.1, 1.0, 10.0),
-        (0.1, 1.0),
-        (0.316228, 1.0, 10.0),
-        POWERS,
-        SMALL_TAU,
+    "tiny": Size(
+        StepSizes(
+            replace(TINY, step_rule=fixed_step_size),
+            TINY,
+            (0.1, 1.0, 10.0),
+            (0.1, 1.0),
+            (0.316228, 1.0, 10.0),
+            POWERS,
+            SMALL_TAU,
+        ),
         seeds=3,
     ),
-    "quick": StepSizes(
-        replace(FULL, num_steps=2000),
-        Protocol(num_steps=5000),
-        (0.01, 0.1, 0.316228, 1.0, 3.16228, 10.0),
-        (0.01, 0.1, 1.0, 5.62341, 10.0),
-        (0.1, 0.316228, 1.0, 10.0),
-        POWERS,
-        SMALL_TAU,
+    "quick": Size(
+        StepSizes(
+            replace(FULL, num_steps=2000),
+            Protocol(num_steps=5000),
+            (0.01, 0.1, 0.316228, 1.0, 3.16228, 10.0),
+            (0.01, 0.1, 1.0, 5.62341, 10.0),
+            (0.1, 0.316228, 1.0, 10.0),
+            POWERS,
+            SMALL_TAU,
+        ),
         seeds=3,
     ),
-    "paper": StepSizes(
-        FULL,
-        Protocol(),
-        decades(-2, 1, 0.25),
-        decades(-2, 1, 0.25),
-        decades(-1, 1, 0.1),
-        (2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
-        SMALL_TAU,
+    "paper": Size(
+        StepSizes(
+            FULL,
+            Protocol(),
+            decades(-2, 1, 0.25),
+            decades(-2, 1, 0.25),
+            decades(-1, 1, 0.1),
+            (2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
+            SMALL_TAU,
+        ),
         seeds=10,
     ),
 }
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     NO_STOP,
     Setting("taus", NOT_STATED, "chizat2019's range"),
@@ -104,90 +107,53 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: StepSizes, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: StepSizes, trials: Trials) -> xr.Dataset:
     """Symmetrised runs at `tau`; plain, matched and early-stopped runs, and other step rules, under their own axes."""
-    trials = Trials(key, spec.seeds, store, progress=progress)
-    whole, small = replace(spec.matched, doubled=False), (spec.small_tau,)
+    whole, small = replace(settings.matched, doubled=False), (settings.small_tau,)
     # Half of Figure 3's step there, and twice as many.
     halved = replace(whole, step_rule=partial(power_step_size, power=-2.0, at_one=0.05), num_steps=2 * whole.num_steps)
-    rules = [replace(whole, step_rule=partial(power_step_size, power=power)) for power in spec.powers]
+    rules = [replace(whole, step_rule=partial(power_step_size, power=power)) for power in settings.powers]
     parts = {
-        "plain": experiment(replace(spec.protocol, doubled=False), spec.plain_taus, trials),
-        "matched": runs(spec.matched, spec.matched_taus, trials),
+        "plain": experiment(replace(settings.protocol, doubled=False), settings.plain_taus, trials),
+        "matched": runs(settings.matched, settings.matched_taus, trials),
         "whole": runs(whole, small, trials),
         "stopped": runs(replace(whole, stop=NOTE_STOP), small, trials),
         "halved": runs(halved, small, trials),
     }
     losses = [runs(rule, small, trials).end_test_loss.isel(tau=0, drop=True) for rule in rules]
-    family = xr.concat(losses, xr.Variable("power", list(spec.powers)), join="exact").rename("power_end_test_loss")
-    main = experiment(spec.protocol, spec.taus, trials)
-    return xr.merge([main, family, *(_prefixed(ds, name) for name, ds in parts.items())], join="exact")
-
-
-def fixed_step_slope(ds: xr.Dataset, prefix: str) -> np.ndarray:
-    """Slope of log10 best test loss against log10 tau over the stable cells."""
-    return _slope(ds[f"{prefix}best_test_loss"].isel({f"{prefix}step": -1}), f"{prefix}tau", _stable(ds, prefix))
-
-
-def matched_slope(ds: xr.Dataset) -> np.ndarray:
-    """The same slope at equal kernel_time."""
-    best = ds.matched_best_test_loss.isel(matched_step=-1)
-    return _slope(best, "matched_tau", ~ds.matched_diverged.any("seed"))
-
-
-def laziness(ds: xr.Dataset, prefix: str) -> np.ndarray:
-    """The largest of g/0.05 and j/0.1 over the stable cells with tau >= 1: at most 1 is lazy."""
-    thresholds, axis = Thresholds(), f"{prefix}tau"
-    chosen = ds.sel({axis: _stable(ds, prefix).values & (ds[axis].values >= 1)})
-    gap = chosen[f"{prefix}gap"] / thresholds.gap_lazy
-    change = chosen[f"{prefix}differential_change"] / thresholds.differential_lazy
-    return xr.concat([gap, change], "decider", join="exact").max(["decider", axis]).values
-
-
-def gap_slope(ds: xr.Dataset) -> np.ndarray:
-    """Slope of log10 gap g against log10 tau over the stable symmetrised cells."""
-    return _slope(ds.gap, "tau", _stable(ds, ""))
-
-
-def distance_to_figure_3(ds: xr.Dataset, *, sign: int) -> np.ndarray:
-    """Least |log10 of end test loss over that of Figure 3's rule| over the rules with powers of this sign."""
-    losses = ds.power_end_test_loss.sel(power=np.sign(ds.power) == sign)
-    return np.abs(np.log10(losses / ds.whole_end_test_loss.isel(whole_tau=0))).min("power").values
-
-
-def distance_at_equal_time(ds: xr.Dataset) -> np.ndarray:
-    """|log10 of end test loss with half the step and twice the steps over that of Figure 3| at small tau, plain."""
-    ratio = ds.halved_end_test_loss.isel(halved_tau=0) / ds.whole_end_test_loss.isel(whole_tau=0)
-    return np.abs(np.log10(ratio.values))
-
-
-def gain_of_stopping(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the test loss where the note's rule stops over that at the end of the full run, plain, small tau."""
-    ratio = ds.stopped_end_test_loss.isel(stopped_tau=0) / ds.whole_end_test_loss.isel(whole_tau=0)
-    return np.log10(ratio.values)
+    family = xr.concat(losses, xr.Variable("power", list(settings.powers)), join="exact").rename("power_end_test_loss")
+    main = experiment(settings.protocol, settings.taus, trials)
+    beside = [
+        prefixed(ds[[kept for kept in KEPT if kept in ds]], f"{name}_", "tau", "step") for name, ds in parts.items()
+    ]
+    return xr.merge([main, family, *beside], join="exact")
 
 
 KEPT = ("best_test_loss", "end_test_loss", "differential_change", "diverged", "unstable", "kernel_time", "gap")
 
 
-def _prefixed(ds: xr.Dataset, prefix: str) -> xr.Dataset:
-    kept = ds[[name for name in KEPT if name in ds]]
-    return kept.rename({name: f"{prefix}_{name}" for name in [*kept.data_vars, "tau", "step"]})
+def stable(ds: xr.Dataset, variable: str, prefix: str = "") -> xr.DataArray:
+    """A variable of the runs under `prefix`, at the values of tau where no seed diverged or ended unstable."""
+    ended = (ds[f"{prefix}diverged"] | ds[f"{prefix}unstable"]).any("seed")
+    return ds[f"{prefix}{variable}"].sel({f"{prefix}tau": ~ended.values})
 
 
-def _stable(ds: xr.Dataset, prefix: str) -> xr.DataArray:
-    return ~(ds[f"{prefix}diverged"] | ds[f"{prefix}unstable"]).any("seed")
+def laziness(prefix: str) -> Quantity:
+    """The largest of g and j over their thresholds over the stable cells with tau >= 1: at most 1 is lazy."""
+    tau = f"{prefix}tau"
+    limits = {"gap": LAZY.gap_lazy, "differential_change": LAZY.differential_lazy}
+
+    def largest(ds: xr.Dataset) -> xr.DataArray:
+        ratios = [stable(ds, variable, prefix) / limit for variable, limit in limits.items()]
+        return xr.concat(ratios, "decider", join="exact").sel({tau: slice(1, None)}).max(["decider", tau])
+
+    return at(largest)
 
 
-def _slope(loss: xr.DataArray, axis: str, stable: xr.DataArray) -> np.ndarray:
-    chosen = loss.sel({axis: stable.values}).transpose("seed", axis)
-    return np.polyfit(np.log10(chosen[axis].values), np.log10(chosen.values).T, 1)[0]
-
-
-def _expect(quick: Outcome, *paper: Outcome | None) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": quick, "paper": paper[0] if paper else quick}
+def distance_to_figure_3(ds: xr.Dataset, *, sign: int) -> xr.DataArray:
+    """Least |log10 of end test loss over that of Figure 3's rule| over the rules with powers of this sign."""
+    losses = ds.power_end_test_loss.sel(power=np.sign(ds.power) == sign)
+    return abs(np.log10(losses / ds.whole_end_test_loss.isel(whole_tau=0))).min("power")
 
 
 AFTER = "this claim was added, once g and j of these cells were known."
@@ -197,9 +163,9 @@ CLAIMS = (
         sentence="With a fixed step the inverse result: the best test loss falls as tau increases (plain).",
         source="note §5.1, Figure 7 (dotted line)",
         measure="slope of log10 best test loss against log10 tau, stable plain cells",
-        quantity=partial(fixed_step_slope, prefix="plain_"),
+        quantity=power(partial(stable, variable="best_test_loss", prefix="plain_"), "plain_tau", plain_step=LAST),
         accepted=(-np.inf, -0.05),
-        expected=_expect(Outcome.FAILS, None),
+        expected=expected(FAILS),
         note="§5.1 speaks of Figure 3, which is plain. In so many steps a plain net at tau = 1 has not even unlearnt "
         "its initial output.",
         moved="symmetrised nets alone were judged before; the note does not say which nets Figure 7 shows.",
@@ -208,47 +174,51 @@ CLAIMS = (
         sentence="With a fixed step the inverse result: the best test loss falls as tau increases (symmetrised).",
         source="note §5.1, Figure 7 (dotted line)",
         measure="slope of log10 best test loss against log10 tau, stable symmetrised cells",
-        quantity=partial(fixed_step_slope, prefix=""),
+        quantity=power(partial(stable, variable="best_test_loss"), "tau", step=LAST),
         accepted=(-np.inf, -0.05),
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
         note="True of this number of steps; small tau is still at the loss of the zero predictor.",
     ),
     Claim(
         sentence="At equal kernel_time, too, the best test loss falls as tau increases.",
         source="ours, on note §5.1",
         measure="slope of log10 best test loss against log10 tau, equal kernel_time, tau >= 0.1",
-        quantity=matched_slope,
+        quantity=power(
+            lambda ds: ds.matched_best_test_loss.sel(matched_tau=~ds.matched_diverged.any("seed").values),
+            "matched_tau",
+            matched_step=LAST,
+        ),
         accepted=(-np.inf, -0.01),
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="The inversion is a matter of unequal training times: matched, the loss rises with tau.",
     ),
     Claim(
         sentence="Under this setup training can be called lazy as tau increases (symmetrised).",
         source="note §5.1, a question",
         measure="largest of g/0.05 and j/0.1 over stable symmetrised cells with tau >= 1; lazy is at most 1",
-        quantity=partial(laziness, prefix=""),
+        quantity=laziness(""),
         accepted=(-np.inf, 1.0),
         scale=Scale.SIZE,
-        expected=_expect(Outcome.HOLDS, None),
+        expected=expected(HOLDS),
         moved=AFTER,
     ),
     Claim(
         sentence="Under this setup training can be called lazy as tau increases (plain).",
         source="note §5.1, a question",
         measure="largest of g/0.05 and j/0.1 over stable plain cells with tau >= 1; lazy is at most 1",
-        quantity=partial(laziness, prefix="plain_"),
+        quantity=laziness("plain_"),
         accepted=(-np.inf, 1.0),
         scale=Scale.SIZE,
-        expected=_expect(Outcome.FAILS, None),
+        expected=expected(FAILS),
         note="No step size makes plain nets lazy: their linearisation has their initial output to unlearn.",
     ),
     Claim(
         sentence="The larger tau, the closer training keeps to its linearisation.",
         source="ours, on note §5.1",
         measure="slope of log10 gap g against log10 tau, stable symmetrised cells",
-        quantity=gap_slope,
+        quantity=power(partial(stable, variable="gap"), "tau"),
         accepted=(-np.inf, 0.0),
-        expected=_expect(Outcome.FAILS, None),
+        expected=expected(FAILS),
         note="g is small at small tau because nothing has been trained yet: at tau = 0.01 0.3 % of the loss is gone.",
         moved=AFTER,
     ),
@@ -256,10 +226,10 @@ CLAIMS = (
         sentence="A figure like Figure 3 can be reproduced with lower step sizes for smaller tau (equal steps).",
         source="note §5.1",
         measure=f"least {MEASURED}, over η = 0.1·tau^p with p > 0, as many steps",
-        quantity=partial(distance_to_figure_3, sign=1),
+        quantity=at(partial(distance_to_figure_3, sign=1)),
         accepted=(-np.inf, 0.1),
         scale=Scale.SIZE,
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="Smaller steps at smaller tau train it even less: Figure 3 needs the opposite.",
         moved="one rule, η = 0.005·min(tau, 1), was tried first, in fewer steps than Figure 3 has; it failed, too.",
     ),
@@ -267,20 +237,22 @@ CLAIMS = (
         sentence="It can with higher step sizes for smaller tau (equal steps).",
         source="ours, on note §5.1",
         measure=f"least {MEASURED}, over η = 0.1·tau^p with −1 <= p < 0, as many steps",
-        quantity=partial(distance_to_figure_3, sign=-1),
+        quantity=at(partial(distance_to_figure_3, sign=-1)),
         accepted=(-np.inf, 0.1),
         scale=Scale.SIZE,
-        expected=_expect(Outcome.HOLDS, None),
+        expected=expected(HOLDS),
         note="It need not be p = −2: at tau = 0.1 a tenth of the training ends within a sixth of the same test loss.",
     ),
     Claim(
         sentence="It can with lower step sizes and as many more steps (equal kernel_time).",
         source="ours, on note §5.1",
         measure="|log10 of end test loss with half the step and twice the steps over Figure 3's| at tau = 0.1, plain",
-        quantity=distance_at_equal_time,
+        quantity=lambda ds: abs(
+            log10_ratio(at("halved_end_test_loss", halved_tau=FIRST), at("whole_end_test_loss", whole_tau=FIRST))(ds)
+        ),
         accepted=(-np.inf, 0.1),
         scale=Scale.SIZE,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
         note="As any stable step then does: all follow one gradient flow. Without a budget the hypothesis is true of "
         "every rule.",
     ),
@@ -288,19 +260,19 @@ CLAIMS = (
         sentence="The test loss at convergence can be read off where it stops improving by 1e-4 in 100 iterations.",
         source="note §4.4; on the test loss, as in its code",
         measure="log10 of the test loss where this stops over that at the end of the full run, plain, tau = 0.1",
-        quantity=gain_of_stopping,
+        quantity=log10_ratio(
+            at("stopped_end_test_loss", stopped_tau=FIRST), at("whole_end_test_loss", whole_tau=FIRST)
+        ),
         accepted=(-np.log10(1.05), np.log10(1.05)),
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="The held-out data choose when to stop: what is reported is the best of training, and no test loss.",
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Best and end losses against tau for both starts, and the matched runs."""
-    figure, (ax,) = figures.new_figure(7.8, 4.8)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    figure, (ax,) = figures.new_figure(7.8, 4.8, log="xy")
     for prefix, label, color in (("", "symmetrised", figures.BLUE), ("plain_", "plain", figures.ORANGE)):
         end = ds[f"{prefix}end_test_loss"].where(~ds[f"{prefix}diverged"])
         best = ds[f"{prefix}best_test_loss"].isel({f"{prefix}step": -1}).where(~ds[f"{prefix}diverged"])
@@ -314,4 +286,6 @@ def draw(ds: xr.Dataset) -> Figure:
     return figure
 
 
-numbers = panels.table
+FIG7 = Figure(
+    caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=panels.table, stated=STATED
+)

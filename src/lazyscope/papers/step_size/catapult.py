@@ -14,24 +14,23 @@ Expected at quick, width 2048: the loss rises 12-fold at η·λ0 = 2.2, 200-fold
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.dynamics import DIVERGED, gradient_descent
 from lazyscope.models import Model, two_layer, two_layer_linear
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.quantities import Quantity, at, log10, power
 from lazyscope.problems import Problem
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
-
-CELL_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,13 @@ class Steps:
     n: int
     d: int
     num_steps: int
-    seeds: int
 
 
 RATES = (0.5, 1.0, 1.5, 1.9, 2.2, 2.5, 3.0, 3.5, 3.8, 4.2, 4.5, 5.0, 6.0, 8.0, 10.0, 11.0, 12.0, 13.0, 14.0, 16.0)
 SIZES = {
-    "tiny": Steps((1.0, 1.8, 2.5, 3.5, 5.0, 16.0), (64, 256), n=5, d=5, num_steps=200, seeds=4),
-    "quick": Steps(RATES, (128, 512, 2048), n=10, d=10, num_steps=400, seeds=6),
-    "paper": Steps(RATES, (128, 512, 2048, 8192), n=10, d=10, num_steps=2000, seeds=20),
+    "tiny": Size(Steps((1.0, 1.8, 2.5, 3.5, 5.0, 16.0), (64, 256), n=5, d=5, num_steps=200), seeds=4),
+    "quick": Size(Steps(RATES, (128, 512, 2048), n=10, d=10, num_steps=400), seeds=6),
+    "paper": Size(Steps(RATES, (128, 512, 2048, 8192), n=10, d=10, num_steps=2000), seeds=20),
 }
 CAPTION = (
     "Left, linear two-layer net of the largest width against the step: the highest train loss on the way and the last, "
@@ -92,6 +90,7 @@ def follow(
     }
 
 
+@stored_as("lazyscope.papers.later.lewkowycz2020.over_rate")
 def over_rate(
     key: Key[Array, ""], *, rate: Array, width: int, relu: bool, n: int, d: int, num_steps: int
 ) -> dict[str, Array]:
@@ -101,28 +100,21 @@ def over_rate(
     return follow(model, model.init(key_init), problem, rate=rate, num_steps=num_steps)
 
 
-def compute(
-    spec: Steps, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+OVER_RATE = Cell(over_rate, 1, static=("width",))
+
+
+def compute(settings: Steps, trials: Trials) -> xr.Dataset:
     """Runs at every step, width and seed of the linear net, and of the ReLU net of largest width (`relu_*`)."""
 
     def runs(widths: tuple[int, ...], relu: bool) -> xr.Dataset:
-        return sweep(
-            partial(over_rate, relu=relu, n=spec.n, d=spec.d, num_steps=spec.num_steps),
-            {"width": widths, "rate": spec.rates},
-            static=["width"],
-            key=key,
-            seeds=spec.seeds,
-            version=CELL_VERSION,
-            store=store,
-            progress=progress,
-        )
+        axes = {"width": widths, "rate": settings.rates}
+        return trials.over(OVER_RATE, axes, relu=relu, n=settings.n, d=settings.d, num_steps=settings.num_steps)
 
-    relu = runs(spec.widths[-1:], True).isel(width=0, drop=True)
-    return runs(spec.widths, False).merge(relu.rename({name: f"relu_{name}" for name in relu.data_vars}), join="exact")
+    relu = runs(settings.widths[-1:], True).isel(width=0, drop=True)
+    return xr.merge([runs(settings.widths, False), prefixed(relu, "relu_")], join="exact")
 
 
-LAZY, CATAPULT, BEYOND = (0.0, 2.0), (2.0, 4.0), (4.0, 6.0)  # of η·λ0
+LAZY, CATAPULT, BEYOND = (0.0, 2.0), (2.0, 4.0), (4.0, np.inf)  # of η·λ0
 
 
 def inside(ds: xr.Dataset, variable: str, window: tuple[float, float]) -> xr.DataArray:
@@ -131,40 +123,14 @@ def inside(ds: xr.Dataset, variable: str, window: tuple[float, float]) -> xr.Dat
     return ds[variable].isel(width=-1).sel(rate=rates)
 
 
-def lazy_peak(ds: xr.Dataset) -> np.ndarray:
-    """Largest log10 of the highest loss over the first, below 2/λ0."""
-    return np.log10(inside(ds, "peak", LAZY).max("rate").values)
+def largest(variable: str, window: tuple[float, float]) -> Quantity:
+    """The largest value over the window, widest linear net."""
+    return at(lambda ds: inside(ds, variable, window).max("rate"))
 
 
-def lazy_curvature(ds: xr.Dataset) -> np.ndarray:
+def lazy_curvature(ds: xr.Dataset) -> xr.DataArray:
     """Largest |λmax at the end/λ0 − 1| below 2/λ0."""
-    return abs(inside(ds, "curvature", LAZY) / ds.rate - 1).max("rate").values
-
-
-def catapult_peak(ds: xr.Dataset) -> np.ndarray:
-    """Least log10 of the highest loss over the first in the window."""
-    return np.log10(inside(ds, "peak", CATAPULT).min("rate").values)
-
-
-def catapult_last(ds: xr.Dataset) -> np.ndarray:
-    """Largest log10 of the last loss over the first in the window."""
-    return np.log10(inside(ds, "last", CATAPULT).max("rate").values)
-
-
-def catapult_curvature(ds: xr.Dataset) -> np.ndarray:
-    """Largest η·λmax at the end in the window."""
-    return inside(ds, "curvature", CATAPULT).max("rate").values
-
-
-def peak_slope(ds: xr.Dataset) -> np.ndarray:
-    """Slope of the log of the highest loss over the first against log width, at the rate nearest 3."""
-    peak = ds.peak.sel(rate=3.0, method="nearest").transpose("width", "seed")
-    return np.polyfit(np.log(peak.width.values), np.log(peak.values), 1)[0]
-
-
-def diverged_share(ds: xr.Dataset) -> np.ndarray:
-    """Share of rates beyond 4/λ0 at which the linear net diverges."""
-    return inside(ds, "diverged", (BEYOND[0], np.inf)).mean("rate").values
+    return abs(inside(ds, "curvature", LAZY) / ds.rate - 1).max("rate")
 
 
 def relu_limit(ds: xr.Dataset) -> np.ndarray:
@@ -174,63 +140,59 @@ def relu_limit(ds: xr.Dataset) -> np.ndarray:
     return ds.rate.values[counts - 1]
 
 
-def _expect(quick: Outcome = Outcome.HOLDS) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": quick, "paper": None}
-
-
 SOURCE = "Lewkowycz et al. 2020, §1.1"
 CLAIMS = (
     Claim(
         sentence="Below η = 2/λ0 the loss does not rise.",
         source=SOURCE + " (lazy phase)",
         measure="largest log10 of the highest train loss over the first, η·λ0 < 1.8, widest linear net",
-        quantity=lazy_peak,
+        quantity=log10(largest("peak", LAZY)),
         accepted=(-np.inf, 1e-9),
         every_seed=True,
-        expected=_expect(),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="There the curvature stays where it was.",
         source=SOURCE + " (lazy phase)",
         measure="largest |λmax(K_T)/λmax(K_0) − 1|, η·λ0 < 1.8, widest linear net",
-        quantity=lazy_curvature,
+        quantity=at(lazy_curvature),
         accepted=(-np.inf, 0.1),
         scale=Scale.SIZE,
-        expected=_expect(),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Between 2/λ0 and 4/λ0 the loss first rises.",
         source=SOURCE + " (catapult phase)",
         measure="least log10 of the highest train loss over the first, 2.2 < η·λ0 < 3.6, widest linear net",
-        quantity=catapult_peak,
+        quantity=log10(at(lambda ds: inside(ds, "peak", CATAPULT).min("rate"))),
         accepted=(np.log10(2), np.inf),
-        expected=_expect(),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It then falls, below where it started.",
         source=SOURCE + " (catapult phase)",
         measure="largest log10 of the last train loss over the first, 2.2 < η·λ0 < 3.6, widest linear net",
-        quantity=catapult_last,
+        quantity=log10(largest("last", CATAPULT)),
         accepted=(-np.inf, 0.0),
-        expected=_expect(),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The curvature ends below 2/η.",
         source=SOURCE + " (catapult phase)",
         measure="largest η·λmax(K_T)/n, 2.2 < η·λ0 < 3.6, widest linear net",
-        quantity=catapult_curvature,
+        quantity=largest("curvature", CATAPULT),
         accepted=(-np.inf, 2.0),
         scale=Scale.RATIO,
         every_seed=True,
-        expected=_expect(),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The loss rises to a height proportional to the width.",
         source="Lewkowycz et al. 2020, §2",
         measure="slope of log (highest over first train loss) against log m at η·λ0 = 3",
-        quantity=peak_slope,
+        quantity=power(lambda ds: ds.peak.sel(rate=3.0, method="nearest"), "width"),
         accepted=(0.8, 1.2),
-        expected=_expect(Outcome.INCONCLUSIVE),
+        expected=expected(INCONCLUSIVE),
         note="1.0 on average, with a wide interval: the height also depends on how deep the curvature has to fall, by "
         "chance, at each width.",
     ),
@@ -238,10 +200,10 @@ CLAIMS = (
         sentence="Above 4/λ0 training diverges.",
         source=SOURCE + " (divergent phase)",
         measure="share of steps with η·λ0 > 4.4 at which the widest linear net diverges",
-        quantity=diverged_share,
+        quantity=at(lambda ds: inside(ds, "diverged", BEYOND).mean("rate")),
         accepted=(0.95, np.inf),
         scale=Scale.SHARE,
-        expected=_expect(Outcome.INCONCLUSIVE),
+        expected=expected(INCONCLUSIVE),
         note="The edge of one example is blurred by ten: one run in six survives at 4.5, none from 5 on.",
     ),
     Claim(
@@ -251,7 +213,7 @@ CLAIMS = (
         quantity=relu_limit,
         accepted=(10.0, 14.0),
         scale=Scale.RATIO,
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="Not two layers of this width on ten examples: they diverge where the linear net does, near 4/λ0.",
     ),
 )
@@ -264,12 +226,11 @@ LINES = (
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left the linear net of the largest width, right the ReLU net."""
-    figure, axes = figures.new_figure(11, 4.4, columns=2)
+    figure, axes = figures.new_figure(11, 4.4, columns=2, log="y")
     widest = ds.isel(width=-1)
     for ax, prefix, title in zip(axes, ("", "relu_"), ("linear net", "ReLU net"), strict=True):
-        ax.set_yscale("log")
         diverged = widest[f"{prefix}diverged"]
         for name, label, color, marker in LINES:
             values = widest[prefix + name].clip(1e-8)  # what is 0 to rounding is drawn here
@@ -294,3 +255,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     names = ("peak", "last", "curvature", "diverged")
     rows = {name: widest[name] for name in names} | {f"ReLU: {name}": widest[f"relu_{name}"] for name in names}
     return figures.table(rows, "rate")
+
+
+LEWKOWYCZ2020 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers)

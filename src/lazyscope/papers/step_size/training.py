@@ -1,4 +1,4 @@
-"""What note §5.1 says of steps and optimisers, as cells: SGD, sparse starts, gradients and speed against tau."""
+"""Runs behind what note §5.1 says of steps and optimisers: where lazy nets stall, the largest stable step, speed."""
 
 from dataclasses import dataclass, replace
 
@@ -11,19 +11,19 @@ from jaxtyping import Array, ArrayLike, Key, PyTree
 from lazyscope import tree
 from lazyscope.dynamics import gradient_descent, linearized_descent, minibatches, sgd
 from lazyscope.models import Doubled
+from lazyscope.papers.figure import Cell
 from lazyscope.papers.student import Protocol, chizat_step_size, fixed_step_size, setup
 from lazyscope.problems import square_loss
+from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
-SGD_VERSION = 1
-SPARSE_VERSION = 1
-GRADIENT_VERSION = 1
-SPEED_VERSION = 1
 MOMENTUM = 0.9
+EDGE_STEPS = 100
 REACHED = 0.1  # of the initial train loss
 SPEED_POINTS = 120
 
 
+@stored_as("lazyscope.papers.step_cells.Speed")
 @dataclass(frozen=True)
 class Speed:
     """The net whose gradients and speed are followed over tau, plain for the one and symmetrised for the other."""
@@ -33,6 +33,28 @@ class Speed:
     num_steps: int
 
 
+def stall(
+    key: Key[Array, ""], *, tau: Array, fraction: float, momentum: float, kernel_time: float, protocol: Protocol
+) -> dict[str, Array]:
+    """Train loss at the end of descent of given effective kernel_time, and the projection residual."""
+    model, params0, problem = setup(key, protocol)
+    step_size = 2 * fraction / largest_eigenvalue(model.apply, params0, problem.x)
+    num_steps = round(kernel_time * (1 - momentum) / (2 * fraction))
+    run = gradient_descent(
+        model.apply,
+        params0,
+        problem,
+        alpha=tau**2,
+        step_size=step_size,
+        num_steps=num_steps,
+        momentum=momentum,
+        record=(0, num_steps),
+    )
+    limit = linearized_descent(model.apply, params0, problem, alpha=tau**2, step_size=step_size, steps=[np.inf])
+    return {"train_loss": run.train_loss[-1], "residual": limit.train_loss[-1], "start": run.train_loss[0]}
+
+
+@stored_as("lazyscope.papers.step_cells.sgd_stall")
 def sgd_stall(key: Key[Array, ""], *, tau: float, kernel_time: float, protocol: Protocol) -> dict[str, Array]:
     """Train loss at the end of SGD with momentum over the projection residual.
 
@@ -64,6 +86,7 @@ def sgd_stall(key: Key[Array, ""], *, tau: float, kernel_time: float, protocol: 
     return {"sgd_excess": end / limit.train_loss[-1]}
 
 
+@stored_as("lazyscope.papers.step_cells.sparse_stall")
 def sparse_stall(key: Key[Array, ""], *, tau: float, kernel_time: float, protocol: Protocol) -> dict[str, Array]:
     """Train loss at the end of descent with momentum over the projection residual, from a sparse start.
 
@@ -82,6 +105,25 @@ def sparse_stall(key: Key[Array, ""], *, tau: float, kernel_time: float, protoco
     return {"sparse_excess": run.train_loss[-1] / limit.train_loss[-1]}
 
 
+@stored_as("lazyscope.papers.note.s5_1.edge")
+def edge(key: Key[Array, ""], *, rate: Array, momentum: float, protocol: Protocol) -> dict[str, Array]:
+    """Largest train loss in 100 steps over its start, lazy, the step in units of the limit 2(1 + β)."""
+    model, params0, problem = setup(key, protocol)
+    run = gradient_descent(
+        model.apply,
+        params0,
+        problem,
+        alpha=1e6,
+        step_size=2 * (1 + momentum) * rate / largest_eigenvalue(model.apply, params0, problem.x),
+        num_steps=EDGE_STEPS,
+        momentum=momentum,
+        record=range(EDGE_STEPS + 1),
+    )
+    # The largest on the way, not the last: just above the limit the loss rises, and may come down again (a catapult).
+    return {"growth": jnp.nanmax(run.train_loss) / run.train_loss[0]}
+
+
+@stored_as("lazyscope.papers.step_cells.start_gradient")
 def start_gradient(key: Key[Array, ""], *, tau: Array, protocol: Protocol) -> dict[str, Array]:
     """‖∇F(w0)‖ and the largest stable step 2/λmax(K(w0)/n) at weights of scale tau."""
     model, params, problem = setup(key, replace(protocol, doubled=False))
@@ -91,6 +133,7 @@ def start_gradient(key: Key[Array, ""], *, tau: Array, protocol: Protocol) -> di
     return {"gradient_norm": tree.norm(gradient), "stable_step": 2 / top}
 
 
+@stored_as("lazyscope.papers.step_cells.speed")
 def speed(key: Key[Array, ""], *, tau: Array, spec: Speed) -> dict[str, Array]:
     """Steps to a tenth of the initial train loss by the rule, by a fixed step of 0.005, and by 0.9 of the largest step.
 
@@ -116,6 +159,14 @@ def speed(key: Key[Array, ""], *, tau: Array, spec: Speed) -> dict[str, Array]:
     rule, fixed = chizat_step_size(tau) * tau**2, fixed_step_size(tau) * tau**2
     taken = jax.lax.map(steps, jnp.stack([rule, fixed, 1.8 / top]))
     return dict(zip(("rule_steps", "fixed_steps", "best_steps"), taken, strict=True))
+
+
+STALL = Cell(stall, 1, static=("fraction", "momentum"))
+SGD_STALL = Cell(sgd_stall, 1)
+SPARSE_STALL = Cell(sparse_stall, 1)
+EDGE = Cell(edge, 1, static=("momentum",))
+START_GRADIENT = Cell(start_gradient, 1)
+SPEED = Cell(speed, 1)
 
 
 def _sparse(key: Key[Array, ""], params: PyTree, d: int) -> Doubled:
