@@ -1,18 +1,30 @@
-"""Data files against an independent reading of their bytes, augmentation against a loop, and every refusal."""
+"""Data files against an independent reading of their bytes, augmentation and controls against what they keep and lose,
+and every refusal."""
 
 import hashlib
 import io
+import socket
 import struct
 import tarfile
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyscope.datasets import cifar10, crop_and_flip, digit_images, uniform_noise, write_cifar10
+from lazyscope.datasets import (
+    cifar10,
+    crop_and_flip,
+    digit_images,
+    gaussian_images,
+    photographs,
+    shuffled_pixels,
+    uniform_noise,
+    write_cifar10,
+)
 from lazyscope.datasets.cifar import ARCHIVE, FOLDER, HELD_OUT, SOURCE, TRAINING
 
 RNG = np.random.default_rng(0)
@@ -149,6 +161,74 @@ def test_digit_images_are_the_digits_in_blocks():
     blocks = np.asarray(images.test_x)[:, ::4, ::4, 1] * images.deviation[1] + images.mean[1]
     np.testing.assert_allclose(16 * blocks.reshape(-1, 64), pixels[1500:], atol=1e-9)
     np.testing.assert_array_equal(images.train_x[:, 1::4, 3::4], images.train_x[:, ::4, ::4])
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_patches_put_side_by_side_are_the_photographs_so_that_none_shares_a_pixel(block):
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    with Image.open(f"{matplotlib.get_data_path()}/sample_data/grace_hopper.jpg") as image:
+        whole = [*load_sample_images().images, np.asarray(image)]
+    found = photographs(block=block, dtype=jnp.float64)
+    assert found.test_x.shape == (0, 32, 32, 3)
+    pixels = 255 * (np.asarray(found.train_x) * found.deviation + found.mean)
+    for place, photograph in enumerate(whole):
+        rows, columns = photograph.shape[0] // (32 * block), photograph.shape[1] // (32 * block)
+        patches = pixels[np.asarray(found.train_y) == place]
+        assert len(patches) == rows * columns
+        sides = np.concatenate([np.concatenate(patches[i * columns :][:columns], axis=1) for i in range(rows)])
+        kept = photograph[: rows * 32 * block, : columns * 32 * block].astype(float)
+        mean = sum(kept[i::block, j::block] for i in range(block) for j in range(block)) / block**2
+        np.testing.assert_allclose(sides, mean, atol=1e-9)
+
+
+def test_photographs_are_normalised_by_channel_always_the_same_and_need_no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a socket was asked for")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    images = photographs(dtype=jnp.float64)
+    assert images.train_x.shape == (192, 32, 32, 3)
+    np.testing.assert_allclose(images.train_x.mean((0, 1, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(images.train_x.std((0, 1, 2)), 1, rtol=1e-12)
+    np.testing.assert_array_equal(images.train_x, photographs(dtype=jnp.float64).train_x)
+
+
+@pytest.mark.parametrize("block", [0, 14])
+def test_a_photograph_without_a_patch_is_refused(block):
+    with pytest.raises(ValueError, match=f"block must be 1 to 13 pixels, got {block}"):
+        photographs(block=block)
+
+
+def colours(images):
+    """The pixels of each image, sorted."""
+    return np.array([sorted(map(tuple, image.reshape(-1, image.shape[-1]))) for image in np.asarray(images)])
+
+
+def test_shuffled_pixels_keep_each_image_s_colours_and_one_order_all_inner_products():
+    x = jnp.asarray(RNG.standard_normal((4, 5, 6, 3)))
+    one, each = (shuffled_pixels(jax.random.key(1), x, one_order=one) for one in (True, False))
+
+    def products(images):
+        return np.asarray(images).reshape(4, -1) @ np.asarray(images).reshape(4, -1).T
+
+    for shuffled in (one, each):
+        np.testing.assert_array_equal(colours(shuffled), colours(x))
+        assert not np.array_equal(shuffled, x)
+    np.testing.assert_allclose(products(one), products(x), rtol=1e-12)
+    assert not np.allclose(products(each), products(x), atol=0.1)
+
+
+def test_gaussian_images_have_the_mean_the_covariance_and_no_other_directions():
+    x = jnp.asarray(RNG.gamma(1.0, size=(6, 2, 3, 2)))  # six images in twelve dimensions: the covariance has rank five
+    drawn = np.asarray(gaussian_images(jax.random.key(2), x, n=40_000)).reshape(-1, 12)
+    flat = np.asarray(x).reshape(6, 12)
+    covariance = np.cov(flat.T, ddof=0)
+    error = np.sqrt(np.diag(covariance).max())
+    np.testing.assert_allclose(drawn.mean(0), flat.mean(0), atol=5 * error / 200)
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=8 * error**2 / 200)
+    assert np.linalg.matrix_rank(drawn - flat.mean(0), tol=1e-6) == 5
 
 
 @settings(deadline=None, max_examples=25)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from lazyscope import Problem, cross_entropy, square_loss
-from lazyscope.datasets import digit_images, write_cifar10
+from lazyscope.datasets import photographs, write_cifar10
 from lazyscope.dynamics import centred_training, train_in_epochs
 from lazyscope.papers.chizat2019 import deep_cells, fig3c
 from lazyscope.papers.chizat2019.deep_cells import Deep, load_state, save_state, small_net
@@ -157,17 +157,29 @@ def test_with_kinks_the_gap_falls_and_as_one_over_alpha_beyond_the_last_flip():
     assert abs(slope + 1) < 0.1
 
 
+def spectra(kind, **options):
+    settings = {"net": small_net, "factor": 1 / 4, "gain": 2.0, "images": 3, "cifar": False}
+    return fig3c.spectra(KEY, kind=kind, **settings | options)
+
+
 @pytest.mark.slow
-def test_the_spectrum_is_that_of_a_dense_jacobian_product():
-    deep = Deep(net=small_net, factor=1 / 4, gain=2.0)
-    found = fig3c.spectra(KEY, kind="real", deep=deep, images=3)
-    key_init, key_choice, _ = jax.random.split(KEY, 3)
-    every = digit_images()
-    x = every.train_x[jax.random.choice(key_choice, 1500, (3,), replace=False)].astype(float)
-    rows = np.asarray(jacobian(deep.model().apply, deep.model().init(key_init, 2.0), x)).reshape(30, -1)
+@pytest.mark.parametrize("kind", ["real", "shuffled"])
+def test_the_spectrum_is_that_of_a_dense_jacobian_product(kind):
+    found = spectra(kind)
+    key_init, key_choice, key_control = jax.random.split(KEY, 3)
+    x = photographs().train_x[jax.random.choice(key_choice, 192, (3,), replace=False)].astype(float)
+    if kind == "shuffled":
+        x = x.reshape(3, -1, 3)[:, jax.random.permutation(key_control, 1024)].reshape(x.shape)
+    model = small_net(factor=1 / 4)
+    rows = np.asarray(jacobian(model.apply, model.init(key_init, 2.0), x)).reshape(30, -1)
     expected = np.linalg.eigvalsh(rows @ rows.T)[::-1]
     np.testing.assert_allclose(found["eigenvalues"], expected, rtol=1e-9, atol=1e-12 * expected[0])
     np.testing.assert_allclose(found["effective_rank"], expected.sum() ** 2 / (expected**2).sum(), rtol=1e-9)
+
+
+def test_spectra_of_cifar_need_its_folder():
+    with pytest.raises(ValueError, match="CIFAR-10 must be in a folder, got none"):
+        spectra("real", cifar=True)
 
 
 def test_a_cell_takes_cifar_from_its_folder(tmp_path):

@@ -167,3 +167,13 @@ def test_a_result_that_cannot_be_read_is_named(tmp_path, content):
     (tmp_path / "figures" / "x.json").write_text(content)
     with pytest.raises(ValueError, match=r"x\.json is not a result of this version"):
         report.write_page(tmp_path)
+
+
+def test_findings_say_what_stood_in_for_what_the_paper_speaks_of(tmp_path):
+    for name, stand_in in (("note-x", ""), ("note-y", "on <digits>")):
+        report.write_item(tmp_path, replace(item(name), stand_in=stand_in), svg=b"<svg/>", png=b"")
+    page = report.write_page(tmp_path).read_text()
+    mark = '<small class="soft">on &lt;digits&gt;</small>'
+    assert page.count(mark) == 2  # beside the finding, and in the table of all claims
+    assert page.count('<small class="soft">') == 2
+    assert f"holds</span> {mark} &middot; <q>Loss grows.</q>" in page

@@ -9,7 +9,7 @@ import xarray as xr
 from lazyscope.dynamics import EarlyStop
 from lazyscope.papers import FIGURES, SIZES
 from lazyscope.papers.reproduce import load
-from lazyscope.papers.settings import Setting, table
+from lazyscope.papers.settings import Setting, stand_ins, table
 from lazyscope.papers.student import Protocol
 from lazyscope.report import Item, write_item, write_page
 from lazyscope.store import export
@@ -101,6 +101,17 @@ def test_a_reason_stands_only_where_ours_is_another_value():
     shown = table(TWO, 3, said)
     assert shown["one.n"] == ("1000", "1000 in [2]", "")
     assert shown["other.n"] == ("7", "1000 in [2]", "time")
+
+
+def test_what_stands_in_is_named_where_another_value_was_run_and_trials_where_they_are_fewer():
+    def words(*said):
+        return stand_ins(table(TWO, 3, said), said)
+
+    digits = Setting("other.n", "1000", stand_in="on digits")
+    assert words(digits) == "on digits"
+    assert words(digits, Setting("seeds", "10 in [2]")) == "on digits, with 3 of 10 trials"
+    assert words(Setting("one.n", "1000 (§4)", stand_in="on digits"), Setting("seeds", "3 (§4)")) == ""
+    assert words(Setting("other.n", "1000", "time"), Setting("seeds", "not stated")) == ""
 
 
 def test_a_setting_that_is_not_there_is_refused():

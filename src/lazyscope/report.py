@@ -44,7 +44,7 @@ class Item:
     """One figure on the page: what it shows, what was claimed and measured, and where it comes from.
 
     `settings` holds what was run, by name; `stated` what the paper states of it where that is said, and why ours is
-    another value.
+    another value. `stand_in` says, beside each finding, what stood in for what the paper speaks of.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Item:
     numbers: list[list[str]]
     provenance: dict[str, str]
     stated: dict[str, list[str]] = field(default_factory=dict)
+    stand_in: str = ""
 
 
 def describe(finding: Finding, size: str) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def _item(values: Any, stem: str) -> Item:
     facts = all(isinstance(facts, dict) for facts in (item.settings, item.stated, item.provenance))
     if item.name != stem or not (table and item.numbers and claims and facts):
         raise ValueError
-    texts: list[Any] = [item.title, item.caption, item.size, item.command]
+    texts: list[Any] = [item.title, item.caption, item.size, item.command, item.stand_in]
     texts += [*item.settings.values(), *item.provenance.values(), *(cell for row in item.numbers for cell in row)]
     texts += [text for stated, why in item.stated.values() for text in (stated, why)]
     texts += [finding[name] for finding in item.findings for name in WORDS]

@@ -1,10 +1,7 @@
-"""Random crops, flips and noise: what changes an image and not its label."""
-
-from collections.abc import Sequence
+"""Random crops and flips: what changes an image and not its label."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 
@@ -27,21 +24,3 @@ def crop_and_flip(key: Key[Array, ""], x: Float[Array, "n h w c"], *, padding: i
     cropped = jax.vmap(crop)(padded, rows, columns)
     flipped = jax.random.bernoulli(key_flip, 0.5, (n, 1, 1, 1))
     return jnp.where(flipped, cropped[:, :, ::-1], cropped)
-
-
-def uniform_noise(
-    key: Key[Array, ""],
-    shape: Sequence[int],
-    *,
-    mean: Float[np.ndarray, " c"],
-    deviation: Float[np.ndarray, " c"],
-    dtype: jnp.dtype | type = jnp.float32,
-) -> Float[Array, "n h w c"]:
-    """Images `(n, h, w, c)` of independent pixels, uniform on 0, 1, …, 255, normalised as `Images` of that mean are.
-
-    What Chizat et al. 2019 (their kernel spectra) mean by random images; their code's noise does not reach the
-    kernel with current versions of torchvision.
-    """
-    pixels = jax.random.randint(key, tuple(shape), 0, 256).astype(dtype) / 255
-    channels = (1, 1, 1, -1)
-    return (pixels - jnp.asarray(mean, dtype).reshape(channels)) / jnp.asarray(deviation, dtype).reshape(channels)

@@ -77,7 +77,7 @@ FIGURES: dict[str, Entry] = {
         "chizat2019.fig3b", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
     ),
     "chizat2019-fig3c": Entry(
-        "chizat2019.fig3c", "Kernel spectra of real and random images", (6, 30, 7_200), ("paper",)
+        "chizat2019.fig3c", "Kernel spectra of real and random images", (15, 50, 30_000), ("paper",)
     ),
     "chizat2019-table1": Entry(
         "chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)

@@ -69,6 +69,7 @@ def reproduce(
         findings=[report.describe(finding, size) for finding in findings],
         settings={name: run for name, (run, _, _) in shown.items()},
         stated={name: [stated, why] for name, (_, stated, why) in shown.items() if stated},
+        stand_in=settings.stand_ins(shown, figure.stated),
         numbers=figure.numbers(dataset),
         provenance=provenance(precision="float64", wall_seconds=wall),
     )

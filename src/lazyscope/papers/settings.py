@@ -4,7 +4,7 @@ A figure says in `stated` what a reader could not see from the values: where its
 and what was run where the figure varies a field of its protocol itself or makes no use of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -17,18 +17,22 @@ class Setting:
 
     `name` is its path in the settings, fields joined by dots; where `run` is given, that is what was run, and
     `name` may be one that they lack. `stated` is the value in the paper, with words behind it if need be;
-    `why` is the reason for another value.
+    `why` is the reason for another value, and `stand_in` the words beside every finding where another value puts
+    something else in the place of what the paper speaks of, such as "on digits".
     """
 
     name: str
     stated: str = ""
     why: str = ""
     run: str = ""
+    stand_in: str = ""
 
 
-def ours(run: str, why: str = "a theorem; settings are ours", name: str = "net and data") -> Setting:
+def ours(
+    run: str, why: str = "a theorem; settings are ours", name: str = "net and data", stand_in: str = ""
+) -> Setting:
     """What was run where the paper states nothing."""
-    return Setting(name, run=run, stated=NOT_STATED, why=why)
+    return Setting(name, run=run, stated=NOT_STATED, why=why, stand_in=stand_in)
 
 
 def unused(prefix: str, *names: str) -> tuple[Setting, ...]:
@@ -68,9 +72,25 @@ def table(settings: Any, seeds: int, said: Sequence[Setting]) -> dict[str, tuple
                 f"a setting must be one of the figure's or say what was run, got {setting.name!r}: "
                 f"name one of {', '.join(rows)}, or give run="
             )
-        same = setting.stated == run or setting.stated.startswith(f"{run} ")
-        rows[setting.name] = (run, setting.stated, "" if same else setting.why)
+        rows[setting.name] = (run, setting.stated, "" if _same(run, setting.stated) else setting.why)
     return rows
+
+
+def stand_ins(shown: Mapping[str, tuple[str, str, str]], said: Sequence[Setting]) -> str:
+    """What findings were decided on in place of what the paper states, in words: settings that stand in, fewer trials.
+
+    `shown` is the `table` of what was run; nothing where all is as in the paper.
+    """
+    words = [s.stand_in for s in said if s.stand_in and not _same(shown[s.name][0], s.stated)]
+    trials, stated, _ = shown.get("seeds", ("", "", ""))
+    of = stated.split(" ")[0]
+    if of.isdecimal() and int(trials) < int(of):
+        words.append(f"with {trials} of {of} trials")
+    return ", ".join(words)
+
+
+def _same(run: str, stated: str) -> bool:
+    return stated == run or stated.startswith(f"{run} ")
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:

@@ -220,7 +220,7 @@ SIZES = {
 }
 
 SETTINGS = (
-    Setting("deep.cifar", "yes", "digits where CIFAR-10 is not at hand"),
+    Setting("deep.cifar", "yes", "digits where CIFAR-10 is not at hand", stand_in="on digits"),
     Setting("deep.factor", "1", "time"),
     Setting("deep.epochs", "100", "time"),
     Setting("deep.batch", "128", "few images"),

@@ -60,6 +60,7 @@ SETTINGS = (
     ours(
         "six initialisations of three nets on handwritten digits, SGD and Adam",
         "the note has no experiment; settings are ours",
+        stand_in="on digits",
     ),
 )
 CAPTION = (
