@@ -71,16 +71,19 @@ FIGURES: dict[str, Entry] = {
         "theorems.under_parameterised:THM2_5", "Convergence of under-parameterised nets", (6, 8, 40)
     ),
     "chizat2019-fig3a": Entry(
-        "chizat2019.fig3a", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
+        "image_nets.accuracy:FIG3A", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
     ),
     "chizat2019-fig3b": Entry(
-        "chizat2019.fig3b", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
+        "image_nets.gates:FIG3B", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
     ),
     "chizat2019-fig3c": Entry(
-        "chizat2019.fig3c", "Kernel spectra of real and random images", (15, 50, 30_000), ("paper",)
+        "image_nets.kernel_spectra:FIG3C", "Kernel spectra of real and random images", (15, 50, 30_000), ("paper",)
     ),
     "chizat2019-table1": Entry(
-        "chizat2019.table1", "Image nets, standard and linearised", (20, 40, 3_600_000), ("paper",)
+        "image_nets.standard_and_linearised:TABLE1",
+        "Image nets, standard and linearised",
+        (20, 40, 3_600_000),
+        ("paper",),
     ),
     "note-s3.1": Entry(
         "theorems.general_setting:S3_1", "The generalised setting: bound, rates, held-out points", (30, 45, 180)

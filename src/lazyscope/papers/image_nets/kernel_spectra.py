@@ -20,27 +20,27 @@ paper: 495 images of CIFAR-10 (`--data DIR`) at full width, some eight hours of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import FAILS, HOLDS, Claim, Scale
 from lazyscope.datasets import Images, cifar10, gaussian_images, photographs, shuffled_pixels, uniform_noise
 from lazyscope.models import Model
-from lazyscope.papers.chizat2019.deep_cells import small_net
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.image_nets.training import small_net
+from lazyscope.papers.quantities import Quantity, at, difference
 from lazyscope.papers.settings import Setting
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 from lazyscope.tangent import blocked_tangent_kernel, spectrum
 from lazyscope.vision import vgg11
 
-SPECTRUM_VERSION = 3
 KINDS = {  # what each kernel is over
     "real": ("real images", figures.BLUE),
     "shuffled": ("pixels in another order, one for all", figures.GREEN),
@@ -56,18 +56,17 @@ class Spectra:
 
     net: Callable[..., Model]
     images: int
-    seeds: int
     factor: float = 1.0
     gain: float = 2.0
     cifar: bool = False
 
 
 SIZES = {
-    "tiny": Spectra(small_net, images=6, seeds=3),
-    "quick": Spectra(vgg11, images=64, seeds=5, factor=1 / 8),
-    "paper": Spectra(vgg11, images=495, seeds=5, cifar=True),
+    "tiny": Size(Spectra(small_net, images=6), seeds=3),
+    "quick": Size(Spectra(vgg11, images=64, factor=1 / 8), seeds=5),
+    "paper": Size(Spectra(vgg11, images=495, cifar=True), seeds=5),
 }
-SETTINGS = (
+STATED = (
     Setting("cifar", "yes", "where CIFAR-10 is not at hand, patches of photographs", stand_in="on photographs"),
     Setting("factor", "1", "time"),
     Setting("images", "495", "time"),
@@ -80,6 +79,7 @@ CAPTION = (
 )
 
 
+@stored_as("lazyscope.papers.chizat2019.fig3c.spectra")
 def spectra(
     key: Key[Array, ""],
     *,
@@ -122,35 +122,27 @@ def _control(kind: str, key: Key[Array, ""], x: Array, every: Images) -> Float[A
     return x if kind == "real" else shuffled_pixels(key, x, one_order=kind == "shuffled")
 
 
-def compute(
-    spec: Spectra,
-    *,
-    key: Key[Array, ""],
-    store: Store | None = None,
-    progress: Progress | None = None,
-    data: Path | None = None,
-) -> xr.Dataset:
+SPECTRA = Cell(spectra, 3, {"eigenvalues": ("index",)}, static=("kind",), compiled=False)
+
+
+def compute(settings: Spectra, trials: Trials) -> xr.Dataset:
     """All spectra per draw."""
-    settings = {"net": spec.net, "factor": spec.factor, "gain": spec.gain, "images": spec.images, "cifar": spec.cifar}
-    ds = sweep(
-        partial(spectra, **settings),
+    ds = trials.over(
+        SPECTRA,
         {"kind": tuple(KINDS)},
-        static=("kind",),
-        key=key,
-        seeds=spec.seeds,
-        dims={"eigenvalues": ("index",)},
-        version=SPECTRUM_VERSION,
-        store=store,
-        progress=progress,
-        compiled=False,
-        local={"data": data},
+        local={"data": trials.data},
+        net=settings.net,
+        factor=settings.factor,
+        gain=settings.gain,
+        images=settings.images,
+        cifar=settings.cifar,
     )
     return ds.assign_coords(index=np.arange(1, ds.sizes["index"] + 1))
 
 
-def rank_against_real(ds: xr.Dataset, kind: str) -> np.ndarray:
+def rank_against_real(kind: str) -> Quantity:
     """The effective rank on images of a kind over that on real ones."""
-    return (ds.effective_rank.sel(kind=kind) / ds.effective_rank.sel(kind="real")).values
+    return at(lambda ds: ds.effective_rank.sel(kind=kind) / ds.effective_rank.sel(kind="real"))
 
 
 def fall(ds: xr.Dataset) -> xr.DataArray:
@@ -158,20 +150,10 @@ def fall(ds: xr.Dataset) -> xr.DataArray:
     return np.log10(ds.eigenvalues.isel(index=0) / ds.eigenvalues.isel(index=ds.sizes["index"] // 2))
 
 
-def decay(ds: xr.Dataset) -> np.ndarray:
-    """The fall on real images less that on noise."""
-    return (fall(ds).sel(kind="real") - fall(ds).sel(kind="noise")).values
-
-
-def condition_over_noise(ds: xr.Dataset) -> np.ndarray:
-    """The condition number on real images over that on noise."""
-    return (ds.condition.sel(kind="real") / ds.condition.sel(kind="noise")).values
-
-
-def share_of_conditioning(ds: xr.Dataset, kind: str) -> np.ndarray:
+def share_of_conditioning(ds: xr.Dataset) -> xr.DataArray:
     """Decades of the condition number by which images of a kind exceed noise, over those of real images."""
     decades = np.log10(ds.condition) - np.log10(ds.condition.sel(kind="noise"))
-    return (decades.sel(kind=kind) / decades.sel(kind="real")).values
+    return decades / decades.sel(kind="real")
 
 
 PAPER, OURS = "Chizat et al. 2019, §3.2", "ours, on Chizat et al. 2019, §3.2"
@@ -180,20 +162,16 @@ DETAIL = "Images with more detail lose up to a third of it with their neighbourh
 HINDSIGHT = "the claim was added when the spectra showed that real images differ from noise at the small end alone"
 
 
-def _expect(quick: Outcome) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": quick, "paper": None}
-
-
 def _alike(sentence: str, kind: str, note: str = "") -> Claim:
     """The claim that a control has the effective rank of real images."""
     return Claim(
         sentence=sentence,
         source=OURS,
         measure=f"effective rank, {KINDS[kind][0]}, over that on real images",
-        quantity=partial(rank_against_real, kind=kind),
+        quantity=rank_against_real(kind),
         accepted=ALIKE,
         scale=Scale.RATIO,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
         note=note,
     )
 
@@ -204,9 +182,9 @@ def _conditioning(sentence: str, kind: str, accepted: tuple[float, float]) -> Cl
         sentence=sentence,
         source=OURS,
         measure=f"decades of λ1/λn above those on noise, {KINDS[kind][0]}, over those on real images",
-        quantity=partial(share_of_conditioning, kind=kind),
+        quantity=at(share_of_conditioning, kind=kind),
         accepted=accepted,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
         moved=HINDSIGHT,
     )
 
@@ -216,29 +194,29 @@ CLAIMS = (
         sentence="The tangent kernel of real images is of much lower effective rank than that of random images.",
         source=PAPER,
         measure="effective rank (tr K)²/tr K², uniform noise over real images; much is twice",
-        quantity=partial(rank_against_real, kind="noise"),
+        quantity=rank_against_real("noise"),
         accepted=(2.0, np.inf),
         scale=Scale.RATIO,
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="Deep in the net images of noise look alike, because pooling averages independent pixels.",
     ),
     Claim(
         sentence="Its eigenvalues decay faster: the linearised model is badly conditioned on real images.",
         source=PAPER,
         measure="decades from the first eigenvalue to the middle of the spectrum, real images less noise",
-        quantity=decay,
+        quantity=difference(at(fall, kind="real"), at(fall, kind="noise")),
         accepted=(0.5, np.inf),
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="They do in the last quarter of the spectrum alone: see the condition number.",
     ),
     Claim(
         sentence="The condition number is larger on real images than on random ones.",
         source=OURS,
         measure="λ1/λn, real images over uniform noise; larger is twice",
-        quantity=condition_over_noise,
+        quantity=at(lambda ds: ds.condition.sel(kind="real") / ds.condition.sel(kind="noise")),
         accepted=(2.0, np.inf),
         scale=Scale.RATIO,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
         note="Photographs owe it to smooth patches, which are nearly equal; 40 images of CIFAR do not show it.",
         moved=HINDSIGHT,
     ),
@@ -254,10 +232,9 @@ CLAIMS = (
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """All spectra, normalised by their sums."""
-    figure, (ax,) = figures.new_figure()
-    ax.set_yscale("log")
+    figure, (ax,) = figures.new_figure(log="y")
     shares = ds.eigenvalues / ds.eigenvalues.sum("index")
     for kind, (name, colour) in KINDS.items():
         rank = float(ds.effective_rank.sel(kind=kind).mean())
@@ -280,3 +257,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         [name, *(f"{float(v.sel(kind=kind).mean()):.4g}" for v in shown.values())] for kind, (name, _) in KINDS.items()
     ]
     return [["images", *shown], *rows]
+
+
+FIG3C = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

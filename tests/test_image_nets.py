@@ -13,8 +13,8 @@ import pytest
 from lazyscope import Problem, cross_entropy, square_loss
 from lazyscope.datasets import photographs, write_cifar10
 from lazyscope.dynamics import centred_training, train_in_epochs
-from lazyscope.papers.chizat2019 import deep_cells, fig3c
-from lazyscope.papers.chizat2019.deep_cells import Deep, load_state, save_state, small_net
+from lazyscope.papers.image_nets import kernel_spectra, training
+from lazyscope.papers.image_nets.training import Deep, load_state, save_state, small_net
 from lazyscope.tangent import jacobian
 from lazyscope.vision import layers, network
 
@@ -159,7 +159,7 @@ def test_with_kinks_the_gap_falls_and_as_one_over_alpha_beyond_the_last_flip():
 
 def spectra(kind, **options):
     settings = {"net": small_net, "factor": 1 / 4, "gain": 2.0, "images": 3, "cifar": False}
-    return fig3c.spectra(KEY, kind=kind, **settings | options)
+    return kernel_spectra.spectra(KEY, kind=kind, **settings | options)
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_a_cell_takes_cifar_from_its_folder(tmp_path):
 @pytest.mark.slow
 def test_interrupted_cells_go_on_from_their_checkpoint(tmp_path, monkeypatch):
     deep = Deep(net=small_net, factor=1 / 4, examples=16, held_out=8, epochs=2, batch=8, rate=0.002)
-    whole = deep_cells.trained(KEY, alpha=3.0, deep=deep)
+    whole = training.trained(KEY, alpha=3.0, deep=deep)
     saved = []
 
     def die(file, state):
@@ -208,12 +208,12 @@ def test_interrupted_cells_go_on_from_their_checkpoint(tmp_path, monkeypatch):
         saved.append(file)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deep_cells, "save_state", die)
+    monkeypatch.setattr(training, "save_state", die)
     with pytest.raises(KeyboardInterrupt):
-        deep_cells.trained(KEY, alpha=3.0, deep=deep, checkpoints=tmp_path)
+        training.trained(KEY, alpha=3.0, deep=deep, checkpoints=tmp_path)
     assert saved[0].is_file()
     monkeypatch.undo()
-    resumed = deep_cells.trained(KEY, alpha=3.0, deep=deep, checkpoints=tmp_path)
+    resumed = training.trained(KEY, alpha=3.0, deep=deep, checkpoints=tmp_path)
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value)
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
     lazyscope reproduce chizat2019-table1 --size quick
 
 VGG-11 and ResNet-18 without batch norm, trained at alpha = 1 and as their Taylor linearisations (alpha = inf), as in
-Figure 3a (`deep_cells.py`). The paper's nets are eight times as wide as these; its numbers are drawn beside ours and
+Figure 3a (`training.py`). The paper's nets are eight times as wide as these; its numbers are drawn beside ours and
 are known from the paper alone: with CIFAR-10, other widths and two orders of magnitude more training they are not what
 a quick run should give. Which of two nets is better is what both can say.
 
@@ -12,18 +12,17 @@ net of three convolutions. paper: both nets at width factor 8 on CIFAR-10 (`--da
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
-from lazyscope.papers.chizat2019.deep_cells import PAPER, QUICK, TINY, Deep, trainings
+from lazyscope.claims import INCONCLUSIVE, Claim
+from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.image_nets.training import PAPER, QUICK, TINY, Deep, trainings
+from lazyscope.papers.quantities import at
 from lazyscope.papers.settings import Setting
-from lazyscope.sweep import Progress, Store
 from lazyscope.vision import resnet18
 
 PUBLISHED = {
@@ -42,16 +41,15 @@ class Table:
     """Nets by name with their trainings."""
 
     nets: tuple[tuple[str, Deep], ...]
-    seeds: int
 
 
 WIDE = replace(PAPER, factor=8)
 SIZES = {
-    "tiny": Table((("VGG-11", TINY),), seeds=3),
-    "quick": Table((("VGG-11", QUICK),), seeds=3),
-    "paper": Table((("VGG-11", WIDE), ("ResNet-18", replace(WIDE, net=resnet18))), seeds=3),
+    "tiny": Size(Table((("VGG-11", TINY),)), seeds=3),
+    "quick": Size(Table((("VGG-11", QUICK),)), seeds=3),
+    "paper": Size(Table((("VGG-11", WIDE), ("ResNet-18", replace(WIDE, net=resnet18)))), seeds=3),
 }
-SETTINGS = (
+STATED = (
     Setting("nets.VGG-11.cifar", "yes", "digits where CIFAR-10 is not at hand", stand_in="on digits"),
     Setting("nets.VGG-11.factor", "8", "time"),
     Setting("nets.VGG-11.epochs", "100", "time"),
@@ -64,28 +62,17 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Table,
-    *,
-    key: Key[Array, ""],
-    store: Store | None = None,
-    progress: Progress | None = None,
-    data: Path | None = None,
-) -> xr.Dataset:
+def compute(settings: Table, trials: Trials) -> xr.Dataset:
     """Accuracies by net, mode and split."""
-    parts = [
-        trainings(deep, tuple(MODES.values()), seeds=spec.seeds, key=key, store=store, progress=progress, data=data)
-        for _, deep in spec.nets
-    ]
-    names = [name for name, _ in spec.nets]
+    parts = [trainings(deep, tuple(MODES.values()), trials) for _, deep in settings.nets]
+    names = [name for name, _ in settings.nets]
     accuracy = xr.concat([ds.accuracy for ds in parts], "net").assign_coords(net=names)
     return xr.Dataset({"accuracy": accuracy.rename(alpha="mode").assign_coords(mode=list(MODES))})
 
 
-def standard_is_better(ds: xr.Dataset) -> np.ndarray:
-    """Held-out accuracy, standard minus linearised, the least over nets."""
-    test = ds.accuracy.sel(split="test")
-    return (test.sel(mode="standard") - test.sel(mode="linearised")).min("net").values
+def standard_is_better(ds: xr.Dataset) -> xr.DataArray:
+    """Accuracy, standard minus linearised, the least over nets."""
+    return (ds.accuracy.sel(mode="standard") - ds.accuracy.sel(mode="linearised")).min("net")
 
 
 CLAIMS = (
@@ -93,14 +80,14 @@ CLAIMS = (
         sentence="Standard training is better on held-out images than training the linearisation.",
         source="Chizat et al. 2019, Table 1",
         measure="held-out accuracy, standard (alpha = 1) minus linearised, least over nets",
-        quantity=standard_is_better,
+        quantity=at(standard_is_better, split="test"),
         accepted=(0.0, np.inf),
-        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        expected=expected(INCONCLUSIVE),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Bars for ours, crosses for the paper's."""
     figure, axes = figures.new_figure(9.5, 4.0, columns=2)
     for ax, split, title in zip(axes, ("train", "test"), ("training images", "held-out images"), strict=True):
@@ -130,3 +117,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         ]
         rows.append([net, mode, *ours, *(f"{value:.1f}" for value in published)])
     return rows
+
+
+TABLE1 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

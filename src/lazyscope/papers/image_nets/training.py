@@ -1,4 +1,4 @@
-"""Runs that Figures 3a, 3b and Table 1 share: image nets trained at an output scale (Chizat et al. 2019, §3.2).
+"""VGG-11 and others at many output scales: the runs of Figures 3a, 3b and Table 1 of Chizat et al. 2019, §3.2.
 
 A cell is one training of alpha·(h(w) − h(w0)) from Xavier-normal weights by SGD with momentum 0.9 and learning rate
 lr0/(1 + epoch/3), as in their code, on F_alpha; alpha = inf trains the Taylor-linearised net. Recorded at the
@@ -27,26 +27,18 @@ from jaxtyping import Array, Key, PyTree
 from lazyscope.datasets import Images, cifar10, crop_and_flip, digit_images
 from lazyscope.dynamics import EpochState, train_in_epochs
 from lazyscope.models import Model
+from lazyscope.papers.figure import Cell, Size, Trials
 from lazyscope.papers.settings import Setting
 from lazyscope.problems import Loss, Problem, square_loss
-from lazyscope.store import write_atomic
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as, write_atomic
 from lazyscope.vision import layers, vgg11
 from lazyscope.vision.networks import network
 
-DEEP_VERSION = 1
 CLASSES = 10
-DIMS = {
-    "loss": ("split",),
-    "accuracy": ("split",),
-    "frozen_loss": ("split",),
-    "frozen_accuracy": ("split",),
-    "stability": ("layer",),
-    "outputs": ("image", "class"),
-}
 SPLITS = ["train", "test"]
 
 
+@stored_as("lazyscope.papers.chizat2019.deep_cells.small_net")
 @cache
 def small_net(*, factor: float = 1.0) -> Model:
     """Three convolutions of 8·factor channels and a linear layer: a net that compiles at once, for the tiny size."""
@@ -54,6 +46,7 @@ def small_net(*, factor: float = 1.0) -> Model:
     return network(layers.sequence([*parts, layers.dense(CLASSES)]), (32, 32, 3))
 
 
+@stored_as("lazyscope.papers.chizat2019.deep_cells.Deep")
 @dataclass(frozen=True)
 class Deep:
     """A net, its images and its training. `examples` and `held_out` take the first so many images; None all."""
@@ -91,6 +84,7 @@ class Deep:
         return self.rate * min(1.0, alpha / self.knee) / (1 + epoch / 3)
 
 
+@stored_as("lazyscope.papers.chizat2019.deep_cells.trained")
 def trained(
     key: Key[Array, ""], *, alpha: float, deep: Deep, data: Path | None = None, checkpoints: Path | None = None
 ) -> dict[str, Any]:
@@ -135,30 +129,22 @@ def _initial(model: Model, key: Key[Array, ""], gain: float | Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model.init(key, gain))
 
 
-def trainings(
-    deep: Deep,
-    alphas: tuple[float, ...],
-    *,
-    seeds: int,
-    key: Key[Array, ""],
-    store: Store | None,
-    progress: Progress | None,
-    data: Path | None,
-) -> xr.Dataset:
+TRAINED = Cell(
+    trained,
+    1,
+    {
+        **dict.fromkeys(("loss", "accuracy", "frozen_loss", "frozen_accuracy"), ("split",)),
+        "stability": ("layer",),
+        "outputs": ("image", "class"),
+    },
+    compiled=False,
+)
+
+
+def trainings(deep: Deep, alphas: tuple[float, ...], trials: Trials) -> xr.Dataset:
     """`trained` at every alpha and seed, one cell a device at a time; alpha = inf is the linearised net."""
-    folder: Path | None = getattr(store, "folder", None)
-    return sweep(
-        partial(trained, deep=deep),
-        {"alpha": alphas},
-        key=key,
-        seeds=seeds,
-        dims=DIMS,
-        version=DEEP_VERSION,
-        store=store,
-        progress=progress,
-        compiled=False,
-        local={"data": data, "checkpoints": None if folder is None else folder / "checkpoints"},
-    ).assign_coords(split=SPLITS)
+    local = {"data": trials.data, "checkpoints": trials.checkpoints}
+    return trials.over(TRAINED, {"alpha": alphas}, local=local, deep=deep).assign_coords(split=SPLITS)
 
 
 def gap(ds: xr.Dataset) -> xr.DataArray:
@@ -194,7 +180,7 @@ def load_state(file: Path, start: EpochState) -> EpochState | None:
 
 def _name(key: Key[Array, ""], alpha: float, deep: Deep) -> str:
     # Equal names for equal runs alone; the version, so that numbers of an older code are not gone on with.
-    settings = f"{DEEP_VERSION} {np.asarray(jax.random.key_data(key)).tolist()} {alpha!r} {deep!r}"
+    settings = f"{TRAINED.version} {np.asarray(jax.random.key_data(key)).tolist()} {alpha!r} {deep!r}"
     settings = settings.replace(repr(deep.net), deep.net.__name__).replace(repr(deep.loss), deep.loss.__name__)
     return hashlib.sha256(settings.encode()).hexdigest()[:32]
 
@@ -210,16 +196,14 @@ class Runs:
 
     deep: Deep
     alphas: tuple[float, ...]
-    seeds: int
 
 
-SIZES = {
-    "tiny": Runs(TINY, (1.0, 1e7), seeds=3),
-    "quick": Runs(QUICK, (1.0, 3.0, 20.0, 1e7), seeds=3),
-    "paper": Runs(PAPER, (0.5, 1.0, 5.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7), seeds=3),
+RUNS = {
+    "tiny": Size(Runs(TINY, (1.0, 1e7)), seeds=3),
+    "quick": Size(Runs(QUICK, (1.0, 3.0, 20.0, 1e7)), seeds=3),
+    "paper": Size(Runs(PAPER, (0.5, 1.0, 5.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)), seeds=3),
 }
-
-SETTINGS = (
+STATED = (
     Setting("deep.cifar", "yes", "digits where CIFAR-10 is not at hand", stand_in="on digits"),
     Setting("deep.factor", "1", "time"),
     Setting("deep.epochs", "100", "time"),
@@ -229,16 +213,12 @@ SETTINGS = (
 )
 
 
-def compute(
-    spec: Runs,
-    *,
-    key: Key[Array, ""],
-    store: Store | None = None,
-    progress: Progress | None = None,
-    data: Path | None = None,
-) -> xr.Dataset:
-    """The runs of Figures 3a and 3b; `gap` is that to the linearised net, `depth` the place of a layer from 0 to 1."""
-    ds = trainings(
-        spec.deep, (*spec.alphas, np.inf), seeds=spec.seeds, key=key, store=store, progress=progress, data=data
-    )
+def at_every_scale(settings: Runs, trials: Trials) -> xr.Dataset:
+    """The runs of Figures 3a and 3b; `gap` is that to the linearised net."""
+    ds = trainings(settings.deep, (*settings.alphas, np.inf), trials)
     return ds.assign(gap=gap(ds)).drop_vars("outputs")
+
+
+def nets(ds: xr.Dataset) -> xr.Dataset:
+    """The runs without those of the linearised net."""
+    return ds.sel(alpha=np.isfinite(ds.alpha))
