@@ -10,7 +10,8 @@ The constants are exact for quadratic maps and stated upper bounds for two-layer
 h(w0) need not vanish: the tanh net is neither centred nor doubled. Expected at quick: the bound holds everywhere. At
 small K it is attained by the quadratic map whose targets lie in its steepest direction (measured over bound .999), and
 loose by 14 for drawn targets, by 60 for the net. The gap grows as K² for small K, then saturates; the bound goes on.
-On two cores: tiny 12 s, quick 15 s, paper 1 min.
+Both sides are computed by `finite_bound` (`flows.py`), for note-s3.1 as well. On two cores: tiny 12 s, quick 15 s,
+paper 1 min.
 """
 
 import matplotlib.figure
