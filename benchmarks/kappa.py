@@ -24,7 +24,7 @@ import lazyscope as ls  # noqa: E402
 from lazyscope.criterion import DEFAULT, THOROUGH  # noqa: E402
 from lazyscope.criterion.products import normalized_outputs, second_derivative  # noqa: E402
 from lazyscope.datasets import digits  # noqa: E402
-from lazyscope.papers.kappa_cells import hessian_norm  # noqa: E402
+from lazyscope.papers.kappa.closed_form import hessian_norm  # noqa: E402
 from lazyscope.vision import layers  # noqa: E402
 from lazyscope.vision.networks import network  # noqa: E402
 

@@ -10,9 +10,9 @@ from lazyscope.criterion import criterion
 from lazyscope.models import two_layer
 from lazyscope.papers import (
     landscape_cells,
-    regime_cells,
 )
-from lazyscope.papers.regime_cells import CENTRED, PLAIN, SYMMETRISED, Nets
+from lazyscope.papers.kappa import training
+from lazyscope.papers.kappa.training import CENTRED, PLAIN, SYMMETRISED, Nets
 from lazyscope.papers.step_size import training as step_size
 from lazyscope.papers.student import Protocol
 from lazyscope.papers.theorems import assumptions, losses, narrow_ends
@@ -27,13 +27,13 @@ NETS = Nets(n=20, d=5, widest=8, scales=(0.5, 20.0), num_steps=3)
 
 @pytest.mark.slow
 def test_kappa_and_one_step_of_a_regime_cell_are_those_of_the_criterion():
-    cell = regime_cells.over_scale(KEY, width=jnp.asarray(8.0), start=jnp.asarray(PLAIN), nets=NETS)
+    cell = training.over_scale(KEY, width=jnp.asarray(8.0), start=jnp.asarray(PLAIN), nets=NETS)
     key_data, key_init = jax.random.split(KEY)
     problem = teacher_student(key_data, n=20, d=5, n_test=20)
     apply, params = two_layer(8, 5).apply, two_layer(8, 5).init(key_init)
     for i, alpha in enumerate(NETS.scales):
         rows = jacobian(apply, params, problem.x)[:, 0]
-        eta = regime_cells.RATE / float(jnp.linalg.norm(rows, ord=2) ** 2 / 20)
+        eta = training.RATE / float(jnp.linalg.norm(rows, ord=2) ** 2 / 20)
         found = criterion(apply, params, problem, alpha=alpha, step_size=eta, key=KEY)
         one = found.one_step
         assert one is not None
@@ -47,7 +47,7 @@ def test_kappa_and_one_step_of_a_regime_cell_are_those_of_the_criterion():
 
 @pytest.mark.parametrize("start", [PLAIN, SYMMETRISED, CENTRED])
 def test_narrower_nets_live_in_the_widest_ones_program(start):
-    params = regime_cells.initial(KEY, width=jnp.asarray(6.0), start=jnp.asarray(start), nets=NETS)
+    params = training.initial(KEY, width=jnp.asarray(6.0), start=jnp.asarray(start), nets=NETS)
     assert int(jnp.sum(params["a"] != 0)) == int(jnp.sum(jnp.any(params["b"] != 0, axis=1))) == 6
     output = two_layer(8, 5).apply(params, jax.random.normal(KEY, (4, 5)))
     assert (float(jnp.max(jnp.abs(output))) < 1e-14) == (start == SYMMETRISED)
@@ -113,7 +113,7 @@ def test_radius_and_depth_are_read_off_a_paraboloid():
 def test_no_seed_is_lost_where_a_test_loss_is_on_its_plateau_from_the_start():
     import xarray as xr
 
-    from lazyscope.papers.note.s3_3 import earlier_plateau
+    from lazyscope.papers.kappa.against_tau import earlier_plateau
 
     losses = {"end_test_loss": [[1.0, 4.0, 4.0], [4.0, 4.0, 4.0]], "symmetrised_end_test_loss": [[3.0, 4.0, 4.0]] * 2}
     ds = xr.Dataset(

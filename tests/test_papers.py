@@ -10,9 +10,10 @@ import pytest
 
 from lazyscope import gradient_descent, tree
 from lazyscope.criterion import criterion
-from lazyscope.papers import FIGURES, SIZES, kappa_cells, level_lines
+from lazyscope.papers import FIGURES, SIZES, crossings
 from lazyscope.papers.figure import Trials
 from lazyscope.papers.initialisation.training import experiment, train
+from lazyscope.papers.kappa import closed_form
 from lazyscope.papers.reproduce import load, reproduce
 from lazyscope.papers.student import (
     Protocol,
@@ -63,12 +64,12 @@ def test_step_rules():
 def test_a_level_line_is_found_where_the_surface_crosses_it_and_nowhere_else():
     log_tau, log_alpha = np.linspace(-1, 1, 5), np.linspace(-3, 3, 25)
     surface = np.tanh(log_alpha[None, :] + 2 * log_tau[:, None])  # level lines of slope −2
-    taus, alphas = level_lines.crossings(surface, log_tau, log_alpha, np.tanh(0.3))
+    taus, alphas = crossings.crossings(surface, log_tau, log_alpha, np.tanh(0.3))
     np.testing.assert_allclose(alphas, 0.3 - 2 * taus, atol=1e-3)
-    np.testing.assert_allclose(level_lines.slope((taus, alphas)), -2, atol=1e-3)
+    np.testing.assert_allclose(crossings.slope((taus, alphas)), -2, atol=1e-3)
     surface[0, :22] = np.nan  # diverged up to above the crossing: this column has none
-    assert len(level_lines.crossings(surface, log_tau, log_alpha, np.tanh(0.3))[0]) == 4
-    assert np.isnan(level_lines.slope(level_lines.crossings(surface, log_tau, log_alpha, 2.0)))
+    assert len(crossings.crossings(surface, log_tau, log_alpha, np.tanh(0.3))[0]) == 4
+    assert np.isnan(crossings.slope(crossings.crossings(surface, log_tau, log_alpha, 2.0)))
 
 
 def test_decades_are_short_decimal_numbers():
@@ -127,16 +128,16 @@ def test_the_gap_of_an_experiment_vanishes_at_large_tau():
 def test_closed_form_of_the_hessian_norm_is_what_the_criterion_finds(doubled):
     protocol = replace(SMALL, doubled=doubled)
     model, params, problem = setup(KEY, protocol)
-    parts = kappa_cells.ingredients(KEY, protocol)
+    parts = closed_form.ingredients(KEY, protocol)
     found = criterion(model.apply, params, problem, alpha=0.3, key=KEY)
     np.testing.assert_allclose(found.hessian_norm.value, parts.hessian_norm, rtol=1e-6)
-    np.testing.assert_allclose(found.kappa, kappa_cells.kappa(parts, 0.3), rtol=1e-6)
+    np.testing.assert_allclose(found.kappa, closed_form.kappa(parts, 0.3), rtol=1e-6)
     if not doubled:
         assert found.kappa_inf is not None
-        np.testing.assert_allclose(found.kappa_inf, kappa_cells.kappa_inf(parts), rtol=1e-6)
+        np.testing.assert_allclose(found.kappa_inf, closed_form.kappa_inf(parts), rtol=1e-6)
 
 
 def test_kappa_depends_on_alpha_tau_squared_alone():
-    one = kappa_cells.over_plane(KEY, tau=jnp.asarray(2.0), alphas=(1.0,), protocol=SMALL)
-    other = kappa_cells.over_plane(KEY, tau=jnp.asarray(1.0), alphas=(4.0,), protocol=SMALL)
+    one = closed_form.over_plane(KEY, tau=jnp.asarray(2.0), alphas=(1.0,), protocol=SMALL)
+    other = closed_form.over_plane(KEY, tau=jnp.asarray(1.0), alphas=(4.0,), protocol=SMALL)
     np.testing.assert_allclose(one["kappa"], other["kappa"], rtol=1e-9)

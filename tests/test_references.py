@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lazyscope import infinite_width_kernel, stable_rank, two_layer, two_layer_linear
-from lazyscope.papers.initialisation import diagonal_nets
+from lazyscope.papers.initialisation import diagonal_nets, random_features
 from lazyscope.papers.initialisation.training import reference
-from lazyscope.papers.note import ref6, ref8
+from lazyscope.papers.movement import low_rank
 from lazyscope.papers.step_size import catapult
 from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.papers.width import infinite
@@ -86,14 +86,14 @@ def test_a_narrow_net_in_the_program_of_a_wide_one_has_its_kernel():
 
 
 def test_the_linear_map_to_learn_has_the_singular_values_it_says():
-    problem = ref8.linear_problem(KEY, n=20, d=6)
+    problem = low_rank.linear_problem(KEY, n=20, d=6)
     found = np.linalg.lstsq(np.asarray(problem.x), np.asarray(problem.y), rcond=None)[0]
-    np.testing.assert_allclose(np.linalg.svd(found, compute_uv=False), ref8.SINGULAR_VALUES, rtol=1e-9)
+    np.testing.assert_allclose(np.linalg.svd(found, compute_uv=False), low_rank.SINGULAR_VALUES, rtol=1e-9)
     left, _, right = np.linalg.svd(found.T, full_matrices=False)
-    root = np.sqrt(np.array(ref8.SINGULAR_VALUES))
+    root = np.sqrt(np.array(low_rank.SINGULAR_VALUES))
     balanced = {"a": jnp.asarray(left * root), "b": jnp.asarray(root[:, None] * right)}
-    np.testing.assert_allclose(ref8.invariant(balanced), 0, atol=1e-12)
-    np.testing.assert_allclose(stable_rank(balanced["b"]), ref8.BALANCED_RANK, rtol=1e-9)
+    np.testing.assert_allclose(low_rank.invariant(balanced), 0, atol=1e-12)
+    np.testing.assert_allclose(stable_rank(balanced["b"]), low_rank.BALANCED_RANK, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_baselines_as_functions_have_the_losses_of_the_shared_cell():
     protocol = Protocol(n=20, n_test=15, d=5, width=6, num_steps=60, doubled=False)
     _, _, problem = setup(KEY, protocol)
     y = held_out(problem)[1]
-    found = ref6.predictors(KEY, protocol=protocol)
+    found = random_features.predictors(KEY, protocol=protocol)
     shared = reference(KEY, taus=(1.0,), protocol=protocol)
     for name in ("zero", "least_squares", "random_features"):
         np.testing.assert_allclose(0.5 * jnp.mean((found[name] - y) ** 2), shared[f"{name}_test_loss"], rtol=1e-8)

@@ -26,26 +26,28 @@ FIGURES: dict[str, Entry] = {
     "note-fig3": Entry("initialisation.plain:FIG3", "Test loss against tau, plain initialisation", (15, 45, 1500)),
     "explorer": Entry("initialisation.explorer:EXPLORER", "Explorer: two starts, two plateaus", (10, 30, 600)),
     "note-fig7": Entry("step_size.fixed:FIG7", "Test loss against tau at a fixed step size", (20, 50, 1500)),
-    "note-s1.1": Entry("note.s1_1", "The criterion against width and output scale", (10, 40, 300)),
+    "note-s1.1": Entry("kappa.against_width:S1_1", "The criterion against width and output scale", (10, 40, 300)),
     "note-s1.1-regimes": Entry(
-        "note.s1_1_regimes", "Does the criterion tell lazy training from other?", (15, 45, 1800)
+        "kappa.predicts_lazy_training:S1_1_REGIMES", "Does the criterion tell lazy training from other?", (15, 45, 1800)
     ),
-    "note-s3.3": Entry("note.s3_3", "The criterion against initialisation scale", (20, 60, 1600)),
-    "note-s3.4": Entry("note.s3_4", "Level lines of the criterion", (5, 20, 40)),
+    "note-s3.3": Entry("kappa.against_tau:S3_3", "The criterion against initialisation scale", (20, 60, 1600)),
+    "note-s3.4": Entry("kappa.level_lines:S3_4", "Level lines of the criterion", (5, 20, 40)),
     "note-s5.3": Entry("note.s5_3", "Regimes of standard initialisations", (15, 45, 10800)),
-    "note-fig1": Entry("note.fig1", "Movement of the weights, lazy and not", (10, 40, 450)),
-    "note-fig5": Entry("note.fig5", "Test loss over tau and alpha", (20, 35, 900)),
-    "note-s5.2": Entry("note.s5_2", "Convergence speed, lazy and not", (10, 35, 600)),
+    "note-fig1": Entry("movement.weights:FIG1", "Movement of the weights, lazy and not", (10, 40, 450)),
+    "note-fig5": Entry("initialisation.scale_plane:FIG5", "Test loss over tau and alpha", (20, 35, 900)),
+    "note-s5.2": Entry("movement.speed:S5_2", "Convergence speed, lazy and not", (10, 35, 600)),
     "note-s5.1": Entry("step_size.stall:S5_1", "Step size, momentum and the stall of lazy nets", (25, 55, 300)),
     "note-ref1": Entry("width.global_minimum:REF1", "1/m nets and the global minimum", (10, 30, 1500)),
     "note-ref3": Entry("width.infinite:REF3", "The infinite-width limit of the tangent kernel", (10, 25, 500)),
-    "note-ref6": Entry("note.ref6", "Random features against the tangent kernel", (12, 35, 250)),
-    "note-ref8": Entry("note.ref8", "Rank of the hidden layer of linear nets", (6, 15, 600)),
+    "note-ref6": Entry(
+        "initialisation.random_features:REF6", "Random features against the tangent kernel", (12, 35, 250)
+    ),
+    "note-ref8": Entry("movement.low_rank:REF8", "Rank of the hidden layer of linear nets", (6, 15, 600)),
     "chizat2019-fig1c": Entry(
         "initialisation.symmetrised:FIG1C", "Test loss against initialisation scale", (10, 40, 800)
     ),
-    "chizat2019-fig1a": Entry("chizat2019.fig1a", "Paths of particles, tau = 0.1", (6, 15, 60)),
-    "chizat2019-fig1b": Entry("chizat2019.fig1b", "Paths of particles, tau = 2", (6, 15, 60)),
+    "chizat2019-fig1a": Entry("movement.particles:FIG1A", "Paths of particles, tau = 0.1", (6, 15, 60)),
+    "chizat2019-fig1b": Entry("movement.particles:FIG1B", "Paths of particles, tau = 2", (6, 15, 60)),
     "chizat2019-fig2b": Entry(
         "step_size.sgd:FIG2B", "Population loss of SGD against initialisation scale", (15, 25, 1200)
     ),

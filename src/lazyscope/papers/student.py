@@ -17,6 +17,7 @@ from lazyscope.problems import Problem, teacher_student
 from lazyscope.store import stored_as
 
 StepRule = Callable[[Array], Array]
+NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
 DIFFERENTIAL_EXAMPLES = 200  # held-out inputs on which the change j of the differential is measured
 
 

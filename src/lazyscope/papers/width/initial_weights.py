@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.models import two_layer
 from lazyscope.papers.figure import Cell
-from lazyscope.papers.regime_cells import PLAIN, Nets, initial
+from lazyscope.papers.kappa.training import PLAIN, Nets, initial
 from lazyscope.papers.student import held_out
 from lazyscope.problems import Problem, teacher_student
 from lazyscope.scaling import stable_step_size

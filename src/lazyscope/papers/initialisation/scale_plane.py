@@ -26,22 +26,21 @@ first trial's median lay on the flat plateau.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.papers import level_lines
-from lazyscope.papers.plane_cells import CELL_VERSION, Net, note_plane, plane
+from lazyscope.claims import FAILS, HOLDS, Claim, Scale
+from lazyscope.papers import crossings
+from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.initialisation.plane_training import AT_EQUAL_TIME, WITH_NOTE_STEPS, Net
+from lazyscope.papers.quantities import Quantity
 from lazyscope.papers.settings import FULL_BATCH, NOTE_RULE, Setting, unused
 from lazyscope.papers.student import Protocol, decades
 from lazyscope.scaling import distinct_runs
-from lazyscope.sweep import Progress, Store, sweep
 
 PLATEAU_SHARE = 0.5  # level of symmetrised nets: this share of their loss on the lazy plateau
 QUANTILE = 0.5  # level of the others, which have no lazy plateau: this quantile of their plane
@@ -67,7 +66,6 @@ class Planes:
     note_steps: int
     others: Protocol
     deep: Grid
-    seeds: int
 
 
 FULL = Protocol(num_steps=1000)
@@ -80,22 +78,24 @@ DEEP = Grid(decades(-0.4, 0.4, 0.2), decades(-2.43, 1.56, 0.19))
 EQUAL = Grid((0.1, 0.3, 0.9, 2.7), (10.0, 90.0, 810.0))
 NOTE = Grid(decades(-2.2, 3, 5.2 / 9), decades(0, 3, 1 / 3))
 SIZES = {
-    "tiny": Planes(
-        replace(OTHERS, num_steps=300),
-        Grid(decades(-0.5, 0.5, 0.25), decades(-3.44, 0.46, 0.13)),
-        Grid(decades(-0.5, 0.5, 0.25), decades(-2.2, 1.22, 0.19)),
-        EQUAL,
-        Grid(decades(-0.8, 0.8, 0.4), decades(0, 3, 0.5)),
-        200,
-        replace(OTHERS, num_steps=200),
-        DEEP,
+    "tiny": Size(
+        Planes(
+            replace(OTHERS, num_steps=300),
+            Grid(decades(-0.5, 0.5, 0.25), decades(-3.44, 0.46, 0.13)),
+            Grid(decades(-0.5, 0.5, 0.25), decades(-2.2, 1.22, 0.19)),
+            EQUAL,
+            Grid(decades(-0.8, 0.8, 0.4), decades(0, 3, 0.5)),
+            200,
+            replace(OTHERS, num_steps=200),
+            DEEP,
+        ),
         seeds=3,
     ),
-    "quick": Planes(SMALL, MAIN, PLAIN, EQUAL, NOTE, 500, OTHERS, DEEP, seeds=3),
-    "paper": Planes(FULL, MAIN, PLAIN, EQUAL, NOTE, 2000, OTHERS, DEEP, seeds=3),
+    "quick": Size(Planes(SMALL, MAIN, PLAIN, EQUAL, NOTE, 500, OTHERS, DEEP), seeds=3),
+    "paper": Size(Planes(FULL, MAIN, PLAIN, EQUAL, NOTE, 2000, OTHERS, DEEP), seeds=3),
 }
 CODE = {"n": "1000", "n_test": "1000", "d": "100", "width": "50"}
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     Setting(
         "early stopping", NOTE_RULE, "at equal kernel_time no cell may stop early", run="none; that rule on `note`"
@@ -135,31 +135,28 @@ NETS = {
 }
 
 
-def compute(
-    spec: Planes, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: Planes, trials: Trials) -> xr.Dataset:
     """Every plane, with its own axes `PREFIXtau`, `PREFIXalpha` and variables of the same prefix; no prefix: main."""
-    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress, "version": CELL_VERSION}
     parts: list[xr.Dataset] = []
-    for prefix, (net, grid) in NETS.items():
-        protocol = spec.protocol if net == Net() else spec.others
-        axes: Grid = getattr(spec, grid)
-        cell = partial(plane, net=net, protocol=replace(protocol, doubled=prefix != "plain_"))
-        parts.append(_prefixed(sweep(cell, {"tau": axes.taus, "alpha": axes.alphas}, **options), prefix))
-    cell = partial(note_plane, num_steps=spec.note_steps, protocol=spec.protocol)
-    parts.append(_prefixed(sweep(cell, {"tau": spec.note.taus, "alpha": spec.note.alphas}, **options), "note_"))
-    return xr.merge(parts, join="exact")
+    for prefix, (net, name) in NETS.items():
+        protocol = replace(settings.protocol if net == Net() else settings.others, doubled=prefix != "plain_")
+        grid: Grid = getattr(settings, name)
+        ds = trials.over(AT_EQUAL_TIME, {"tau": grid.taus, "alpha": grid.alphas}, net=net, protocol=protocol)
+        parts.append(prefixed(ds, prefix, "tau", "alpha"))
+    ds = trials.over(
+        WITH_NOTE_STEPS,
+        {"tau": settings.note.taus, "alpha": settings.note.alphas},
+        num_steps=settings.note_steps,
+        protocol=settings.protocol,
+    )
+    return xr.merge([*parts, prefixed(ds, "note_", "tau", "alpha")], join="exact")
 
 
-def _prefixed(ds: xr.Dataset, prefix: str) -> xr.Dataset:
-    return ds.rename({name: prefix + str(name) for name in [*ds.data_vars, "tau", "alpha"]})
-
-
-def crossings(ds: xr.Dataset, prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def level_lines(ds: xr.Dataset, prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per seed (log10 tau, log10 alpha) where the test loss crosses its level, on the columns where it does."""
     losses = ds[f"{prefix}loss"].transpose("seed", f"{prefix}tau", f"{prefix}alpha").values
     log_tau, log_alpha = np.log10(ds[f"{prefix}tau"].values), np.log10(ds[f"{prefix}alpha"].values)
-    return [level_lines.crossings(np.log(plane), log_tau, log_alpha, _level(plane, prefix)) for plane in losses]
+    return [crossings.crossings(np.log(plane), log_tau, log_alpha, _level(plane, prefix)) for plane in losses]
 
 
 def _level(losses: np.ndarray, prefix: str) -> float:
@@ -169,29 +166,33 @@ def _level(losses: np.ndarray, prefix: str) -> float:
     return float(np.log(np.quantile(losses[np.isfinite(losses)], QUANTILE)))
 
 
-def slope(ds: xr.Dataset, prefix: str) -> np.ndarray:
-    """Slope of log alpha against log tau along the level of the test loss, per seed."""
-    return np.array([level_lines.slope(line) for line in crossings(ds, prefix)])
+def slope(prefix: str) -> Quantity:
+    """Slope of log alpha against log tau along the level of the test loss."""
+    return lambda ds: np.array([crossings.slope(line) for line in level_lines(ds, prefix)])
 
 
 def note_slope(ds: xr.Dataset) -> np.ndarray:
     """The same in the note's protocol: of the best test loss, along its median over the plane."""
-    return slope(ds.rename(note_best="note_loss"), "note_")
+    return slope("note_")(ds.rename(note_best="note_loss"))
 
 
 def straightness(ds: xr.Dataset) -> np.ndarray:
     """R² of the straight line through the level of the main plane, per seed."""
-    return np.array([np.corrcoef(t, a)[0, 1] ** 2 for t, a in crossings(ds, "")])
+    return np.array([np.corrcoef(t, a)[0, 1] ** 2 for t, a in level_lines(ds, "")])
 
 
-def equal_cells(ds: xr.Dataset, prefix: str) -> np.ndarray:
+def equal_cells(prefix: str) -> Quantity:
     """log10 of the largest relative difference of test losses between cells of equal alpha·tau² and kernel_time."""
-    tau, alpha = np.meshgrid(ds[f"{prefix}tau"].values, ds[f"{prefix}alpha"].values, indexing="ij")
-    runs = distinct_runs(tau, alpha, 1 / tau**2, degree=2)
-    losses = ds[f"{prefix}loss"].transpose("seed", f"{prefix}tau", f"{prefix}alpha").values
-    losses = losses.reshape(ds.sizes["seed"], -1)
-    difference = np.abs(losses / losses[:, runs.cells[runs.run_of]] - 1).max(axis=1)
-    return np.log10(np.maximum(difference, 1e-16))
+
+    def difference(ds: xr.Dataset) -> np.ndarray:
+        tau, alpha = np.meshgrid(ds[f"{prefix}tau"].values, ds[f"{prefix}alpha"].values, indexing="ij")
+        runs = distinct_runs(tau, alpha, 1 / tau**2, degree=2)
+        losses = ds[f"{prefix}loss"].transpose("seed", f"{prefix}tau", f"{prefix}alpha").values
+        losses = losses.reshape(ds.sizes["seed"], -1)
+        apart = np.abs(losses / losses[:, runs.cells[runs.run_of]] - 1).max(axis=1)
+        return np.log10(np.maximum(apart, 1e-16))
+
+    return difference
 
 
 def untrained(ds: xr.Dataset) -> np.ndarray:
@@ -203,12 +204,8 @@ def untrained(ds: xr.Dataset) -> np.ndarray:
 def formula(ds: xr.Dataset) -> np.ndarray:
     """The ln of the value in the note's corner minus ln(m alpha² tau⁴/4)."""
     corner = ds.isel(note_tau=-1, note_alpha=-1)
-    expected = corner.note_width * ds.note_alpha[-1] ** 2 * ds.note_tau[-1] ** 4 / 4
-    return np.log(corner.note_best / expected).values
-
-
-def _expect(quick: Outcome, *paper: Outcome | None) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": quick, "paper": paper[0] if paper else quick}
+    predicted = corner.note_width * ds.note_alpha[-1] ** 2 * ds.note_tau[-1] ** 4 / 4
+    return np.log(corner.note_best / predicted).values
 
 
 IDENTITY = (
@@ -222,9 +219,9 @@ def _slope_claim(prefix: str, sentence: str, target: float, width: float, moved:
         sentence=sentence,
         source="note §3.4, §4.4, Figure 5",
         measure="slope of log alpha against log tau along a level of the test loss, equal kernel_time",
-        quantity=partial(slope, prefix=prefix),
+        quantity=slope(prefix),
         accepted=(target - width, target + width),
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS, paper=HOLDS),
         note=IDENTITY,
         moved=moved,
     )
@@ -238,10 +235,10 @@ def _equal_claim(prefix: str, sentence: str, note: str) -> Claim:
         sentence=sentence,
         source="ours: the scale law, on note §4.4",
         measure="log10 of the largest relative difference of test losses at equal alpha·tau² and kernel_time, run raw",
-        quantity=partial(equal_cells, prefix=prefix),
+        quantity=equal_cells(prefix),
         accepted=(-np.inf, -6.0),
         every_seed=True,
-        expected=_expect(Outcome.FAILS if note else Outcome.HOLDS),
+        expected=expected(FAILS) if note else expected(HOLDS, paper=HOLDS),
         note=note,
     )
 
@@ -253,7 +250,7 @@ CLAIMS = (
         measure="slope of log alpha against log tau along the median of the best test loss, the note's grid and steps",
         quantity=note_slope,
         accepted=(-2.1, -1.9),
-        expected=_expect(Outcome.FAILS, None),
+        expected=expected(FAILS),
         note="Each cell there is trained for another time: more at small alpha. The slope is -2 only where nothing is "
         "trained and the loss is the initial one.",
         moved="this claim was added, once the plane was known.",
@@ -272,7 +269,7 @@ CLAIMS = (
         quantity=straightness,
         accepted=(0.999, np.inf),
         scale=Scale.SHARE,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS, paper=HOLDS),
     ),
     _slope_claim("plain_", "To maintain the test loss alpha decays as 1/tau^q, q = 2 (plain).", -2, 0.02),
     _equal_claim("equal_", "Cells with equal alpha·tau² are one and the same run.", ""),
@@ -286,7 +283,7 @@ CLAIMS = (
         quantity=untrained,
         accepted=(np.log(2), np.inf),
         scale=Scale.RATIO,
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS, paper=FAILS),
         note="They are initial losses: kernel_time per step falls as alpha^−3 there, and 2000 steps train nothing.",
     ),
     Claim(
@@ -295,17 +292,15 @@ CLAIMS = (
         measure="ln of the corner's value minus ln(m alpha² tau⁴/4); single draws of m units scatter by about 1/2",
         quantity=formula,
         accepted=(-2.0, 2.0),
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS, paper=HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left the symmetrised plane, in the middle where levels are crossed, right the note's protocol."""
-    figure, (left, middle, right) = figures.new_figure(14.5, 4.4, columns=3)
+    figure, (left, middle, right) = figures.new_figure(14.5, 4.4, columns=3, log="xy")
     for ax in (left, middle, right):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
         ax.xaxis.set_minor_formatter(NullFormatter())
     mean = np.log10(ds.loss.mean("seed").transpose("alpha", "tau").values)
     mesh = left.pcolormesh(ds.tau.values, ds.alpha.values, mean, shading="nearest", cmap="viridis")
@@ -322,8 +317,8 @@ def draw(ds: xr.Dataset) -> Figure:
         ("deep_", "three layers", figures.GREEN),
     )
     for prefix, label, color in kinds:
-        measured = slope(ds, prefix)
-        for i, (t, a) in enumerate(crossings(ds, prefix)):
+        measured = slope(prefix)(ds)
+        for i, (t, a) in enumerate(level_lines(ds, prefix)):
             name = f"{label}: slope {np.mean(measured):.2f}" if i == 0 else None
             middle.plot(10.0**t, 10.0**a, "o-", color=color, markersize=3, linewidth=1, label=name)
     figures.finish(middle, x="initialisation scale tau", y="alpha at the level of the test loss")
@@ -339,7 +334,7 @@ def draw(ds: xr.Dataset) -> Figure:
 
 
 def _mean_crossing(ds: xr.Dataset, prefix: str) -> float:
-    t, a = crossings(ds, prefix)[0]
+    t, a = level_lines(ds, prefix)[0]
     return float(10 ** np.mean(a + 2 * t))
 
 
@@ -347,3 +342,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     """The ln of best and initial test loss in the note's protocol along its largest tau, means over seeds."""
     last = ds.isel(note_tau=-1)
     return figures.table({"ln best": np.log(last.note_best), "ln initial": np.log(last.note_start)}, "note_alpha")
+
+
+FIG5 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

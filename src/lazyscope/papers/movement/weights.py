@@ -25,42 +25,29 @@ is a matter of the budget; the symmetrised gap lies between 0.032 and 0.054 of w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
+from lazyscope.papers.figure import Figure, Size, expected
+from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, Runs, trajectories
+from lazyscope.papers.quantities import LAST, LAZY, Quantity, at, difference, log10, log10_ratio
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 from lazyscope.papers.student import Protocol
-from lazyscope.papers.trajectories import along
-from lazyscope.sweep import Progress, Store
-
-LAZY, RICH = 2.0, 0.1
-
-
-@dataclass(frozen=True)
-class Movement:
-    """The protocol, the two values of tau and the number of seeds."""
-
-    protocol: Protocol
-    taus: tuple[float, float]
-    seeds: int
-
 
 FULL = Protocol(num_steps=10_000)
 SIZES = {
-    "tiny": Movement(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (RICH, LAZY), seeds=3),
-    "quick": Movement(replace(FULL, num_steps=2000), (RICH, LAZY), seeds=5),
-    "paper": Movement(FULL, (RICH, LAZY), seeds=10),
+    "tiny": Size(Runs(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (RICH_TAU, LAZY_TAU)), seeds=3),
+    "quick": Size(Runs(replace(FULL, num_steps=2000), (RICH_TAU, LAZY_TAU)), seeds=5),
+    "paper": Size(Runs(FULL, (RICH_TAU, LAZY_TAU)), seeds=10),
 }
 PLOTS = "the note says the setup of chizat2019, whose plots of movement are its Figure 1(a) and (b)"
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     NO_STOP,
     Setting("taus", NOT_STATED, "those that chizat2019 calls non-lazy and lazy"),
@@ -78,70 +65,56 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Movement, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """Trajectories at both tau, plain and symmetrised."""
-    return along(spec.protocol, spec.taus, seeds=spec.seeds, key=key, store=store, progress=progress)
-
-
 SYMMETRISED = "symmetrised_"
 
 
-def movement_ratio(ds: xr.Dataset) -> np.ndarray:
-    """Relative l2 movement at the end, tau = 0.1 over tau = 2, plain."""
-    end = ds.movement.isel(step=-1)
-    return (end.sel(tau=RICH) / end.sel(tau=LAZY)).values
+def movement_ratio(ds: xr.Dataset) -> xr.DataArray:
+    """Relative l2 movement at tau = 0.1 over tau = 2, plain."""
+    return ds.movement.sel(tau=RICH_TAU) / ds.movement.sel(tau=LAZY_TAU)
 
 
-def entrywise_ratio(ds: xr.Dataset, prefix: str) -> np.ndarray:
+def entrywise_ratio(prefix: str) -> Quantity:
     """log10 of S_t at the end, tau = 0.1 over tau = 2. S_t has no mean over draws, its logarithm has."""
-    end = ds[f"{prefix}entrywise"].isel(step=-1)
-    return np.log10((end.sel(tau=RICH) / end.sel(tau=LAZY)).values)
+    rich, lazy = (at(f"{prefix}entrywise", tau=tau, step=LAST) for tau in (RICH_TAU, LAZY_TAU))
+    return log10_ratio(rich, lazy)
 
 
-def largest_group(ds: xr.Dataset, prefix: str) -> np.ndarray:
+def largest_group(prefix: str) -> Quantity:
     """Largest relative movement of a parameter group at the end, tau = 2."""
-    return ds[f"{prefix}largest_movement"].sel(tau=LAZY).isel(step=-1).values
+    return at(f"{prefix}largest_movement", tau=LAZY_TAU, step=LAST)
 
 
-def early_share(ds: xr.Dataset, prefix: str, tau: float, part: int) -> np.ndarray:
+def early_share(prefix: str, *, tau: float, part: int) -> Quantity:
     """Share of the final l2 movement that is made in the first 1/part of the steps."""
-    at = ds[f"{prefix}movement"].sel(tau=tau)
-    return (at.sel(step=int(at.step[-1]) // part) / at.isel(step=-1)).values
+
+    def share(ds: xr.Dataset) -> np.ndarray:
+        movement = ds[f"{prefix}movement"].sel(tau=tau)
+        return (movement.sel(step=int(ds.step[-1]) // part) / movement.isel(step=-1)).values
+
+    return share
 
 
-def keeps_moving(ds: xr.Dataset, prefix: str) -> np.ndarray:
-    """Share of the final l2 movement made in the second half of the steps, tau = 0.1."""
-    return 1 - early_share(ds, prefix, RICH, 2)
+def first_tenth(prefix: str) -> Quantity:
+    """Share of the final l2 movement made in the first tenth of the steps, tau = 2."""
+    return early_share(prefix, tau=LAZY_TAU, part=10)
 
 
-def keeps_moving_more(ds: xr.Dataset) -> np.ndarray:
-    """That share less the same of the lazy net, symmetrised."""
-    lazy = 1 - early_share(ds, SYMMETRISED, LAZY, 2)
-    return keeps_moving(ds, SYMMETRISED) - lazy
+def second_half(prefix: str, tau: float = RICH_TAU) -> Quantity:
+    """Share of the final l2 movement made in the second half of the steps."""
+    first = early_share(prefix, tau=tau, part=2)
+    return lambda ds: 1 - first(ds)
 
 
-def furthest_gap(ds: xr.Dataset, prefix: str) -> np.ndarray:
+def furthest_gap(prefix: str) -> Quantity:
     """log10 of the largest gap g of held-out outputs to the linearised descent along training, tau = 2."""
-    return np.log10(ds[f"{prefix}gap"].sel(tau=LAZY).max("step").values)
-
-
-def test_loss_ratio(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the test loss at the end, tau = 2 over tau = 0.1, plain, equal kernel_time."""
-    end = ds.test_loss.isel(step=-1)
-    return np.log10((end.sel(tau=LAZY) / end.sel(tau=RICH)).values)
-
-
-def _expect(quick: Outcome, *paper: Outcome | None) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": quick, "paper": paper[0] if paper else quick}
+    return log10(at(lambda ds: ds[f"{prefix}gap"].max("step"), tau=LAZY_TAU))
 
 
 def _both(
     sentence: str,
     source: str,
     measure: str,
-    quantity: Callable[..., np.ndarray],
+    quantity: Callable[[str], Quantity],
     accepted: tuple[float, float],
     outcomes: tuple[dict[str, Outcome | None], dict[str, Outcome | None]],
     notes: tuple[str, str] = ("", ""),
@@ -153,7 +126,7 @@ def _both(
             sentence=f"{sentence} ({start}).",
             source=origin,
             measure=f"{measure}, {start}",
-            quantity=partial(quantity, prefix=prefix),
+            quantity=quantity(prefix),
             accepted=accepted,
             expected=outcome,
             note=note,
@@ -166,16 +139,15 @@ def _both(
     return plain, symmetrised
 
 
-H, F = Outcome.HOLDS, Outcome.FAILS
 CLAIMS = (
     Claim(
         sentence="The weights change more in non-lazy than in lazy training.",
         source="note §4.2, Figure 1",
         measure="relative l2 movement at tau = 0.1 over that at tau = 2, plain, equal kernel_time",
-        quantity=movement_ratio,
+        quantity=at(movement_ratio, step=LAST),
         accepted=(2.0, np.inf),
         scale=Scale.RATIO,
-        expected=_expect(H),
+        expected=expected(HOLDS, paper=HOLDS),
     ),
     *_both(
         "By the note's own sum S_t the weights change more in non-lazy than in lazy training",
@@ -183,7 +155,7 @@ CLAIMS = (
         "log10 of S_t at the end at tau = 0.1 over that at tau = 2",
         entrywise_ratio,
         (0.0, np.inf),
-        (_expect(H), _expect(H)),
+        (expected(HOLDS, paper=HOLDS), expected(HOLDS, paper=HOLDS)),
     ),
     *_both(
         "In the lazy regime the weights change very little",
@@ -191,7 +163,7 @@ CLAIMS = (
         "largest relative l2 movement of a parameter group at tau = 2",
         largest_group,
         (-np.inf, 0.1),
-        (_expect(F), _expect(H)),
+        (expected(FAILS, paper=FAILS), expected(HOLDS, paper=HOLDS)),
         (
             "The readout weights are erased: in all the movement is small because the hidden weights outnumber them. "
             "This net is not lazy: g reaches 17.",
@@ -203,9 +175,9 @@ CLAIMS = (
         "In the lazy regime the weights quickly stabilise",
         "note §4.2, Figure 1",
         "share of the final l2 movement made in the first tenth of the steps, tau = 2",
-        partial(early_share, tau=LAZY, part=10),
+        first_tenth,
         (0.9, 1.1),
-        (_expect(H), _expect(F, None)),
+        (expected(HOLDS, paper=HOLDS), expected(FAILS)),
         (
             "True of this net, which is not lazy; the lazy one beside it does not stand still.",
             "The net that is lazy goes on along the slow directions of its kernel for as long as it is trained.",
@@ -216,18 +188,18 @@ CLAIMS = (
         "In non-lazy training the weights change substantially throughout",
         "note §4.2, Figure 1",
         "share of the final l2 movement made in the second half of the steps (evenly: 0.5), tau = 0.1",
-        keeps_moving,
+        second_half,
         (0.05, np.inf),
-        (_expect(H, F), _expect(F)),
+        (expected(HOLDS, paper=FAILS), expected(FAILS, paper=FAILS)),
         ("By little, and not at ten thousand steps.", "It stands still sooner than the lazy net beside it."),
     ),
     Claim(
         sentence="In non-lazy training the weights go on changing for longer than in lazy training.",
         source="ours, on note §4.2",
         measure="share of the final l2 movement made in the second half, tau = 0.1 less tau = 2, symmetrised",
-        quantity=keeps_moving_more,
+        quantity=difference(second_half(SYMMETRISED), second_half(SYMMETRISED, LAZY_TAU)),
         accepted=(0.0, np.inf),
-        expected=_expect(F, None),
+        expected=expected(FAILS),
         note="The other way round: what the lazy net still has to learn it learns slowly.",
     ),
     *_both(
@@ -235,38 +207,36 @@ CLAIMS = (
         "note §4.2",
         "log10 of the largest gap g of held-out outputs to the linearised descent along training, tau = 2; lazy <= .05",
         furthest_gap,
-        (-np.inf, np.log10(0.05)),
-        (_expect(F), _expect(H, Outcome.INCONCLUSIVE)),
+        (-np.inf, np.log10(LAZY.gap_lazy)),
+        (expected(FAILS, paper=FAILS), expected(HOLDS, paper=INCONCLUSIVE)),
         ("A plain net at tau = 2 is no lazy net: it unlearns its initial output by erasing its readout.", ""),
     ),
     Claim(
         sentence="The lazy regime ends at a higher test loss, it misses nonlinear relationships.",
         source="note §4.2, Figure 1",
         measure="log10 of end test loss at tau = 2 over that at tau = 0.1, plain, equal kernel_time",
-        quantity=test_loss_ratio,
+        quantity=log10_ratio(at("test_loss", tau=LAZY_TAU, step=LAST), at("test_loss", tau=RICH_TAU, step=LAST)),
         accepted=(np.log10(1.5), np.inf),
-        expected=_expect(H),
+        expected=expected(HOLDS, paper=HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """S_t, relative movement and test loss against the step."""
-    figure, axes = figures.new_figure(14, 4.2, columns=3)
+    figure, axes = figures.new_figure(14, 4.2, columns=3, log="xy")
     panels = ("entrywise", "movement", "test_loss")
     labels = ("S_t, sum of relative changes", "relative movement ‖w − w0‖/‖w0‖", "test loss  ½‖f − y‖²")
     after = ds.isel(step=slice(1, None))
     for ax, name, label in zip(axes, panels, labels, strict=True):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        for tau, color in ((RICH, figures.ORANGE), (LAZY, figures.BLUE)):
-            at = after.sel(tau=tau)
-            figures.curve(ax, at[name], "step", label=f"plain, tau = {tau:g}", color=color)
+        for tau, color in ((RICH_TAU, figures.ORANGE), (LAZY_TAU, figures.BLUE)):
+            one = after.sel(tau=tau)
+            figures.curve(ax, one[name], "step", label=f"plain, tau = {tau:g}", color=color)
             figures.curve(
-                ax, at[f"symmetrised_{name}"], "step", label=f"symmetrised, tau = {tau:g}", color=color, line=":"
+                ax, one[f"symmetrised_{name}"], "step", label=f"symmetrised, tau = {tau:g}", color=color, line=":"
             )
         if name == "test_loss":
-            linear = after.sel(tau=LAZY)
+            linear = after.sel(tau=LAZY_TAU)
             figures.curve(
                 ax,
                 linear.linear_test_loss,
@@ -296,3 +266,8 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         },
         "tau",
     )
+
+
+FIG1 = Figure(
+    caption=CAPTION, sizes=SIZES, compute=trajectories, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED
+)

@@ -23,28 +23,27 @@ On two cores: tiny 12 s, quick 35 s, or 10 s where the nets come from the store,
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Key
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
+from lazyscope.claims import FAILS, HOLDS, Claim, Scale
 from lazyscope.dynamics import linearized_descent
 from lazyscope.models import center
-from lazyscope.papers.figure import Trials
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.initialisation.training import affine, runs
+from lazyscope.papers.quantities import at, log10_ratio
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.student import Protocol, held_out, setup
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 
-CELL_VERSION = 1
 LAZY_TAU = 100.0  # on both plateaus, where the test loss no longer depends on tau
 
 
@@ -53,16 +52,15 @@ class Comparison:
     """The protocol of the nets, trained plain and symmetrised at `LAZY_TAU`."""
 
     protocol: Protocol
-    seeds: int
 
 
 FULL = Protocol()
 SIZES = {
-    "tiny": Comparison(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=3000), seeds=3),
-    "quick": Comparison(replace(FULL, num_steps=5000), seeds=3),
-    "paper": Comparison(FULL, seeds=10),
+    "tiny": Size(Comparison(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=3000)), seeds=3),
+    "quick": Size(Comparison(replace(FULL, num_steps=5000)), seeds=3),
+    "paper": Size(Comparison(FULL), seeds=10),
 }
-SETTINGS = (FULL_BATCH, NO_STOP)
+STATED = (FULL_BATCH, NO_STOP)
 CAPTION = (
     "Left, test losses of every predictor, one dot a trial. Right, how far any two are apart as functions, "
     "‖f − g‖/‖y‖ on held-out inputs, mean over trials; 0 is the same function. The plain net is the random-features "
@@ -92,6 +90,10 @@ PREDICTORS = (
 )
 
 
+TRAINED = ("plain_net", "symmetrised_net")
+
+
+@stored_as("lazyscope.papers.note.ref6.predictors")
 def predictors(key: Key[Array, ""], *, protocol: Protocol) -> dict[str, Array]:
     """Held-out outputs of every predictor that needs no training, for one trial of `protocol`.
 
@@ -132,18 +134,14 @@ def _kernel_outputs(key: Key[Array, ""], protocol: Protocol) -> Float[Array, "2 
     return run.observed[1]
 
 
-def compute(
-    spec: Comparison, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+PREDICTED = Cell(predictors, 1, {p.name: ("example",) for p in PREDICTORS if p.name not in TRAINED})
+
+
+def compute(settings: Comparison, trials: Trials) -> xr.Dataset:
     """`outputs` of every predictor on held-out inputs reduced to `test_loss` and pairwise `distance`, per seed."""
-    options = {"key": key, "seeds": spec.seeds, "store": store, "progress": progress}
-    trained = ("plain_net", "symmetrised_net")
-    dims = {p.name: ("example",) for p in PREDICTORS if p.name not in trained}
-    ds = sweep(partial(predictors, protocol=spec.protocol), {}, dims=dims, version=CELL_VERSION, **options)
-    for name, doubled in zip(trained, (False, True), strict=True):
-        net = runs(
-            replace(spec.protocol, doubled=doubled), (LAZY_TAU,), Trials(key, spec.seeds, store, progress=progress)
-        )
+    ds = trials.over(PREDICTED, {}, protocol=settings.protocol)
+    for name, doubled in zip(TRAINED, (False, True), strict=True):
+        net = runs(replace(settings.protocol, doubled=doubled), (LAZY_TAU,), trials)
         ds[name] = net.outputs_test.isel(tau=0, drop=True)
     outputs = ds[[p.name for p in PREDICTORS]].to_dataarray("predictor")
     scale = (ds.target**2).mean("example")
@@ -156,24 +154,9 @@ def compute(
     )
 
 
-def distance(ds: xr.Dataset, first: str, second: str) -> np.ndarray:
-    """‖f − g‖/‖y‖ of two predictors."""
-    return ds.distance.sel(predictor=first, other=second).values
-
-
-def log_ratio(ds: xr.Dataset, first: str, second: str) -> np.ndarray:
-    """log10 of the test loss of `first` over that of `second`."""
-    return np.log10((ds.test_loss.sel(predictor=first) / ds.test_loss.sel(predictor=second)).values)
-
-
-def worst_against_least_squares(ds: xr.Dataset) -> np.ndarray:
-    """log10 of the smaller test loss of the two nets over that of least squares on x."""
-    nets = ds.test_loss.sel(predictor=["plain_net", "symmetrised_net"]).min("predictor")
-    return np.log10((nets / ds.test_loss.sel(predictor="least_squares")).values)
-
-
-def _expect(outcome: Outcome) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": outcome, "paper": None}
+def better_net(ds: xr.Dataset) -> np.ndarray:
+    """The smaller test loss of the two nets."""
+    return ds.test_loss.sel(predictor=list(TRAINED)).min("predictor").values
 
 
 SAME, OTHER = (-np.inf, 0.1), (0.2, np.inf)  # of ‖f − g‖/‖y‖: the same function, another function
@@ -182,59 +165,59 @@ CLAIMS = (
         sentence="At large tau a plain net is the random-features regression on its initial hidden layer.",
         source="ours, after note Figure 3 and [6]",
         measure="‖f − g‖/‖y‖ on held-out inputs, plain net and random features",
-        quantity=partial(distance, first="plain_net", second="random_features"),
+        quantity=at("distance", predictor="plain_net", other="random_features"),
         accepted=SAME,
         scale=Scale.SIZE,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It generalises as its linearised model.",
         source="note §3.1, applied to note Figure 3",
         measure="‖f − g‖/‖y‖ on held-out inputs, plain net and regression with its own tangent kernel",
-        quantity=partial(distance, first="plain_net", second="plain_kernel"),
+        quantity=at("distance", predictor="plain_net", other="plain_kernel"),
         accepted=SAME,
         scale=Scale.SIZE,
-        expected=_expect(Outcome.FAILS),
+        expected=expected(FAILS),
         note="Even with the initial output taken away, which favours the linearised model, it is another function.",
     ),
     Claim(
         sentence="A symmetrised net generalises as its linearised model.",
         source="note §3.1, applied to note Figure 4",
         measure="‖f − g‖/‖y‖ on held-out inputs, symmetrised net and tangent-kernel descent of as many steps",
-        quantity=partial(distance, first="symmetrised_net", second="symmetrised_descent"),
+        quantity=at("distance", predictor="symmetrised_net", other="symmetrised_descent"),
         accepted=SAME,
         scale=Scale.SIZE,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="What it does is another thing than regression on random features.",
         source="ours, after [6]",
         measure="‖f − g‖/‖y‖ on held-out inputs, symmetrised net and random features",
-        quantity=partial(distance, first="symmetrised_net", second="random_features"),
+        quantity=at("distance", predictor="symmetrised_net", other="random_features"),
         accepted=OTHER,
         scale=Scale.SIZE,
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The tangent kernel generalises better than the random features of the same hidden layer.",
         source="ours, after [6] and theory of [3]",
         measure="log10 of the test loss of the plain net's tangent-kernel regression over that of its random features",
-        quantity=partial(log_ratio, first="plain_kernel", second="random_features"),
+        quantity=log10_ratio(at("test_loss", predictor="plain_kernel"), at("test_loss", predictor="random_features")),
         accepted=(-np.inf, 0.0),
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Least squares on the inputs alone generalises better than both nets at large tau.",
         source="ours, on note §4.3",
         measure="log10 of the smaller of the nets' test losses over that of least squares on (x, 1)",
-        quantity=worst_against_least_squares,
+        quantity=log10_ratio(better_net, at("test_loss", predictor="least_squares")),
         accepted=(0.0, np.inf),
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left the test losses, right the matrix of distances."""
     figure, (left, right) = figures.new_figure(12, 4.8, columns=2)
     rows = PREDICTORS[1:]
@@ -274,3 +257,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         apart = [f"{float(row.distance.sel(other=name)):.3g}" for name in near]
         body.append([predictor.label, f"{float(row.test_loss):.3g}", *apart])
     return [header, *body]
+
+
+REF6 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

@@ -11,19 +11,18 @@ quick 40 s, paper about 5 min.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
-from lazyscope.papers.kappa_cells import WIDTH_VERSION, over_width
+from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome
+from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.kappa.closed_form import OVER_WIDTH
+from lazyscope.papers.quantities import LAST, Quantity, at, power
 from lazyscope.papers.settings import TRAINING, Setting, unused
 from lazyscope.papers.student import Protocol, decades
-from lazyscope.sweep import Progress, Store, sweep
 
 EXPONENTS = (0.5, 0.75, 1.0)
 NAMES = {0.5: "alpha = m^(−1/2)", 0.75: "alpha = m^(−3/4)", 1.0: "alpha = 1/m"}
@@ -36,16 +35,17 @@ class Widths:
     protocol: Protocol
     widths: tuple[int, ...]
     alphas: tuple[float, ...]
-    seeds: int
 
 
 FULL = Protocol(doubled=False, target_scale=100.0)
 SIZES = {
-    "tiny": Widths(replace(FULL, n=60, n_test=1, d=10), (16, 64, 256), decades(-2, 4, 1), seeds=6),
-    "quick": Widths(replace(FULL, n_test=1), (64, 128, 256, 512), decades(-2, 6, 0.5), seeds=6),
-    "paper": Widths(replace(FULL, n_test=1), (64, 128, 256, 512, 1024, 2048, 4096), decades(-2, 6, 0.25), seeds=10),
+    "tiny": Size(Widths(replace(FULL, n=60, n_test=1, d=10), (16, 64, 256), decades(-2, 4, 1)), seeds=6),
+    "quick": Size(Widths(replace(FULL, n_test=1), (64, 128, 256, 512), decades(-2, 6, 0.5)), seeds=6),
+    "paper": Size(
+        Widths(replace(FULL, n_test=1), (64, 128, 256, 512, 1024, 2048, 4096), decades(-2, 6, 0.25)), seeds=10
+    ),
 }
-SETTINGS = (
+STATED = (
     Setting(
         "protocol.target_scale", "not stated", "at unit targets the residual is not that of h(w0) and 1/m falls, too"
     ),
@@ -60,68 +60,38 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Widths, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: Widths, trials: Trials) -> xr.Dataset:
     """Kappa at every width, exponent and seed, and at every alpha."""
-    ds = sweep(
-        partial(over_width, protocol=spec.protocol, exponents=EXPONENTS, alphas=spec.alphas),
-        {"width": spec.widths},
-        static=["width"],
-        key=key,
-        seeds=spec.seeds,
-        dims={
-            "kappa": ("exponent",),
-            "kappa_unit": ("exponent",),
-            "kappa_raw": ("alpha",),
-            "kappa_centred": ("alpha",),
-        },
-        version=WIDTH_VERSION,
-        store=store,
-        progress=progress,
+    ds = trials.over(
+        OVER_WIDTH,
+        {"width": settings.widths},
+        protocol=settings.protocol,
+        exponents=EXPONENTS,
+        alphas=settings.alphas,
     )
-    return ds.assign_coords(exponent=list(EXPONENTS), alpha=list(spec.alphas))
+    return ds.assign_coords(exponent=list(EXPONENTS), alpha=list(settings.alphas))
 
 
-def width_slope(ds: xr.Dataset, exponent: float, variable: str = "kappa") -> np.ndarray:
-    """Slope of log kappa against log width, per seed."""
-    values = ds[variable].sel(exponent=exponent).transpose("width", "seed").values
-    return np.polyfit(np.log(ds.width.values), np.log(values), 1)[0]
-
-
-def bound_ratio(ds: xr.Dataset, variable: str, exponents: tuple[float, ...] = EXPONENTS) -> np.ndarray:
+def bound_ratio(variable: str, exponents: tuple[float, ...]) -> Quantity:
     """Kappa over m^(-1/2) + 1/(m alpha(m)), per seed, at the width and exponent where its mean is largest."""
-    chosen = ds.sel(exponent=list(exponents))
-    bound = chosen.width**-0.5 + chosen.width ** (chosen.exponent - 1.0)
-    cells = (chosen[variable] / bound).stack(cell=("width", "exponent"))
-    return cells.isel(cell=int(cells.mean("seed").argmax("cell"))).values
+
+    def largest(ds: xr.Dataset) -> np.ndarray:
+        chosen = ds.sel(exponent=list(exponents))
+        bound = chosen.width**-0.5 + chosen.width ** (chosen.exponent - 1.0)
+        cells = (chosen[variable] / bound).stack(cell=("width", "exponent"))
+        return cells.isel(cell=int(cells.mean("seed").argmax("cell"))).values
+
+    return largest
 
 
-def largest_rise(ds: xr.Dataset) -> np.ndarray:
+def largest_rise(ds: xr.Dataset) -> xr.DataArray:
     """Largest change of log10 kappa from one alpha to the next, raw output; negative where it always decreases."""
-    return np.log10(ds.isel(width=-1).kappa_raw).diff("alpha").max("alpha").values
+    return np.log10(ds.kappa_raw).diff("alpha").max("alpha")
 
 
-def raw_limit(ds: xr.Dataset) -> np.ndarray:
-    """Kappa at the largest alpha and width over kappa_inf, minus 1."""
-    last = ds.isel(width=-1)
-    return (last.kappa_raw.isel(alpha=-1) / last.kappa_inf - 1).values
-
-
-def centred_slope(ds: xr.Dataset) -> np.ndarray:
-    """Slope of log kappa against log alpha with a centred output, per seed."""
-    values = ds.isel(width=-1).kappa_centred.transpose("alpha", "seed").values
-    return np.polyfit(np.log(ds.alpha.values), np.log(values), 1)[0]
-
-
-def raw_slope(ds: xr.Dataset) -> np.ndarray:
-    """Slope of log kappa against log alpha with the raw output, over the last two decades of alpha."""
-    late = ds.isel(width=-1).sel(alpha=ds.alpha >= ds.alpha.max() / 100)
-    return np.polyfit(np.log(late.alpha.values), np.log(late.kappa_raw.transpose("alpha", "seed").values), 1)[0]
-
-
-def _expect(outcome: Outcome | None) -> dict[str, Outcome | None]:
-    return {"tiny": None, "quick": outcome, "paper": outcome}
+def two_last_decades(ds: xr.Dataset) -> xr.DataArray:
+    """Kappa with the raw output, over the last two decades of alpha."""
+    return ds.kappa_raw.sel(alpha=ds.alpha >= ds.alpha.max() / 100)
 
 
 def _slope_claim(exponent: float, sentence: str, low: float, high: float) -> Claim:
@@ -129,21 +99,21 @@ def _slope_claim(exponent: float, sentence: str, low: float, high: float) -> Cla
         sentence=sentence,
         source="note §1.1, §4.7; chizat2019 §1.2",
         measure=f"slope of log kappa against log m, {NAMES[exponent]}, targets times 100",
-        quantity=partial(width_slope, exponent=exponent),
+        quantity=power("kappa", "width", exponent=exponent),
         accepted=(low, high),
-        expected=_expect(Outcome.HOLDS),
+        expected=expected(HOLDS),
     )
 
 
-def _bound_claim(sentence: str, variable: str, exponents: tuple[float, ...], outcome: Outcome | None) -> Claim:
+def _bound_claim(sentence: str, variable: str, exponents: tuple[float, ...], quick: Outcome) -> Claim:
     targets = "targets times 100" if variable == "kappa" else "targets of the teacher"
     return Claim(
         sentence=f"{sentence} ({targets})",
         source="note §1.1, §4.7, as printed",
         measure=f"kappa over the bound, at the width and scale where its mean is largest, {targets}",
-        quantity=partial(bound_ratio, variable=variable, exponents=exponents),
+        quantity=bound_ratio(variable, exponents),
         accepted=(-np.inf, 1.0),
-        expected={"tiny": None, "quick": outcome, "paper": None},
+        expected=expected(quick),
         note="The constant is missing: the second term is in proportion to ‖y‖, which the printed bound does not know."
         if variable == "kappa"
         else "",
@@ -159,22 +129,22 @@ CLAIMS = (
         sentence="For alpha(m) = 1/m it does not decrease (targets of the teacher).",
         source="note §1.1, §4.7; chizat2019 §1.2",
         measure=f"slope of log kappa against log m, {NAMES[1.0]}, targets of the teacher",
-        quantity=partial(width_slope, exponent=1.0, variable="kappa_unit"),
+        quantity=power("kappa_unit", "width", exponent=1.0),
         accepted=(-0.05, 0.05),
-        expected=_expect(None),
+        expected=expected(INCONCLUSIVE),
         note="At these widths h(w0) is most of the residual, and its part of kappa falls as m^(−1/2) at any scale.",
     ),
-    _bound_claim(BOUND, "kappa", EXPONENTS, Outcome.FAILS),
-    _bound_claim(BOUND, "kappa_unit", EXPONENTS, None),
-    _bound_claim(SQRT_BOUND, "kappa", (0.5,), Outcome.FAILS),
-    _bound_claim(SQRT_BOUND, "kappa_unit", (0.5,), None),
+    _bound_claim(BOUND, "kappa", EXPONENTS, FAILS),
+    _bound_claim(BOUND, "kappa_unit", EXPONENTS, HOLDS),
+    _bound_claim(SQRT_BOUND, "kappa", (0.5,), FAILS),
+    _bound_claim(SQRT_BOUND, "kappa_unit", (0.5,), HOLDS),
     Claim(
         sentence="As alpha grows bigger the criterion decreases.",
         source="note §1.1, rescaled model",
         measure="largest change of log10 kappa from one alpha to the next, raw output; decreasing is below 0",
-        quantity=largest_rise,
+        quantity=at(largest_rise, width=LAST),
         accepted=(-np.inf, 0.0),
-        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        expected=expected(INCONCLUSIVE),
         note="Where ⟨h(w0), y⟩ > 0 kappa is least at a finite alpha, a few per cent below kappa_inf; elsewhere it "
         "decreases all the way to kappa_inf.",
     ),
@@ -182,9 +152,9 @@ CLAIMS = (
         sentence="It decreases without limit, leading to a lazy training situation.",
         source="note §1.1, rescaled model",
         measure="slope of log kappa against log alpha over the last two decades, raw output",
-        quantity=raw_slope,
+        quantity=power(two_last_decades, "alpha", width=LAST),
         accepted=(-np.inf, -0.9),
-        expected={"tiny": Outcome.FAILS, "quick": Outcome.FAILS, "paper": Outcome.FAILS},
+        expected=expected(FAILS, tiny=FAILS),
         note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0. Nor do such nets become lazy "
         "themselves: note-s1.1-regimes.",
     ),
@@ -192,27 +162,24 @@ CLAIMS = (
         sentence="With a centred output the criterion decreases as 1/alpha.",
         source="note §1.1 with h(w0) = 0",
         measure="slope of log kappa against log alpha, centred output",
-        quantity=centred_slope,
+        quantity=power("kappa_centred", "alpha", width=LAST),
         accepted=(-1.01, -0.99),
-        expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="What it tends to with the raw output is kappa_inf.",
         source="ours, on note §1.1",
         measure="kappa at the largest alpha over kappa_inf, minus 1",
-        quantity=raw_limit,
+        quantity=at(lambda ds: ds.kappa_raw.isel(alpha=-1) / ds.kappa_inf - 1, width=LAST),
         accepted=(-0.01, 0.01),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=expected(HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left kappa against width, right against alpha."""
-    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2)
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2, log="xy")
     for exponent, color in zip(EXPONENTS, (figures.BLUE, figures.GREEN, figures.ORANGE), strict=True):
         values = ds.kappa.sel(exponent=exponent)
         figures.curve(left, values, "width", label=NAMES[exponent], color=color, marker="o")
@@ -234,3 +201,6 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     rows = {NAMES[e]: ds.kappa.sel(exponent=e) for e in EXPONENTS}
     unit = {f"{NAMES[e]}, teacher's targets": ds.kappa_unit.sel(exponent=e) for e in EXPONENTS}
     return figures.table(rows | unit, "width")
+
+
+S1_1 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

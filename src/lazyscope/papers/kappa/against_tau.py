@@ -13,38 +13,28 @@ Expected at (n, d, m) = (1000, 100, 50): plain 18 at tau = 0.01, 0.22 at 0.1, 0.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
-from lazyscope.papers.figure import Trials
+from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim
+from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.initialisation.training import BOTH_STARTS, TwoStarts, from_both_starts
-from lazyscope.papers.kappa_cells import PLANE_VERSION, over_plane
-from lazyscope.papers.settings import TRAINING, Setting, unused
-from lazyscope.papers.student import Protocol, decades
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.papers.kappa.closed_form import FULL, SMALL, STATED, Plane, kappa_from_both_starts
+from lazyscope.papers.quantities import LAST, at, log10_ratio, power
+from lazyscope.papers.student import decades
 
 SATISFIED = 0.1  # kappa << 1, as in note-s1.1-regimes
 
 
 @dataclass(frozen=True)
-class Scales:
-    """Values of tau and alpha at which kappa is evaluated, over independent teachers, data and initialisations.
+class Scales(Plane):
+    """Where kappa is evaluated, and the runs of note-fig3 whose test losses are looked at beside it."""
 
-    `trained` are the runs of note-fig3 whose test losses are looked at beside kappa.
-    """
-
-    protocol: Protocol
-    taus: tuple[float, ...]
-    alphas: tuple[float, ...]
-    seeds: int
-    trained: TwoStarts | None = None
-    trained_seeds: int = 0
+    trained: TwoStarts
+    trained_seeds: int
 
 
 def _with_crossing(taus: tuple[float, ...]) -> tuple[float, ...]:
@@ -52,28 +42,15 @@ def _with_crossing(taus: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted({*taus, *decades(-1, -0.7, 0.05)}))
 
 
-FULL = Protocol(n_test=1)
-SMALL = replace(FULL, n=60, d=10, width=16)
 SIZES = {
-    "tiny": Scales(SMALL, decades(-2, 4, 1), (1.0,), seeds=3, trained=BOTH_STARTS["tiny"], trained_seeds=3),
-    "quick": Scales(
-        FULL,
-        _with_crossing(decades(-2, 4, 0.5)),
-        (1.0,),
-        seeds=5,
-        trained=BOTH_STARTS["quick"],
-        trained_seeds=3,
+    "tiny": Size(Scales(SMALL, decades(-2, 4, 1), (1.0,), BOTH_STARTS["tiny"], trained_seeds=3), seeds=3),
+    "quick": Size(
+        Scales(FULL, _with_crossing(decades(-2, 4, 0.5)), (1.0,), BOTH_STARTS["quick"], trained_seeds=3), seeds=5
     ),
-    "paper": Scales(
-        FULL,
-        _with_crossing(decades(-2.2, 6, 0.2)),
-        (1.0,),
-        seeds=10,
-        trained=BOTH_STARTS["paper"],
-        trained_seeds=10,
+    "paper": Size(
+        Scales(FULL, _with_crossing(decades(-2.2, 6, 0.2)), (1.0,), BOTH_STARTS["paper"], trained_seeds=10), seeds=10
     ),
 }
-SETTINGS = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))
 CAPTION = (
     "Left, kappa at initialisation against tau. Plain (blue), it stops falling at kappa_inf, the level at which the "
     "residual is the initial output itself. Symmetrised (orange), it falls as tau^−2 for ever: there is no plateau of "
@@ -82,56 +59,15 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Scales, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
-    """Kappa at every tau, alpha and seed, plain (`kappa`, `kappa_inf`) and symmetrised (`symmetrised_*`).
+def compute(settings: Scales, trials: Trials) -> xr.Dataset:
+    """Kappa at every tau and seed from both starts, and the test losses of the trained nets.
 
-    Test losses of `trained` have dimensions of their own, `trained_tau`, `symmetrised_tau` and `trained_seed`.
+    These have dimensions of their own, `trained_tau`, `symmetrised_tau` and `trained_seed`.
     """
-    both = xr.Dataset()
-    for prefix, doubled in (("", False), ("symmetrised_", True)):
-        ds = sweep(
-            partial(over_plane, alphas=spec.alphas, protocol=replace(spec.protocol, doubled=doubled)),
-            {"tau": spec.taus},
-            key=key,
-            seeds=spec.seeds,
-            dims={"kappa": ("alpha",)},
-            version=PLANE_VERSION,
-            store=store,
-            progress=progress,
-        )
-        renamed = ds.assign_coords(alpha=list(spec.alphas)).rename({v: prefix + str(v) for v in ds.data_vars})
-        both = both.merge(renamed, join="exact")
-    if spec.trained is None:
-        return both
-    losses = from_both_starts(spec.trained, Trials(key, spec.trained_seeds, store, progress=progress))
+    both = kappa_from_both_starts(settings, trials).isel(alpha=0)
+    losses = from_both_starts(settings.trained, replace(trials, seeds=settings.trained_seeds))
     losses = losses[["end_test_loss", "symmetrised_end_test_loss"]]
     return both.merge(losses.rename(tau="trained_tau", seed="trained_seed"), join="exact")
-
-
-def plateau(ds: xr.Dataset) -> np.ndarray:
-    """Plain kappa at the largest tau over kappa at tau = 10, minus 1."""
-    values = ds.kappa.isel(alpha=0)
-    return (values.isel(tau=-1) / values.sel(tau=10.0) - 1).values
-
-
-def limit(ds: xr.Dataset) -> np.ndarray:
-    """Plain kappa at the largest tau over kappa_inf, minus 1."""
-    last = ds.isel(tau=-1, alpha=0)
-    return (last.kappa / last.kappa_inf - 1).values
-
-
-def symmetrised_slope(ds: xr.Dataset) -> np.ndarray:
-    """Slope of log kappa against log tau, symmetrised, over all tau."""
-    values = ds.symmetrised_kappa.isel(alpha=0).transpose("tau", "seed").values
-    return np.polyfit(np.log(ds.tau.values), np.log(values), 1)[0]
-
-
-def symmetrised_plateau(ds: xr.Dataset) -> np.ndarray:
-    """log10 of symmetrised kappa at tau = 10 over that at tau = 1."""
-    values = ds.symmetrised_kappa.isel(alpha=0)
-    return np.log10((values.sel(tau=10.0) / values.sel(tau=1.0)).values)
 
 
 def crossing(ds: xr.Dataset) -> np.ndarray:
@@ -139,7 +75,7 @@ def crossing(ds: xr.Dataset) -> np.ndarray:
 
     A kappa that never does counts as doing so at the largest tau.
     """
-    values = ds[["kappa", "symmetrised_kappa"]].isel(alpha=0).transpose("seed", "tau")
+    values = ds[["kappa", "symmetrised_kappa"]].transpose("seed", "tau")
     plain, paired = (_satisfied(values[name], np.log10(ds.tau.values)) for name in values.data_vars)
     return plain - paired
 
@@ -170,32 +106,31 @@ def _reached(loss: xr.DataArray, axis: str) -> np.ndarray:
     return np.array(found)
 
 
-EXPECTED: dict[str, Outcome | None] = {"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS}
 CLAIMS = (
     Claim(
         sentence="For non-symmetrised initialisation the criterion stabilises as tau increases.",
         source="note §3.3, appendix A",
         measure="kappa at the largest tau over kappa at tau = 10, minus 1",
-        quantity=plateau,
+        quantity=at(lambda ds: ds.kappa / ds.kappa.sel(tau=10.0) - 1, tau=LAST),
         accepted=(-0.05, 0.05),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=expected(HOLDS),
         note="A constant kappa_inf > 0 is no entry into the lazy regime: see note-fig3.",
     ),
     Claim(
         sentence="There kappa ≈ ‖h(w')‖ ‖D²h(w')‖ / ‖Dh(w')‖².",
         source="note §3.3",
         measure="kappa at the largest tau over kappa_inf, minus 1",
-        quantity=limit,
+        quantity=at(lambda ds: ds.kappa / ds.kappa_inf - 1, tau=LAST),
         accepted=(-0.01, 0.01),
-        expected=EXPECTED,
+        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="For symmetrised initialisation the plateau of the criterion occurs earlier as tau increases.",
         source="note §3.3",
         measure="log10 of kappa at tau = 10 over kappa at tau = 1; a plateau is 0",
-        quantity=symmetrised_plateau,
+        quantity=log10_ratio(at("symmetrised_kappa", tau=10.0), at("symmetrised_kappa", tau=1.0)),
         accepted=(-0.1, 0.1),
-        expected={"tiny": Outcome.FAILS, "quick": Outcome.FAILS, "paper": Outcome.FAILS},
+        expected=expected(FAILS, tiny=FAILS),
         note="There is none: with h(w0) = 0 kappa is ‖y‖‖D²h‖/‖Dh‖² and falls as tau^−q. Only the test loss is flat.",
     ),
     Claim(
@@ -204,7 +139,7 @@ CLAIMS = (
         measure="log10 of the tau at which plain kappa falls to 0.1 over that at which symmetrised kappa does",
         quantity=crossing,
         accepted=(0.0, np.inf),
-        expected={"tiny": None, "quick": None, "paper": None},
+        expected=expected(INCONCLUSIVE),
         note="By little at 0.1, where y is still most of the residual; below kappa_inf plain nets never get.",
     ),
     Claim(
@@ -213,30 +148,26 @@ CLAIMS = (
         measure="decades of tau from which on the test loss stays within 10 % of its last: plain minus symmetrised",
         quantity=earlier_plateau,
         accepted=(0.0, np.inf),
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         note="By 0.46 decades at quick size.",
     ),
     Claim(
         sentence="For symmetrised initialisation the criterion falls as tau^−q, q = 2.",
         source="ours, from note appendix A",
         measure="slope of log kappa against log tau",
-        quantity=symmetrised_slope,
+        quantity=power("symmetrised_kappa", "tau"),
         accepted=(-2.01, -1.99),
-        expected=EXPECTED,
+        expected=expected(HOLDS, tiny=HOLDS),
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Kappa against tau and the test loss against tau, plain and symmetrised."""
-    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2)
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-    one = ds.isel(alpha=0)
-    figures.curve(left, one.kappa, "tau", label="plain", color=figures.BLUE, marker="o")
-    figures.curve(left, one.symmetrised_kappa, "tau", label="symmetrised", color=figures.ORANGE, marker="s")
-    figures.levels(left, [figures.Level(one.kappa_inf.isel(tau=-1), "kappa_inf", figures.GREY)])
+    figure, (left, right) = figures.new_figure(10.5, 4.4, columns=2, log="xy")
+    figures.curve(left, ds.kappa, "tau", label="plain", color=figures.BLUE, marker="o")
+    figures.curve(left, ds.symmetrised_kappa, "tau", label="symmetrised", color=figures.ORANGE, marker="s")
+    figures.levels(left, [figures.Level(ds.kappa_inf.isel(tau=-1), "kappa_inf", figures.GREY)])
     figures.finish(left, x="initialisation scale tau", y="kappa")
     trained = ds[["end_test_loss", "symmetrised_end_test_loss"]].rename(trained_seed="seed")
     figures.curve(right, trained.end_test_loss, "trained_tau", label="plain", color=figures.BLUE, marker="o")
@@ -254,5 +185,7 @@ def draw(ds: xr.Dataset) -> Figure:
 
 def numbers(ds: xr.Dataset) -> list[list[str]]:
     """Kappa against tau, means over seeds."""
-    one = ds.isel(alpha=0)
-    return figures.table({"plain": one.kappa, "symmetrised": one.symmetrised_kappa}, "tau")
+    return figures.table({"plain": ds.kappa, "symmetrised": ds.symmetrised_kappa}, "tau")
+
+
+S3_3 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

@@ -16,22 +16,20 @@ from lazyscope.differential import differential_change
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
-from lazyscope.papers.kappa_cells import Ingredients, hessian_norm, kappa
+from lazyscope.papers.figure import Cell
+from lazyscope.papers.kappa.closed_form import Ingredients, hessian_norm, kappa
 from lazyscope.papers.student import held_out
 from lazyscope.problems import square_loss, teacher_student
+from lazyscope.store import stored_as
 from lazyscope.tangent import jacobian
 
-CELL_VERSION = 1
 STARTS = ("plain", "symmetrised", "centred")
 PLAIN, SYMMETRISED, CENTRED = range(3)
 RATE = 0.85  # η·λmax(K(w0))/n
 SHARES = (1.0, 1e-3)  # of that step: as trained, and where first order holds
-DIMS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("kappa", "exact", "gap", "change", "train_loss", "unstable"), ("scale",)),
-    **dict.fromkeys(("objective_ratio", "differential_ratio", "advantage"), ("scale", "share")),
-}
 
 
+@stored_as("lazyscope.papers.regime_cells.Nets")
 @dataclass(frozen=True)
 class Nets:
     """Data, output scales alpha·tau² and steps of the nets that are compared; all live in the widest one's program."""
@@ -57,6 +55,7 @@ def initial(key: Key[Array, ""], *, width: Array, start: Int[Array, ""], nets: N
     return {"a": jnp.where(alive, a, 0), "b": jnp.where(alive[:, None], b, 0)}
 
 
+@stored_as("lazyscope.papers.regime_cells.over_scale")
 def over_scale(key: Key[Array, ""], *, width: Array, start: Int[Array, ""], nets: Nets) -> dict[str, Array]:
     """For every scale: kappa, as printed and without its approximation, one step measured and estimated, g and j.
 
@@ -117,6 +116,16 @@ def over_scale(key: Key[Array, ""], *, width: Array, start: Int[Array, ""], nets
     beside, ends = jax.vmap(linear)(scales), found.pop("outputs")
     gap = jax.vmap(lambda f, f_linear, a: trained_gap(f, f_linear, a * outputs_test, y_test))(ends, beside, scales)
     return found | {"gap": gap}
+
+
+OVER_SCALE = Cell(
+    over_scale,
+    1,
+    {
+        **dict.fromkeys(("kappa", "exact", "gap", "change", "train_loss", "unstable"), ("scale",)),
+        **dict.fromkeys(("objective_ratio", "differential_ratio", "advantage"), ("scale", "share")),
+    },
+)
 
 
 def _norm(matrix: Float[Array, "n p"]) -> Float[Array, ""]:

@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lazyscope.dynamics import DIVERGED, EarlyStop, gradient_descent
+from lazyscope.dynamics import DIVERGED, gradient_descent
 from lazyscope.models import Model, mlp
-from lazyscope.papers.student import Protocol, held_out, setup
+from lazyscope.papers.figure import Cell
+from lazyscope.papers.student import NOTE_STOP, Protocol, held_out, setup
+from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
-CELL_VERSION = 1
 RATE = 0.3  # η·λmax(K(w0))/n
-NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
 
 
+@stored_as("lazyscope.papers.plane_cells.Net")
 @dataclass(frozen=True)
 class Net:
     """A net over the plane: layers of equal width, ReLU or tanh, with or without biases (which start at 0)."""
@@ -30,7 +31,8 @@ class Net:
         return mlp(widths, jnp.tanh if self.smooth else jax.nn.relu, bias=self.bias)
 
 
-def plane(key: Key[Array, ""], *, tau: Array, alpha: Array, net: Net, protocol: Protocol) -> dict[str, Array]:
+@stored_as("lazyscope.papers.plane_cells.plane")
+def at_equal_time(key: Key[Array, ""], *, tau: Array, alpha: Array, net: Net, protocol: Protocol) -> dict[str, Array]:
     """One raw run from tau·v0 at output scale alpha, for a given kernel_time."""
     _, _, problem = setup(key, protocol)
     model = net.model(protocol.width // 2 if protocol.doubled else protocol.width, protocol.d)
@@ -52,7 +54,11 @@ def plane(key: Key[Array, ""], *, tau: Array, alpha: Array, net: Net, protocol: 
     }
 
 
-def note_plane(
+AT_EQUAL_TIME = Cell(at_equal_time, 1)
+
+
+@stored_as("lazyscope.papers.plane_cells.note_plane")
+def with_note_steps(
     key: Key[Array, ""], *, tau: Array, alpha: Array, num_steps: int, protocol: Protocol
 ) -> dict[str, Array]:
     """One run as in the note's code, plain initialisation, in v = w/tau units."""
@@ -78,3 +84,6 @@ def note_plane(
     # What is recorded after the stop is NaN, so the last of the best is looked for up to 25 steps before it.
     best = jnp.fmin(jnp.nanmin(run.best_test_loss), test_loss(run.params))
     return {"best": best, "start": test_loss(params0), "width": jnp.asarray(float(protocol.width))}
+
+
+WITH_NOTE_STEPS = Cell(with_note_steps, 1)

@@ -17,47 +17,43 @@ kappa comes out so much too small.
 tiny 10 s, quick 35 s, paper 30 min.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.diagnose import Thresholds
-from lazyscope.papers.regime_cells import CELL_VERSION, DIMS, SHARES, STARTS, Nets, over_scale
+from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
+from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.kappa.training import OVER_SCALE, SHARES, STARTS, Nets
+from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, log10
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.papers.student import decades
-from lazyscope.sweep import Progress, Store, sweep
 
 SMALL_KAPPA, SAFE_KAPPA = 0.1, 0.001  # "<< 1", and where `lazyscope` advises to go
-THRESHOLDS = Thresholds()
 FLOOR = 1e-6  # smaller numbers are drawn here
+NET = ("width", "start", "scale")
 ZERO = ("symmetrised", "centred")  # starts with h(w0) = 0
 COLORS = dict(zip(STARTS, (figures.BLUE, figures.ORANGE, figures.GREEN), strict=True))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Nets, their widths and the number of seeds."""
+    """Nets and their widths."""
 
     nets: Nets
     widths: tuple[int, ...]
-    seeds: int
 
 
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e4)
 SIZES = {
-    "tiny": Grid(Nets(30, 6, 16, (0.3, 3.0, 100.0), 100), (8, 16), seeds=3),
-    "quick": Grid(Nets(120, 12, 64, SCALES, 300), (8, 24, 64), seeds=5),
-    "paper": Grid(Nets(1000, 100, 200, (*decades(-1, 2, 0.25), 1e4), 5000), (10, 50, 200), seeds=10),
+    "tiny": Size(Grid(Nets(30, 6, 16, (0.3, 3.0, 100.0), 100), (8, 16)), seeds=3),
+    "quick": Size(Grid(Nets(120, 12, 64, SCALES, 300), (8, 24, 64)), seeds=5),
+    "paper": Size(Grid(Nets(1000, 100, 200, (*decades(-1, 2, 0.25), 1e4), 5000), (10, 50, 200)), seeds=10),
 }
-SETTINGS = (
+STATED = (
     FULL_BATCH,
     NO_STOP,
     ours("teacher and nets of note §4.1, smaller", "three starts, four widths and many scales"),
@@ -71,67 +67,64 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Grid, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: Grid, trials: Trials) -> xr.Dataset:
     """What is known at w0 and what training does, over (width, start, scale)."""
-    ds = sweep(
-        partial(over_scale, nets=spec.nets),
-        {"width": [float(width) for width in spec.widths], "start": list(range(len(STARTS)))},
-        key=key,
-        seeds=spec.seeds,
-        dims=DIMS,
-        version=CELL_VERSION,
-        store=store,
-        progress=progress,
-    )
-    return ds.assign_coords(start=list(STARTS), scale=list(spec.nets.scales), share=list(SHARES))
+    axes = {"width": [float(width) for width in settings.widths], "start": list(range(len(STARTS)))}
+    ds = trials.over(OVER_SCALE, axes, nets=settings.nets)
+    return ds.assign_coords(start=list(STARTS), scale=list(settings.nets.scales), share=list(SHARES))
 
 
 def lazy(ds: xr.Dataset) -> xr.DataArray:
     """Which nets train lazily."""
-    return (ds.gap <= THRESHOLDS.gap_lazy) & (ds.change <= THRESHOLDS.differential_lazy)
+    return (ds.gap <= LAZY.gap_lazy) & (ds.change <= LAZY.differential_lazy)
 
 
-def rank_correlation(ds: xr.Dataset, before: str, after: str, starts: tuple[str, ...] = STARTS) -> np.ndarray:
-    """Spearman correlation of what is known at w0 with what training does, over all nets, per seed."""
-    values = ds.assign(one_step=1 / ds.advantage.isel(share=0))[[before, after]].sel(start=list(starts))
-    rows = values.stack(net=("width", "start", "scale")).transpose("seed", "net")
-    return np.array([stats.spearmanr(x, y)[0] for x, y in zip(rows[before].values, rows[after].values, strict=True)])
+def rank_correlation(before: str, after: str, starts: tuple[str, ...] = STARTS) -> Quantity:
+    """Spearman correlation of what is known at w0 with what training does, over all nets."""
+
+    def correlation(ds: xr.Dataset) -> np.ndarray:
+        values = ds.assign(one_step=1 / ds.advantage.isel(share=0))[[before, after]].sel(start=list(starts))
+        rows = values.stack(net=NET).transpose("seed", "net")
+        return np.array([stats.spearmanr(x, y)[0] for x, y in zip(rows[before], rows[after], strict=True)])
+
+    return correlation
 
 
-def true_alarms(ds: xr.Dataset, level: float, starts: tuple[str, ...] = STARTS) -> np.ndarray:
-    """Share of the nets with kappa <= level that train lazily, per seed."""
-    chosen = ds.sel(start=list(starts))
-    small, over = chosen.kappa <= level, ["width", "start", "scale"]
-    return ((small & lazy(chosen)).sum(over) / small.sum(over)).values
+def true_alarms(level: float, starts: tuple[str, ...] = STARTS) -> Quantity:
+    """Share of the nets with kappa <= level that train lazily."""
+
+    def share(ds: xr.Dataset) -> np.ndarray:
+        chosen = ds.sel(start=list(starts))
+        small = chosen.kappa <= level
+        return ((small & lazy(chosen)).sum(NET) / small.sum(NET)).values
+
+    return share
 
 
 def misses(ds: xr.Dataset) -> np.ndarray:
     """Share of the nets that train lazily that have kappa > 0.1, per seed."""
-    over = ["width", "start", "scale"]
-    return ((lazy(ds) & (ds.kappa > SMALL_KAPPA)).sum(over) / lazy(ds).sum(over)).values
+    return ((lazy(ds) & (ds.kappa > SMALL_KAPPA)).sum(NET) / lazy(ds).sum(NET)).values
 
 
-def worst_ratio(ds: xr.Dataset, variable: str, share: int) -> np.ndarray:
-    """Over all nets the ratio of a measured one-step change to its estimate that is farthest from 1, per seed."""
-    flat = ds[variable].isel(share=share).stack(net=("width", "start", "scale")).transpose("seed", "net").values
-    return flat[np.arange(len(flat)), np.abs(np.log(flat)).argmax(axis=1)]
-
-
-def largest_ratio(ds: xr.Dataset, share: int) -> np.ndarray:
-    """log10 of the largest measured Δ(Dh) over its bound, over all nets, per seed."""
-    return np.log10(ds.differential_ratio.isel(share=share).max(["width", "start", "scale"]).values)
+def farthest_from_one(ds: xr.Dataset) -> xr.DataArray:
+    """Over all nets the ratio of the measured change of F to its estimate that is farthest from 1."""
+    nets = ds.objective_ratio.stack(net=NET)
+    return nets.isel(net=abs(np.log(nets)).argmax("net"))
 
 
 def approximation(ds: xr.Dataset) -> np.ndarray:
     """‖∇F‖ over ‖Dh‖‖h − y‖, geometric mean over nets, per seed."""
-    return np.exp(np.log(ds.kappa / ds.exact).mean(["width", "start", "scale"])).values
+    return np.exp(np.log(ds.kappa / ds.exact).mean(NET)).values
 
 
-def end_gap(ds: xr.Dataset, starts: tuple[str, ...]) -> np.ndarray:
+def end_gap(*starts: str) -> Quantity:
     """log10 of the largest g over widths and starts at the largest output scale."""
-    return np.log10(ds.gap.isel(scale=-1).sel(start=list(starts)).max(["width", "start"]).values)
+    return log10(at(lambda ds: ds.gap.sel(start=list(starts)).max(["width", "start"]), scale=LAST))
+
+
+def largest_change(share: int) -> Quantity:
+    """log10 of the largest measured Δ(Dh) over its bound, over all nets."""
+    return log10(at(lambda ds: ds.differential_ratio.isel(share=share).max(NET)))
 
 
 SEEN = "ranges were set after runs of two seeds on larger nets."
@@ -141,17 +134,16 @@ LOGARITHM = "taken as a logarithm after a first look: the ratio itself varied to
 def _claim(
     sentence: str,
     measure: str,
-    quantity: Callable[[xr.Dataset], np.ndarray],
+    quantity: Quantity,
     accepted: tuple[float, float],
-    quick: Outcome | None = None,
+    quick: Outcome,
     note: str = "",
     source: str = "note §1.1",
     scale: Scale = Scale.REAL,
     every_seed: bool = False,
     moved: str = SEEN,
 ) -> Claim:
-    expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, measure, quantity, accepted, expected, note, scale, every_seed, moved)
+    return Claim(sentence, source, measure, quantity, accepted, expected(quick), note, scale, every_seed, moved)
 
 
 RANK = "Spearman correlation over width, start and output scale of {} with {}"
@@ -159,24 +151,24 @@ CLAIMS = (
     _claim(
         "Δ(F) ≈ η‖∇F‖²/F.",
         "measured over estimate at the step of training, the net farthest from 1",
-        partial(worst_ratio, variable="objective_ratio", share=0),
+        at(farthest_from_one, share=FIRST),
         (0.9, 1.1),
-        Outcome.FAILS,
+        FAILS,
         note="A first-order estimate: half of η·λmax is missing, and steps that train fast have η·λmax near 1.",
     ),
     _claim(
         "Δ(F) ≈ η‖∇F‖²/F for small steps.",
         "measured over estimate at a thousandth of the step, the net farthest from 1",
-        partial(worst_ratio, variable="objective_ratio", share=1),
+        at(farthest_from_one, share=LAST),
         (0.99, 1.01),
-        Outcome.HOLDS,
+        HOLDS,
     ),
     _claim(
         "Δ(Dh) <= η‖∇F‖‖D²h‖/‖Dh‖.",
         "log10 of measured over bound at the step of training, largest over nets; operator norms",
-        partial(largest_ratio, share=0),
+        largest_change(0),
         (-np.inf, 0.0),
-        Outcome.FAILS,
+        FAILS,
         every_seed=True,
         moved=LOGARITHM,
         note="Dh of a ReLU net jumps where a gate flips, which D²h does not see.",
@@ -184,9 +176,9 @@ CLAIMS = (
     _claim(
         "Δ(Dh) <= η‖∇F‖‖D²h‖/‖Dh‖ for small steps.",
         "log10 of measured over bound at a thousandth of the step, largest over nets; operator norms",
-        partial(largest_ratio, share=1),
+        largest_change(1),
         (-np.inf, 0.0),
-        Outcome.HOLDS,
+        HOLDS,
         every_seed=True,
         moved=LOGARITHM,
     ),
@@ -195,49 +187,49 @@ CLAIMS = (
         "the one over the other, which is kappa over kappa without this approximation; geometric mean over nets",
         approximation,
         (0.8, 1.0),
-        Outcome.FAILS,
+        FAILS,
         note="It is an upper bound, attained where the residual lies along the top direction of the kernel. So kappa "
         "comes out too small, by this factor.",
     ),
     _claim(
         "Δ(F) >> Δ(Dh) in one step tells lazy training from other (measured changes).",
         RANK.format("the measured Δ(Dh)/Δ(F)", "g"),
-        partial(rank_correlation, before="one_step", after="gap"),
+        rank_correlation("one_step", "gap"),
         (0.7, np.inf),
-        Outcome.INCONCLUSIVE,
+        INCONCLUSIVE,
         scale=Scale.CORRELATION,
     ),
     _claim(
         "kappa << 1 tells lazy training from other: it predicts the gap.",
         RANK.format("kappa", "g"),
-        partial(rank_correlation, before="kappa", after="gap"),
+        rank_correlation("kappa", "gap"),
         (0.7, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
         scale=Scale.CORRELATION,
     ),
     _claim(
         "kappa << 1 tells lazy training from other: it predicts the change of Dh.",
         RANK.format("kappa", "j"),
-        partial(rank_correlation, before="kappa", after="change"),
+        rank_correlation("kappa", "change"),
         (0.7, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
         scale=Scale.CORRELATION,
     ),
     _claim(
         "With h(w0) = 0 kappa predicts the gap.",
         RANK.format("kappa", "g") + ", symmetrised and centred nets",
-        partial(rank_correlation, before="kappa", after="gap", starts=ZERO),
+        rank_correlation("kappa", "gap", ZERO),
         (0.7, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
         source="ours, on note §1.1",
         scale=Scale.CORRELATION,
     ),
     _claim(
         "For plain nets alone kappa predicts the gap.",
         RANK.format("kappa", "g") + ", plain nets",
-        partial(rank_correlation, before="kappa", after="gap", starts=("plain",)),
+        rank_correlation("kappa", "gap", ("plain",)),
         (0.7, np.inf),
-        Outcome.FAILS,
+        FAILS,
         source="ours, on note §1.1",
         note="Scale and width act against each other: a wider plain net has a smaller kappa and a larger gap.",
         scale=Scale.CORRELATION,
@@ -245,9 +237,9 @@ CLAIMS = (
     _claim(
         "A net with kappa <= 0.1 trains lazily.",
         "share of the nets with kappa <= 0.1 that have g <= 0.05 and j <= 0.1",
-        partial(true_alarms, level=SMALL_KAPPA),
+        true_alarms(SMALL_KAPPA),
         (0.9, np.inf),
-        Outcome.FAILS,
+        FAILS,
         note="False alarms: every plain net with kappa below 0.1, and symmetrised or centred ones at alpha·tau² of 0.1 "
         "to 10, the narrow ones longest.",
         scale=Scale.SHARE,
@@ -255,18 +247,18 @@ CLAIMS = (
     _claim(
         "A net with h(w0) = 0 and kappa <= 0.1 trains lazily.",
         "the same share among symmetrised and centred nets",
-        partial(true_alarms, level=SMALL_KAPPA, starts=ZERO),
+        true_alarms(SMALL_KAPPA, ZERO),
         (0.9, np.inf),
-        Outcome.FAILS,
+        FAILS,
         source="ours, on note §1.1",
         scale=Scale.SHARE,
     ),
     _claim(
         "A net with h(w0) = 0 and kappa <= 0.001 trains lazily.",
         "share of the symmetrised and centred nets with kappa <= 0.001 that have g <= 0.05 and j <= 0.1",
-        partial(true_alarms, level=SAFE_KAPPA, starts=ZERO),
+        true_alarms(SAFE_KAPPA, ZERO),
         (0.9, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
         source="ours: the level that lazyscope advises",
         scale=Scale.SHARE,
     ),
@@ -275,37 +267,35 @@ CLAIMS = (
         "share of the nets with g <= 0.05 and j <= 0.1 that have kappa > 0.1: misses",
         misses,
         (-np.inf, 0.1),
-        Outcome.HOLDS,
+        HOLDS,
         scale=Scale.SHARE,
     ),
     _claim(
         "As alpha grows bigger the criterion decreases, leading to a lazy training situation (raw output).",
         "log10 of g at the largest alpha·tau², plain nets, largest over widths",
-        partial(end_gap, starts=("plain",)),
-        (-np.inf, float(np.log10(THRESHOLDS.gap_lazy))),
-        Outcome.FAILS,
+        end_gap("plain"),
+        (-np.inf, float(np.log10(LAZY.gap_lazy))),
+        FAILS,
         note="g grows in proportion to alpha·tau²: the initial output has to be unlearnt.",
     ),
     _claim(
         "As alpha grows bigger with h(w0) = 0, training becomes lazy.",
         "log10 of g at the largest alpha·tau², symmetrised and centred nets, largest over widths",
-        partial(end_gap, starts=ZERO),
-        (-np.inf, float(np.log10(THRESHOLDS.gap_lazy))),
-        Outcome.HOLDS,
+        end_gap(*ZERO),
+        (-np.inf, float(np.log10(LAZY.gap_lazy))),
+        HOLDS,
         source="note §1.1 with h(w0) = 0",
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Scatter of kappa against g and against j."""
-    figure, axes = figures.new_figure(11, 4.6, columns=2)
+    figure, axes = figures.new_figure(11, 4.6, columns=2, log="xy")
     for ax, after, level, label in (
-        (axes[0], "gap", THRESHOLDS.gap_lazy, "gap g"),
-        (axes[1], "change", THRESHOLDS.differential_lazy, "change j of Dh"),
+        (axes[0], "gap", LAZY.gap_lazy, "gap g"),
+        (axes[1], "change", LAZY.differential_lazy, "change j of Dh"),
     ):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
         for start in STARTS:
             for size, width in enumerate(ds.width.values):
                 one = ds.sel(start=start, width=width)
@@ -326,8 +316,13 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     for start in STARTS:
         for width in ds.width.values:
             for scale in ds.scale.values:
-                at = {"start": start, "width": width, "scale": scale}
-                one = middle.sel(at)
-                values = (one.kappa, one.exact, one.advantage.isel(share=0), one.gap, one.change, share.sel(at))
+                net = {"start": start, "width": width, "scale": scale}
+                one = middle.sel(net)
+                values = (one.kappa, one.exact, one.advantage.isel(share=0), one.gap, one.change, share.sel(net))
                 rows.append([start, f"{width:g}", f"{scale:g}", *(f"{float(v):.3g}" for v in values)])
     return rows
+
+
+S1_1_REGIMES = Figure(
+    caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED
+)

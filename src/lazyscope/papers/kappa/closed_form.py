@@ -1,4 +1,4 @@
-"""The laziness criterion of the two-layer ReLU net in closed form, as cells that sweeps can map.
+"""The laziness criterion of the two-layer ReLU net in closed form, over width and over the plane of tau and alpha.
 
 h = Σ a_i relu(b_i·x) couples a_i with b_i alone, so that almost everywhere
 
@@ -12,14 +12,29 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import xarray as xr
 from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope.models import Doubled
+from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.settings import TRAINING, Setting, unused
 from lazyscope.papers.student import Protocol, setup
+from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
-WIDTH_VERSION = 2
-PLANE_VERSION = 1
+
+@dataclass(frozen=True)
+class Plane:
+    """Values of tau and alpha at which kappa is evaluated, over independent teachers, data and initialisations."""
+
+    protocol: Protocol
+    taus: tuple[float, ...]
+    alphas: tuple[float, ...]
+
+
+FULL = Protocol(n_test=1)
+SMALL = replace(FULL, n=60, d=10, width=16)
+STATED = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))  # of a figure over a `Plane`
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ def kappa_inf(parts: Ingredients) -> Float[Array, ""]:
     return norm * parts.hessian_norm / parts.jacobian_norm**2
 
 
+@stored_as("lazyscope.papers.kappa_cells.over_width")
 def over_width(
     key: Key[Array, ""], *, width: int, protocol: Protocol, exponents: tuple[float, ...], alphas: tuple[float, ...]
 ) -> dict[str, Array]:
@@ -86,7 +102,36 @@ def over_width(
     }
 
 
+OVER_WIDTH = Cell(
+    over_width,
+    2,
+    {
+        **dict.fromkeys(("kappa", "kappa_unit"), ("exponent",)),
+        **dict.fromkeys(("kappa_raw", "kappa_centred"), ("alpha",)),
+    },
+    static=("width",),
+)
+
+
+@stored_as("lazyscope.papers.kappa_cells.over_plane")
 def over_plane(key: Key[Array, ""], *, tau: Array, alphas: tuple[float, ...], protocol: Protocol) -> dict[str, Array]:
     """Kappa at every alpha for weights of scale tau, evaluated at those weights, without the scale law."""
     parts = ingredients(key, protocol, tau=tau)
     return {"kappa": jnp.stack([kappa(parts, a) for a in alphas]), "kappa_inf": kappa_inf(parts)}
+
+
+OVER_PLANE = Cell(over_plane, 1, {"kappa": ("alpha",)})
+
+
+def kappa_from_both_starts(plane: Plane, trials: Trials) -> xr.Dataset:
+    """Kappa at every tau, alpha and seed, plain (`kappa`, `kappa_inf`) and symmetrised (`symmetrised_*`)."""
+    plain, paired = (
+        trials.over(
+            OVER_PLANE,
+            {"tau": plane.taus},
+            alphas=plane.alphas,
+            protocol=replace(plane.protocol, doubled=doubled),
+        ).assign_coords(alpha=list(plane.alphas))
+        for doubled in (False, True)
+    )
+    return plain.merge(prefixed(paired, "symmetrised_"), join="exact")

@@ -7,33 +7,28 @@ for the two-layer ReLU net; the note leaves q undetermined. Evaluated at the sca
 scale law. On two cores: tiny 5 s, quick 20 s, paper 40 s.
 """
 
-from dataclasses import replace
 from functools import partial
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome
-from lazyscope.papers.note import s3_3
-from lazyscope.papers.note.s3_3 import FULL, SMALL, Scales
-from lazyscope.papers.settings import TRAINING, Setting, unused
+from lazyscope.claims import HOLDS, Claim
+from lazyscope.papers.figure import Figure, Size, expected
+from lazyscope.papers.kappa.closed_form import FULL, SMALL, STATED, Plane, kappa_from_both_starts
 from lazyscope.papers.student import decades
 
 SIZES = {
-    "tiny": Scales(SMALL, decades(-1, 1, 0.5), decades(-2, 2, 0.5), seeds=3),
-    "quick": Scales(FULL, decades(-2, 2, 0.25), decades(-3, 3, 0.25), seeds=5),
-    "paper": Scales(replace(FULL), decades(-2.2, 3, 0.1), decades(-3, 6, 0.1), seeds=10),
+    "tiny": Size(Plane(SMALL, decades(-1, 1, 0.5), decades(-2, 2, 0.5)), seeds=3),
+    "quick": Size(Plane(FULL, decades(-2, 2, 0.25), decades(-3, 3, 0.25)), seeds=5),
+    "paper": Size(Plane(FULL, decades(-2.2, 3, 0.1), decades(-3, 6, 0.1)), seeds=10),
 }
-SETTINGS = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))
 CAPTION = (
     "kappa at initialisation over tau and alpha, symmetrised (left) and plain (right); lines of equal kappa, and "
     "dashed the law alpha ∝ tau^−2. kappa depends on alpha·tau² alone, so that every level is such a line for both "
     "starts. Plain, the levels end at kappa_inf: from there on kappa is flat, and lower levels do not exist."
 )
-
-compute = s3_3.compute
 
 
 def level_slope(ds: xr.Dataset, variable: str) -> np.ndarray:
@@ -65,7 +60,7 @@ def _claim(start: str, variable: str, note: str) -> Claim:
         measure=f"slope of log alpha against log tau along a level of kappa, {start}; −q is −2",
         quantity=partial(level_slope, variable=variable),
         accepted=(-2.02, -1.98),
-        expected={"tiny": Outcome.HOLDS, "quick": Outcome.HOLDS, "paper": Outcome.HOLDS},
+        expected=expected(HOLDS, tiny=HOLDS),
         note=note,
     )
 
@@ -80,14 +75,12 @@ CLAIMS = (
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Level lines of log10 kappa, one panel a start."""
-    figure, axes = figures.new_figure(10.5, 4.4, columns=2)
+    figure, axes = figures.new_figure(10.5, 4.4, columns=2, log="xy")
     panels = (("symmetrised", ds.symmetrised_kappa), ("plain", ds.kappa))
     for ax, (name, values) in zip(axes, panels, strict=True):
         mean = np.log10(values.mean("seed").transpose("alpha", "tau").values)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
         filled = ax.contourf(ds.tau.values, ds.alpha.values, mean, levels=14, cmap="viridis_r")
         lines = ax.contour(ds.tau.values, ds.alpha.values, mean, levels=8, colors=figures.INK, linewidths=0.6)
         ax.clabel(lines, fontsize=7, fmt=lambda v: f"10^{v:.1f}")
@@ -105,3 +98,14 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     """Kappa at alpha nearest 1 against tau, means over seeds."""
     one = ds.sel(alpha=1.0, method="nearest")
     return figures.table({"plain": one.kappa, "symmetrised": one.symmetrised_kappa}, "tau")
+
+
+S3_4 = Figure(
+    caption=CAPTION,
+    sizes=SIZES,
+    compute=kappa_from_both_starts,
+    claims=CLAIMS,
+    draw=draw,
+    numbers=numbers,
+    stated=STATED,
+)

@@ -1,7 +1,6 @@
 """Training runs looked at along the way: losses, movement, and the gap to the linearised descent at equal steps."""
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +10,12 @@ from jaxtyping import Array, Key, PyTree
 
 from lazyscope.dynamics import DIVERGED, default_record, gradient_descent, linearized_descent
 from lazyscope.measures import relative_change, trained_gap
+from lazyscope.papers.figure import Cell, Trials, prefixed
 from lazyscope.papers.student import Protocol, held_out, setup
-from lazyscope.sweep import Progress, Store, sweep
+from lazyscope.store import stored_as
 
-CELL_VERSION = 1
+RICH_TAU, LAZY_TAU = 0.1, 2.0  # tau of the nets that chizat2019 calls non-lazy and lazy
 POINTS = 60
-DIMS: dict[str, tuple[str, ...]] = dict.fromkeys(
-    (
-        "train_loss",
-        "test_loss",
-        "kernel_time",
-        "movement",
-        "largest_movement",
-        "entrywise",
-        "gap",
-        "linear_train_loss",
-        "linear_test_loss",
-    ),
-    ("step",),
-)
 
 
 def recorded(protocol: Protocol) -> tuple[int, ...]:
@@ -38,6 +24,7 @@ def recorded(protocol: Protocol) -> tuple[int, ...]:
     return tuple(sorted({*default_record(protocol.num_steps, POINTS), *marks}))
 
 
+@stored_as("lazyscope.papers.trajectories.trajectory")
 def trajectory(key: Key[Array, ""], *, tau: Array, protocol: Protocol) -> dict[str, Array]:
     """One run in v = w/tau units, its relative movement and its gap to the linearised descent at the recorded steps."""
     model, params0, problem = setup(key, protocol)
@@ -99,28 +86,40 @@ def _note_stop(key: Key[Array, ""], tau: Array, protocol: Protocol) -> Array:
     return jnp.max(jnp.where(jnp.isfinite(run.train_loss), run.step, 0)).astype(float)
 
 
-def along(
-    protocol: Protocol,
-    taus: tuple[float, ...],
-    *,
-    seeds: int,
-    key: Key[Array, ""],
-    store: Store | None = None,
-    progress: Progress | None = None,
-) -> xr.Dataset:
+TRAJECTORY = Cell(
+    trajectory,
+    1,
+    dict.fromkeys(
+        (
+            "train_loss",
+            "test_loss",
+            "kernel_time",
+            "movement",
+            "largest_movement",
+            "entrywise",
+            "gap",
+            "linear_train_loss",
+            "linear_test_loss",
+        ),
+        ("step",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A protocol and the initialisation scales at which it is run, from both starts."""
+
+    protocol: Protocol
+    taus: tuple[float, ...]
+
+
+def trajectories(settings: Runs, trials: Trials) -> xr.Dataset:
     """Trajectories at every tau and seed, plain (no prefix) and symmetrised (`symmetrised_`)."""
-    both: list[xr.Dataset] = []
-    for prefix, doubled in (("", False), ("symmetrised_", True)):
-        ds = sweep(
-            partial(trajectory, protocol=replace(protocol, doubled=doubled)),
-            {"tau": taus},
-            key=key,
-            seeds=seeds,
-            dims=DIMS,
-            version=CELL_VERSION,
-            store=store,
-            progress=progress,
-        )
-        ds = ds.assign_coords(tau=list(taus), step=list(recorded(protocol)))
-        both.append(ds.rename({name: prefix + str(name) for name in ds.data_vars}))
-    return xr.merge(both, join="exact")
+    plain, paired = (
+        trials.over(
+            TRAJECTORY, {"tau": settings.taus}, protocol=replace(settings.protocol, doubled=doubled)
+        ).assign_coords(tau=list(settings.taus), step=list(recorded(settings.protocol)))
+        for doubled in (False, True)
+    )
+    return plain.merge(prefixed(paired, "symmetrised_"), join="exact")
