@@ -8,13 +8,11 @@ import pytest
 from lazyscope import landscape
 from lazyscope.criterion import criterion
 from lazyscope.models import two_layer
-from lazyscope.papers import (
-    landscape_cells,
-)
 from lazyscope.papers.kappa import training
 from lazyscope.papers.kappa.training import CENTRED, PLAIN, SYMMETRISED, Nets
 from lazyscope.papers.step_size import training as step_size
 from lazyscope.papers.student import Protocol
+from lazyscope.papers.surfaces import measures
 from lazyscope.papers.theorems import assumptions, losses, narrow_ends
 from lazyscope.papers.theorems.flows import Net
 from lazyscope.papers.width import initial_weights
@@ -105,8 +103,8 @@ def test_radius_and_depth_are_read_off_a_paraboloid():
     axis = np.linspace(-2, 2, 201)
     bowl = axis[:, None] ** 2 + axis[None] ** 2 + 3
     plane = landscape.Plane(jnp.asarray(axis), jnp.asarray(axis), jnp.asarray(bowl), 0)
-    radius, depth = landscape_cells.read_off(plane)
-    np.testing.assert_allclose(radius, np.sqrt(landscape_cells.RISE), rtol=0.05)
+    radius, depth = measures.read_off(plane)
+    np.testing.assert_allclose(radius, np.sqrt(measures.RISE), rtol=0.05)
     np.testing.assert_allclose(depth, 4 + 4 / 3, rtol=0.01)  # the mean of 4 + t² over −2..2
 
 

@@ -9,15 +9,15 @@ import pytest
 from compiled import compiled
 
 from lazyscope import gradient_descent, linearized_descent, tangent_kernel, two_layer
-from lazyscope.papers import solutions
-from lazyscope.papers.note import fig6
+from lazyscope.papers.figure import Trials
 from lazyscope.papers.student import held_out
+from lazyscope.papers.surfaces import projections, solutions
 from lazyscope.papers.width import training
 from lazyscope.papers.width.training import MEAN, SQRT, WidthProtocol
 
 SMALL = WidthProtocol(n=20, n_test=15, d=5, target_scale=3.0, num_steps=60)
 KEY = jax.random.key(0)
-SPEC = solutions.Solutions(SMALL, (4, 6), inits=3, resolution=3, seeds=2)
+SPEC = solutions.Solutions(SMALL, (4, 6), inits=3, resolution=3)
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_step_sizes_give_the_two_scales_kernel_times_in_the_ratio_20():
 
 @pytest.fixture(scope="module")
 def solved():
-    return solutions.solutions(SPEC, key=KEY)
+    return solutions.solutions(SPEC, Trials(KEY, 2))
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_reordering_keeps_the_loss_and_the_padding_last(solved):
 @pytest.mark.slow
 def test_a_step_has_the_length_asked_for_and_leaves_the_padding(solved):
     center = solutions.nets(solved, width=4, exponent=SQRT, seed=0)[0]
-    moved = fig6._step(center, KEY, 2.5)
+    moved = projections._step(center, KEY, 2.5)
     change = jax.tree.map(jnp.subtract, moved, center)
     assert float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in change.values()))) == pytest.approx(2.5)
     np.testing.assert_array_equal(moved["a"][4:], 0)

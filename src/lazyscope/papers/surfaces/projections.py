@@ -19,17 +19,18 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key, PyTree
-from matplotlib.figure import Figure
 
 from lazyscope import figures, landscape
-from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.papers import landscape_panels
-from lazyscope.papers.landscape_panels import Surface
+from lazyscope.claims import FAILS, HOLDS, Claim, Outcome, Scale
+from lazyscope.papers.figure import Figure, Trials, expected
+from lazyscope.papers.quantities import LAST, Quantity, at, log10_ratio
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
-from lazyscope.papers.solutions import (
+from lazyscope.papers.surfaces import panels
+from lazyscope.papers.surfaces.solutions import (
     SIZES,
     SIZES_OF_NOTE,
     Solutions,
@@ -41,13 +42,10 @@ from lazyscope.papers.solutions import (
     solutions,
 )
 from lazyscope.papers.width.training import MEAN, SQRT
-from lazyscope.sweep import Progress, Store
-
-__all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numbers"]
 
 VERSIONS = ("note", "aligned")
 RANDOM_POINTS = 16  # per solution, at its distance from the centre
-SETTINGS = (FULL_BATCH, NO_STOP, *SIZES_OF_NOTE)
+STATED = (FULL_BATCH, NO_STOP, *SIZES_OF_NOTE)
 CAPTION = (
     "Test loss of alpha = 1/m over that of the zero predictor (colour, log10) on the plane of the 1/m solutions "
     "(circles), with the solutions at m^(−1/2) (crosses) projected onto it; largest width, first trial. Left, the "
@@ -57,15 +55,13 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Solutions, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: Solutions, trials: Trials) -> xr.Dataset:
     """Where the m^(-1/2) solutions lie on the plane of 1/m, for every width and seed; the plane for the first seed."""
-    found = solutions(spec, key=key, store=store, progress=progress)
+    found, key = solutions(settings, trials), trials.key
     cells, drawn = [], xr.Dataset()
     for seed in found.seed.values.tolist():
-        loss = relative_test_loss(key, seed, spec)
-        measured, planes = _placed(found, spec, seed=seed, loss=loss, key=jax.random.fold_in(key, seed))
+        loss = relative_test_loss(key, seed, settings)
+        measured, planes = _placed(found, settings, seed=seed, loss=loss, key=jax.random.fold_in(key, seed))
         cells.append(measured)
         drawn = planes if planes is not None else drawn
     measured = cast(xr.Dataset, xr.concat(cells, dim=xr.Variable("seed", found.seed.values)))
@@ -73,12 +69,12 @@ def compute(
 
 
 def _placed(
-    found: xr.Dataset, spec: Solutions, *, seed: int, loss: Callable[[PyTree], Array], key: Key[Array, ""]
+    found: xr.Dataset, settings: Solutions, *, seed: int, loss: Callable[[PyTree], Array], key: Key[Array, ""]
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
     at = jax.jit(loss)
     rows: dict[str, np.ndarray] = {}
     planes = None
-    for i, width in enumerate(spec.widths):
+    for i, width in enumerate(settings.widths):
         points = {e: nets(found, width=width, exponent=e, seed=seed) for e in (MEAN, SQRT)}
         orders = orders_to_first(points[MEAN], width)
         for v, version in enumerate(VERSIONS):
@@ -89,11 +85,11 @@ def _placed(
             pca = landscape.principal(placed[MEAN])
             values, kept = _measures(pca, placed, at, width, key)
             for name, value in values.items():
-                rows.setdefault(name, np.empty((len(spec.widths), len(VERSIONS))))[i, v] = value
-            if seed == 0 and width == spec.widths[-1]:
-                planes = _drawn(planes, version, pca, kept, loss, width, spec.resolution)
+                rows.setdefault(name, np.empty((len(settings.widths), len(VERSIONS))))[i, v] = value
+            if seed == 0 and width == settings.widths[-1]:
+                planes = _drawn(planes, version, pca, kept, loss, width, settings.resolution)
     variables = {name: (("width", "version"), value) for name, value in rows.items()}
-    return xr.Dataset(variables, coords={"width": list(spec.widths), "version": list(VERSIONS)}), planes
+    return xr.Dataset(variables, coords={"width": list(settings.widths), "version": list(VERSIONS)}), planes
 
 
 def _measures(
@@ -172,33 +168,22 @@ def _drawn(
     return new if planes is None else xr.merge([planes, new], join="exact")
 
 
-def measured(ds: xr.Dataset, version: str) -> xr.Dataset:
-    """The numbers at the largest width."""
-    return ds.isel(width=-1).sel(version=version)
-
-
-def log_ratio(above: str, below: str, version: str) -> Callable[[xr.Dataset], np.ndarray]:
-    """log10 of one number over another, per seed."""
-    return lambda ds: np.log10((measured(ds, version)[above] / measured(ds, version)[below]).values)
-
-
-def value(name: str, version: str) -> Callable[[xr.Dataset], np.ndarray]:
-    """A number per seed."""
-    return lambda ds: measured(ds, version)[name].values
+def widest(name: str, version: str) -> Quantity:
+    """A number at the largest width."""
+    return at(name, width=LAST, version=version)
 
 
 def _claim(
     sentence: str,
     source: str,
     measure: str,
-    quantity: Callable[[xr.Dataset], np.ndarray],
+    quantity: Quantity,
     accepted: tuple[float, float],
-    quick: Outcome | None = None,
+    quick: Outcome,
     note: str = "",
     scale: Scale = Scale.REAL,
 ) -> Claim:
-    expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected, note, scale=scale)
+    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected(quick), note, scale=scale)
 
 
 CLAIMS = (
@@ -206,71 +191,71 @@ CLAIMS = (
         "On the plane of 1/m the 1/√m solutions lie at the bump in the middle.",
         "note §4.7, Figure 6",
         "distance of their shadows from the centre over that of the 1/m solutions' shadows",
-        value("distance_ratio", "note"),
+        widest("distance_ratio", "note"),
         (-np.inf, 0.5),
-        Outcome.HOLDS,
+        HOLDS,
         scale=Scale.RATIO,
     ),
     _claim(
         "The plane shows where they are.",
         "note §4.7, Figure 6",
         "share of their squared distance from the centre that lies in the plane",
-        value("in_plane", "note"),
+        widest("in_plane", "note"),
         (0.5, np.inf),
-        Outcome.FAILS,
+        FAILS,
         scale=Scale.SHARE,
     ),
     _claim(
         "There the loss of 1/m is higher than where the 1/m solutions converge.",
         "note §4.7, Figure 6",
         "log10 of the 1/m loss at their shadows over that at the shadows of the 1/m solutions",
-        log_ratio("shadow_loss", "mean_shadow_loss", "note"),
+        log10_ratio(widest("shadow_loss", "note"), widest("mean_shadow_loss", "note")),
         (0.05, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
     ),
     _claim(
         "That says something of where they are, more than that they are near the middle.",
         "ours, on note §4.7",
         "log10 of the 1/m loss at their shadows over that at points of the plane as far from its centre",
-        log_ratio("shadow_loss", "ring_loss", "note"),
+        log10_ratio(widest("shadow_loss", "note"), widest("ring_loss", "note")),
         (0.05, np.inf),
-        Outcome.FAILS,
+        FAILS,
     ),
     _claim(
         "Where they really are the loss of 1/m is higher than elsewhere.",
         "ours, on note §4.7",
         "log10 of the 1/m loss of their weights over that of random weights as far from the centre",
-        log_ratio("true_loss", "around_loss", "note"),
+        log10_ratio(widest("true_loss", "note"), widest("around_loss", "note")),
         (0.05, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
         note="With these weights 1/m puts out 1/√m of what they were trained for: about the zero predictor's loss.",
     ),
     _claim(
         "The surface at their shadows is the loss they converge to.",
         "ours, on note §4.7 (what is drawn)",
         "log10 of their own test loss over the surface at their shadows",
-        log_ratio("own_loss", "shadow_loss", "note"),
+        log10_ratio(widest("own_loss", "note"), widest("shadow_loss", "note")),
         (-0.1, 0.1),
-        Outcome.FAILS,
+        FAILS,
     ),
     _claim(
         "They lie at a bump still when hidden units are put into one order.",
         "ours, on note §4.7",
         "log10 of the 1/m loss in the middle of the aligned plane over the mean loss of the 1/m solutions",
-        log_ratio("middle_loss", "mean_solution_loss", "aligned"),
+        log10_ratio(widest("middle_loss", "aligned"), widest("mean_solution_loss", "aligned")),
         (np.log10(2), np.inf),
-        Outcome.FAILS,
+        FAILS,
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """Left and middle the planes with both kinds of solutions, right shadow against true loss."""
-    figure, axes = figures.new_figure(13, 4.4, columns=3)
+    figure, axes = figures.new_figure(13, 4.4, columns=3, log=("", "", "xy"))
     titles = {"note": "note: units as trained", "aligned": "corrected: units in one order"}
     for ax, version in zip(axes, VERSIONS, strict=False):
         axis = ds[f"{version}_axis"].values
-        landscape_panels.contours(ax, axis, ds[f"{version}_surface"].values)
+        panels.contours(ax, axis, ds[f"{version}_surface"].values)
         for name, marker, label in (("mean", "o", "1/m"), ("sqrt", "x", "m^(−1/2), shadows")):
             points = ds[f"{version}_{name}_points"].values
             ax.plot(points[:, 0], points[:, 1], marker, color="white", mfc="none", ms=6, label=label)
@@ -278,10 +263,8 @@ def draw(ds: xr.Dataset) -> Figure:
         ax.set_xlabel("first principal component")
         ax.legend(fontsize=8, loc="upper right", labelcolor="white", frameon=False)
     axes[0].set_ylabel("second principal component")
-    figure.colorbar(landscape_panels.color_scale(), ax=axes[1], label="log10 of 1/m loss over zero's")
+    figure.colorbar(panels.color_scale(), ax=axes[1], label="log10 of 1/m loss over zero's")
     ax = axes[2]
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     for version, fill in zip(VERSIONS, (True, False), strict=True):
         for name, color, label in (("mean", figures.BLUE, "1/m"), ("sqrt", figures.ORANGE, "m^(−1/2)")):
             points = ds[f"{version}_{name}_points"].values
@@ -305,8 +288,8 @@ def interactive(ds: xr.Dataset) -> dict[str, object]:
             x, y, shadow, true = ds[f"{version}_{kind}_points"].values.T
             points[f"{label}, shadow"] = np.column_stack([x, y, np.log10(shadow)])
             points[f"{label}, true loss"] = np.column_stack([x, y, np.log10(true)])
-        chosen[name] = Surface(ds[f"{version}_axis"].values, ds[f"{version}_surface"].values, points)
-    return landscape_panels.choose_surface(chosen)
+        chosen[name] = panels.Surface(ds[f"{version}_axis"].values, ds[f"{version}_surface"].values, points)
+    return panels.choose_surface(chosen)
 
 
 def numbers(ds: xr.Dataset) -> list[list[str]]:
@@ -324,3 +307,15 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     }
     rows = {f"{label}, {v}": ds[name].sel(version=v) for v in VERSIONS for name, label in labels.items()}
     return figures.table(rows, "width")
+
+
+FIG6 = Figure(
+    caption=CAPTION,
+    sizes=SIZES,
+    compute=compute,
+    claims=CLAIMS,
+    draw=draw,
+    numbers=numbers,
+    stated=STATED,
+    interactive=interactive,
+)

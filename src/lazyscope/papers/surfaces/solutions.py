@@ -9,7 +9,6 @@ changes no function: so one compiled program serves every width and scale.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,38 +19,30 @@ from jaxtyping import Array, Key, PyTree
 from lazyscope.dynamics import gradient_descent
 from lazyscope.landscape import align, two_layer_axes
 from lazyscope.models import two_layer
+from lazyscope.papers.figure import Cell, Size, Trials
 from lazyscope.papers.settings import Setting
 from lazyscope.papers.student import held_out
 from lazyscope.papers.width.training import EXPONENTS, WidthProtocol, output_scale, setup, step_size
 from lazyscope.problems import Problem, square_loss
-from lazyscope.sweep import Progress, Store, sweep
-
-SOLVE_VERSION = 1
-SOLVE_DIMS = {
-    "a": ("exponent", "init", "unit"),
-    "b": ("exponent", "init", "unit", "input"),
-    "test_loss": ("exponent", "init"),
-    "kernel_time": ("exponent",),
-}
+from lazyscope.store import stored_as
 
 
 @dataclass(frozen=True)
 class Solutions:
-    """What a landscape figure computes at one size: protocol, widths, initial draws, trials and the planes' points."""
+    """What a landscape figure computes at one size: protocol, widths, initial draws and the planes' points."""
 
     protocol: WidthProtocol
     widths: tuple[int, ...]
     inits: int
     resolution: int
-    seeds: int
 
 
 SMALL = WidthProtocol(n=40, n_test=40, d=6, target_scale=10.0, num_steps=200)  # larger targets diverge at so small d
 SHORT = WidthProtocol(n=500, n_test=500, d=50, num_steps=1500)
 SIZES = {
-    "tiny": Solutions(SMALL, (8, 32), inits=4, resolution=9, seeds=3),
-    "quick": Solutions(SHORT, (8, 32, 128), inits=6, resolution=25, seeds=3),
-    "paper": Solutions(WidthProtocol(), (6, 8, 12, 16, 24, 32, 64, 128, 256), inits=8, resolution=51, seeds=3),
+    "tiny": Size(Solutions(SMALL, (8, 32), inits=4, resolution=9), seeds=3),
+    "quick": Size(Solutions(SHORT, (8, 32, 128), inits=6, resolution=25), seeds=3),
+    "paper": Size(Solutions(WidthProtocol(), (6, 8, 12, 16, 24, 32, 64, 128, 256), inits=8, resolution=51), seeds=3),
 }
 
 SIZES_OF_NOTE = (
@@ -63,6 +54,7 @@ SIZES_OF_NOTE = (
 )
 
 
+@stored_as("lazyscope.papers.solutions.solve")
 def solve(
     key: Key[Array, ""], *, width: int, protocol: WidthProtocol, inits: int, padded_width: int
 ) -> dict[str, Array]:
@@ -99,33 +91,40 @@ def solve(
     }
 
 
-def solutions(
-    spec: Solutions, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+SOLVE = Cell(
+    solve,
+    1,
+    {
+        "a": ("exponent", "init", "unit"),
+        "b": ("exponent", "init", "unit", "input"),
+        "test_loss": ("exponent", "init"),
+        "kernel_time": ("exponent",),
+    },
+    static=("width",),
+)
+
+
+def solutions(settings: Solutions, trials: Trials) -> xr.Dataset:
     """The solutions at every width and seed."""
-    ds = sweep(
-        partial(solve, protocol=spec.protocol, inits=spec.inits, padded_width=max(spec.widths)),
-        {"width": spec.widths},
-        static=["width"],
-        key=key,
-        seeds=spec.seeds,
-        dims=SOLVE_DIMS,
-        version=SOLVE_VERSION,
-        store=store,
-        progress=progress,
+    ds = trials.over(
+        SOLVE,
+        {"width": settings.widths},
+        protocol=settings.protocol,
+        inits=settings.inits,
+        padded_width=max(settings.widths),
     )
-    return ds.assign_coords(exponent=list(EXPONENTS), width=list(spec.widths))
+    return ds.assign_coords(exponent=list(EXPONENTS), width=list(settings.widths))
 
 
-def problem_of(key: Key[Array, ""], seed: int, spec: Solutions) -> Problem:
+def problem_of(key: Key[Array, ""], seed: int, settings: Solutions) -> Problem:
     """The problem of a trial, as its cells have it."""
-    return setup(jax.random.fold_in(key, seed), 1, spec.protocol)[2]
+    return setup(jax.random.fold_in(key, seed), 1, settings.protocol)[2]
 
 
-def relative_test_loss(key: Key[Array, ""], seed: int, spec: Solutions) -> Callable[[PyTree], Array]:
+def relative_test_loss(key: Key[Array, ""], seed: int, settings: Solutions) -> Callable[[PyTree], Array]:
     """The test loss of padded nets with alpha absorbed, over that of the zero predictor."""
-    x, y = held_out(problem_of(key, seed, spec))
-    apply = two_layer(max(spec.widths), spec.protocol.d).apply
+    x, y = held_out(problem_of(key, seed, settings))
+    apply = two_layer(max(settings.widths), settings.protocol.d).apply
     zero = square_loss(jnp.zeros_like(y), y)
     return lambda params: square_loss(apply(params, x), y) / zero
 

@@ -1,4 +1,4 @@
-"""What the landscape figure measures and draws of a set of solutions: radii, bumps, depths and planes.
+"""What note-fig2 measures and draws of a set of solutions: radii, bumps, depths and planes.
 
 The note's plane: the first two principal components of solutions around their mean, in raw weights, from −3 std_1 to
 +3 std_2 on both axes with the deviations of the 1/m solutions. Corrected: around a solution, in random directions
@@ -15,7 +15,7 @@ from jaxtyping import Array, Key, PyTree
 from scipy import stats
 
 from lazyscope import landscape
-from lazyscope.papers.solutions import Solutions, absorb, nets, orders_to_first, reorder
+from lazyscope.papers.surfaces.solutions import Solutions, absorb, nets, orders_to_first, reorder
 from lazyscope.papers.width.training import EXPONENTS, MEAN
 
 RISE = 0.1  # of the zero predictor's loss: the level of the radius
@@ -24,7 +24,7 @@ SPAN = 1.5  # half-width of the corrected planes
 
 
 def measured(
-    found: xr.Dataset, spec: Solutions, *, seed: int, loss: Callable[[PyTree], Array], key: Key[Array, ""]
+    found: xr.Dataset, settings: Solutions, *, seed: int, loss: Callable[[PyTree], Array], key: Key[Array, ""]
 ) -> xr.Dataset:
     """Radii, bumps, depths and losses of one trial over (width, exponent); losses are over the zero predictor's.
 
@@ -34,10 +34,10 @@ def measured(
     """
     names = ("radius", "raw_radius", "within", "mean_loss", "aligned_mean_loss", "solution_loss")
     names += ("note_radius", "note_depth")
-    shape = (len(spec.widths), len(EXPONENTS))
+    shape = (len(settings.widths), len(EXPONENTS))
     values = {name: np.empty(shape) for name in names}
     at = jax.jit(loss)
-    for i, width in enumerate(spec.widths):
+    for i, width in enumerate(settings.widths):
         points = {e: nets(found, width=width, exponent=e, seed=seed) for e in EXPONENTS}
         orders = orders_to_first(points[MEAN], width)
         for j, exponent in enumerate(EXPONENTS):
@@ -51,11 +51,11 @@ def measured(
             normalised, plain = _radii(loss, at, raw, width, exponent, key)
             values["radius"][i, j], values["raw_radius"][i, j] = np.mean(normalised), np.mean(plain)
             values["within"][i, j] = np.corrcoef(stats.rankdata(normalised), stats.rankdata(losses))[0, 1]
-            plane = note_plane(loss, points, width, exponent, spec.resolution)
+            plane = note_plane(loss, points, width, exponent, settings.resolution)
             values["note_radius"][i, j], values["note_depth"][i, j] = read_off(plane)
     return xr.Dataset(
         {name: (("width", "exponent"), v) for name, v in values.items()},
-        coords={"width": list(spec.widths), "exponent": list(EXPONENTS)},
+        coords={"width": list(settings.widths), "exponent": list(EXPONENTS)},
     )
 
 
@@ -102,14 +102,16 @@ def read_off(plane: landscape.Plane) -> tuple[float, float]:
     return landscape.sublevel_radius(plane, level=lowest + RISE), float(np.nanmean(rim)) - lowest
 
 
-def surfaces(found: xr.Dataset, spec: Solutions, loss: Callable[[PyTree], Array], key: Key[Array, ""]) -> xr.Dataset:
+def surfaces(
+    found: xr.Dataset, settings: Solutions, loss: Callable[[PyTree], Array], key: Key[Array, ""]
+) -> xr.Dataset:
     """The planes of the first trial, by the note's protocol and corrected, with the solutions' shadows."""
-    count = spec.resolution
-    shape = (len(spec.widths), len(EXPONENTS), count, count)
+    count = settings.resolution
+    shape = (len(settings.widths), len(EXPONENTS), count, count)
     note, corrected = np.empty(shape), np.empty(shape)
-    note_axis = np.empty((len(spec.widths), count))
-    shadows = np.empty((len(spec.widths), len(EXPONENTS), spec.inits, 2))
-    for i, width in enumerate(spec.widths):
+    note_axis = np.empty((len(settings.widths), count))
+    shadows = np.empty((len(settings.widths), len(EXPONENTS), settings.inits, 2))
+    for i, width in enumerate(settings.widths):
         points = {e: nets(found, width=width, exponent=e, seed=0) for e in EXPONENTS}
         for j, exponent in enumerate(EXPONENTS):
             surface = note_plane(loss, points, width, exponent, count)
@@ -129,5 +131,5 @@ def surfaces(found: xr.Dataset, spec: Solutions, loss: Callable[[PyTree], Array]
             "corrected_surface": (grid, corrected),
             "corrected_axis": ("row", np.linspace(-SPAN, SPAN, count)),
         },
-        coords={"width": list(spec.widths), "exponent": list(EXPONENTS)},
+        coords={"width": list(settings.widths), "exponent": list(EXPONENTS)},
     )

@@ -15,28 +15,24 @@ tenth of that of the zero predictor, mean over `init` pairs of solution and dire
 Quick has n = 500, d = 50, 6 draws and 1500 steps. On two cores: tiny 15 s, quick 45 s, paper about 2 h.
 """
 
-from collections.abc import Callable
 from typing import cast
 
 import jax
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 from scipy import stats
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.papers import landscape_panels
-from lazyscope.papers.landscape_cells import measured, surfaces
+from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
+from lazyscope.papers.figure import Figure, Trials, expected
+from lazyscope.papers.quantities import FIRST, LAST, Quantity, at, log10_ratio, power
 from lazyscope.papers.settings import FULL_BATCH, NO_STOP
-from lazyscope.papers.solutions import SIZES, SIZES_OF_NOTE, Solutions, relative_test_loss, solutions
+from lazyscope.papers.surfaces import panels
+from lazyscope.papers.surfaces.measures import measured, surfaces
+from lazyscope.papers.surfaces.solutions import SIZES, SIZES_OF_NOTE, Solutions, relative_test_loss, solutions
 from lazyscope.papers.width.training import EXPONENTS, MEAN, NAMES, SQRT
-from lazyscope.sweep import Progress, Store
 
-__all__ = ["CAPTION", "CLAIMS", "SIZES", "compute", "draw", "interactive", "numbers"]
-
-SETTINGS = (FULL_BATCH, NO_STOP, *SIZES_OF_NOTE)
+STATED = (FULL_BATCH, NO_STOP, *SIZES_OF_NOTE)
 CAPTION = (
     "Test loss over that of the zero predictor (colour, log10) on planes of weight space, first trial. Upper half, the "
     "note's protocol: principal components of independent solutions around their mean, raw weights; crosses are the "
@@ -46,65 +42,55 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Solutions, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: Solutions, trials: Trials) -> xr.Dataset:
     """Radii and bumps for every width, output scale and seed; surfaces for the first seed."""
-    found = solutions(spec, key=key, store=store, progress=progress)
+    found, key = solutions(settings, trials), trials.key
     cells = [
-        measured(found, spec, seed=seed, loss=relative_test_loss(key, seed, spec), key=jax.random.fold_in(key, seed))
+        measured(
+            found,
+            settings,
+            seed=seed,
+            loss=relative_test_loss(key, seed, settings),
+            key=jax.random.fold_in(key, seed),
+        )
         for seed in found.seed.values.tolist()
     ]
-    trials = cast(xr.Dataset, xr.concat(cells, dim=xr.Variable("seed", found.seed.values)))
-    drawn = surfaces(found, spec, relative_test_loss(key, 0, spec), jax.random.fold_in(key, 0))
+    of_seeds = cast(xr.Dataset, xr.concat(cells, dim=xr.Variable("seed", found.seed.values)))
+    drawn = surfaces(found, settings, relative_test_loss(key, 0, settings), jax.random.fold_in(key, 0))
     kept = found[["test_loss", "kernel_time"]].mean("init")
-    return xr.merge([trials, drawn, kept], join="exact")
+    return xr.merge([of_seeds, drawn, kept], join="exact")
 
 
-def growth(ds: xr.Dataset, exponent: float, variable: str = "radius") -> np.ndarray:
+def growth(variable: str, exponent: float) -> Quantity:
     """log10 of a radius or depth at the largest width over that at the smallest."""
-    values = ds[variable].sel(exponent=exponent)
-    return np.log10((values.isel(width=-1) / values.isel(width=0)).values)
+    return log10_ratio(at(variable, exponent=exponent, width=LAST), at(variable, exponent=exponent, width=FIRST))
 
 
-def mean_over_sqrt(ds: xr.Dataset, variable: str) -> np.ndarray:
-    """log10 of the radius at 1/m over that at m^(-1/2), mean over widths."""
-    ratio = ds[variable].sel(exponent=MEAN) / ds[variable].sel(exponent=SQRT)
-    return xr.apply_ufunc(np.log10, ratio).mean("width").values
+def mean_over_sqrt(variable: str) -> Quantity:
+    """log10 of a radius at 1/m over that at m^(-1/2), mean over widths."""
+
+    def decades(ds: xr.Dataset) -> np.ndarray:
+        ratio = ds[variable].sel(exponent=MEAN) / ds[variable].sel(exponent=SQRT)
+        return xr.apply_ufunc(np.log10, ratio).mean("width").values
+
+    return decades
 
 
-def at_small_width(ds: xr.Dataset, variable: str) -> np.ndarray:
+def at_small_width(variable: str) -> Quantity:
     """log10 of a radius or depth at m^(-1/2) over that at 1/m, smallest width."""
-    first = ds[variable].isel(width=0)
-    return np.log10((first.sel(exponent=SQRT) / first.sel(exponent=MEAN)).values)
+    return log10_ratio(at(variable, exponent=SQRT, width=FIRST), at(variable, exponent=MEAN, width=FIRST))
 
 
-def bumps(ds: xr.Dataset, variable: str = "mean_loss") -> xr.DataArray:
-    """log10 of the loss of the mean net over the mean loss of the nets."""
-    return xr.apply_ufunc(np.log10, ds[variable] / ds.solution_loss)
-
-
-def bump(ds: xr.Dataset, variable: str) -> np.ndarray:
-    """The bump at 1/m and the largest width."""
-    return bumps(ds, variable).isel(width=-1).sel(exponent=MEAN).values
-
-
-def bump_trend(ds: xr.Dataset) -> np.ndarray:
-    """Slope of the bump at 1/m against log10 m."""
-    values = bumps(ds).sel(exponent=MEAN).transpose("width", "seed").values
-    return np.polyfit(np.log10(ds.width.values), values, 1)[0]
+def bump(variable: str) -> Quantity:
+    """log10 of the loss of a mean net over the mean loss of the nets, at 1/m and the largest width."""
+    widest = {"exponent": MEAN, "width": LAST}
+    return log10_ratio(at(variable, **widest), at("solution_loss", **widest))
 
 
 def bump_difference(ds: xr.Dataset) -> np.ndarray:
-    """The bump at 1/m minus that at m^(-1/2), mean over widths."""
-    values = bumps(ds).mean("width")
-    return (values.sel(exponent=MEAN) - values.sel(exponent=SQRT)).values
-
-
-def lower(ds: xr.Dataset) -> np.ndarray:
-    """log10 of (zero predictor's loss over the solutions') at m^(-1/2): largest width minus smallest."""
-    values = np.log10(ds.solution_loss.sel(exponent=SQRT))
-    return (values.isel(width=0) - values.isel(width=-1)).values
+    """The same at 1/m minus at m^(-1/2), mean over widths."""
+    bumps = np.log10(ds.mean_loss / ds.solution_loss).mean("width")
+    return (bumps.sel(exponent=MEAN) - bumps.sel(exponent=SQRT)).values
 
 
 def wide_generalises(ds: xr.Dataset) -> np.ndarray:
@@ -118,14 +104,13 @@ def _claim(
     sentence: str,
     source: str,
     measure: str,
-    quantity: Callable[[xr.Dataset], np.ndarray],
+    quantity: Quantity,
     accepted: tuple[float, float],
-    quick: Outcome | None = None,
+    quick: Outcome,
     note: str = "",
     scale: Scale = Scale.REAL,
 ) -> Claim:
-    expected = {"tiny": None, "quick": quick, "paper": None}
-    return Claim(sentence, source, measure, quantity, accepted, expected, note, scale=scale)
+    return Claim(sentence, source, measure, quantity, accepted, expected(quick), note, scale=scale)
 
 
 WIDER = np.log10(1.2)
@@ -135,95 +120,102 @@ CLAIMS = (
         "For 1/m the landscape is wide under different values of m (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the radius at the largest width over that at the smallest, 1/m, {RAW_PLANE}",
-        lambda ds: growth(ds, MEAN, "note_radius"),
+        growth("note_radius", MEAN),
         (-0.15, np.inf),
+        HOLDS,
         note="Raw lengths grow as √m by themselves: by 0.60 from m = 8 to 128.",
     ),
     _claim(
         "For 1/m the landscape is wide under different values of m.",
         "note §4.7, Figure 2; in a unit common to all widths (ours)",
         "log10 of the filter-normalised radius at the largest width over that at the smallest, 1/m",
-        lambda ds: growth(ds, MEAN),
+        growth("radius", MEAN),
         (-0.15, 0.15),
-        Outcome.INCONCLUSIVE,
+        INCONCLUSIVE,
     ),
     _claim(
         "For 1/√m it is narrow for small m, narrower than 1/m (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the radius at m^(−1/2) over that at 1/m, smallest width, {RAW_PLANE}",
-        lambda ds: at_small_width(ds, "note_radius"),
+        at_small_width("note_radius"),
         (-np.inf, -WIDER),
+        HOLDS,
         note="In raw weights the curvature of alpha·h goes as alpha².",
     ),
     _claim(
         "For 1/√m it is deep for small m, deeper than 1/m (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the depth (rim minus lowest) at m^(−1/2) over that at 1/m, smallest width, {RAW_PLANE}",
-        lambda ds: at_small_width(ds, "note_depth"),
+        at_small_width("note_depth"),
         (0.0, np.inf),
+        HOLDS,
         note="The rim lies at the same distance in raw weights and the loss there goes as alpha².",
     ),
     _claim(
         "For 1/√m the depth grows as m grows (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the depth at the largest width over that at the smallest, m^(−1/2), {RAW_PLANE}",
-        lambda ds: growth(ds, SQRT, "note_depth"),
+        growth("note_depth", SQRT),
         (0.0, np.inf),
+        HOLDS,
     ),
     _claim(
         "For 1/√m the solutions lie deeper as m grows.",
         "ours, on note §4.7",
         "log10 of the zero predictor's loss over the solutions', m^(−1/2): largest width minus smallest",
-        lower,
+        log10_ratio(at("solution_loss", exponent=SQRT, width=FIRST), at("solution_loss", exponent=SQRT, width=LAST)),
         (0.0, np.inf),
+        FAILS,
     ),
     _claim(
         "For 1/√m it becomes wider at the bottom as m grows (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the radius at the largest width over that at the smallest, m^(−1/2), {RAW_PLANE}",
-        lambda ds: growth(ds, SQRT, "note_radius"),
+        growth("note_radius", SQRT),
         (WIDER, np.inf),
+        HOLDS,
         note="Raw lengths grow as √m by themselves: by 0.60 from m = 8 to 128.",
     ),
     _claim(
         "For 1/√m it is narrow for small m and becomes wider as m grows.",
         "note §4.7, Figure 2; in a unit common to all widths (ours)",
         "log10 of the filter-normalised radius at the largest width over that at the smallest, m^(−1/2)",
-        lambda ds: growth(ds, SQRT),
+        growth("radius", SQRT),
         (WIDER, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
     ),
     _claim(
         "The landscape of 1/m is wider than that of 1/√m (raw weights, the note's unit).",
         "note §4.7, Figure 2",
         "log10 of the radius in raw weights at 1/m over that at m^(−1/2), mean over widths",
-        lambda ds: mean_over_sqrt(ds, "raw_radius"),
+        mean_over_sqrt("raw_radius"),
         (WIDER, np.inf),
-        Outcome.HOLDS,
+        HOLDS,
         note="In raw weights the curvature of alpha·h goes as alpha², so this is mostly a choice of unit.",
     ),
     _claim(
         "It is wider in a unit common to both scales, too.",
         "ours, on note §4.7",
         "log10 of the filter-normalised radius at 1/m over that at m^(−1/2), mean over widths",
-        lambda ds: mean_over_sqrt(ds, "radius"),
+        mean_over_sqrt("radius"),
         (WIDER, np.inf),
-        Outcome.FAILS,
+        FAILS,
     ),
     _claim(
         "At large m there is a bump in the middle of the landscape of 1/m.",
         "note §4.7, Figure 2",
         "log10 of the test loss of the mean of the solutions over their mean loss, 1/m, largest width",
-        lambda ds: bump(ds, "mean_loss"),
+        bump("mean_loss"),
         (np.log10(2), np.inf),
-        Outcome.HOLDS,
+        HOLDS,
     ),
     _claim(
         "The bump appears as m increases.",
         "note §4.7, Figure 2",
         "slope of log10 (test loss of the mean of the solutions over their mean loss) against log10 m, 1/m",
-        bump_trend,
+        power(lambda ds: ds.mean_loss / ds.solution_loss, "width", exponent=MEAN),
         (0.0, np.inf),
+        INCONCLUSIVE,
         note="It is there at every width, as the mean of nets whose units are in different orders.",
     ),
     _claim(
@@ -232,14 +224,15 @@ CLAIMS = (
         "the same number at 1/m minus that at m^(−1/2), mean over widths",
         bump_difference,
         (0.0, np.inf),
+        INCONCLUSIVE,
     ),
     _claim(
         "The bump is one of the landscape: it stays when hidden units are put into the same order.",
         "ours, on note §4.7",
         "log10 of the test loss of the mean over the solutions' after permutation alignment, 1/m, largest width",
-        lambda ds: bump(ds, "aligned_mean_loss"),
+        bump("aligned_mean_loss"),
         (np.log10(2), np.inf),
-        Outcome.FAILS,
+        FAILS,
     ),
     _claim(
         "A wider loss landscape leads to a better generalisation (over widths and scales).",
@@ -247,7 +240,7 @@ CLAIMS = (
         "Spearman correlation of filter-normalised radius and test loss over widths and scales",
         wide_generalises,
         (-np.inf, -0.5),
-        Outcome.FAILS,
+        FAILS,
         note="Six cells that differ in width, output scale and, twentyfold, in kernel_time, none at its end.",
         scale=Scale.CORRELATION,
     ),
@@ -255,24 +248,20 @@ CLAIMS = (
         "A wider loss landscape leads to a better generalisation (one width and scale).",
         "note §4.7",
         "Spearman correlation of a solution's radius with its test loss over draws, mean over widths and scales",
-        lambda ds: ds.within.mean(["width", "exponent"]).values,
+        at(lambda ds: ds.within.mean(["width", "exponent"])),
         (-np.inf, -0.5),
+        FAILS,
         note="Solutions of one problem from different draws, trained alike.",
         scale=Scale.CORRELATION,
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
-    """Four rows of planes: both scales by the note's protocol, both corrected; one column a width."""
-    return landscape_panels.surfaces(ds)
-
-
 def interactive(ds: xr.Dataset) -> dict[str, object]:
     """All surfaces in three dimensions, one chosen at a time."""
-    return landscape_panels.choose_surface(
+    return panels.choose_surface(
         {
-            f"{version}, {NAMES[e]}, m = {width}": landscape_panels.Surface(
+            f"{version}, {NAMES[e]}, m = {width}": panels.Surface(
                 axis, ds[f"{kind}_surface"].sel(width=width, exponent=e).values
             )
             for version, kind in (("corrected", "corrected"), ("the note's protocol", "note"))
@@ -299,3 +288,15 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
             f"{name}: kernel_time": one.kernel_time,
         }
     return figures.table(rows, "width")
+
+
+FIG2 = Figure(
+    caption=CAPTION,
+    sizes=SIZES,
+    compute=compute,
+    claims=CLAIMS,
+    draw=panels.surfaces,
+    numbers=numbers,
+    stated=STATED,
+    interactive=interactive,
+)
