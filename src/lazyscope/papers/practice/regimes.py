@@ -3,7 +3,7 @@
     lazyscope reproduce note-s5.3 --size quick
 
 The note says that the scales which make training lazy are not used in practice, and tabulates nothing. Here are kappa,
-g, j and the regime of six initialisations (`papers/practice.py` defines them) for an MLP, a conv net and an attention
+g, j and the regime of six initialisations (`networks.py` defines them) for an MLP, a conv net and an attention
 block on handwritten digits, trained with SGD and with Adam. All settings are ours. kappa comes from one ascent, so it
 is a lower bound. On two cores: tiny 15 s, quick 45 s, paper about 3 h.
 
@@ -14,19 +14,18 @@ block, and Adam under NTK and muP, are short of training after 200 steps and hav
 
 from dataclasses import dataclass
 
+import matplotlib.figure
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key
-from matplotlib.figure import Figure
 
 from lazyscope import figures
-from lazyscope.claims import Claim, Outcome, Scale
-from lazyscope.diagnose import Thresholds, regime
-from lazyscope.papers.practice import INITIALISATIONS, NETS, OPTIMISERS, PRACTICE_VERSION, Practice, cell
+from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.diagnose import regime
+from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.practice.networks import INITIALISATIONS, NETS, OPTIMISERS, TRAINED, Practice
+from lazyscope.papers.quantities import LAZY, Quantity, at
 from lazyscope.papers.settings import ours
-from lazyscope.sweep import Progress, Store, sweep
 
-THRESHOLDS = Thresholds()
 COLORS = {"lazy": "#c6dbef", "mixed": "#fdd9b5", "not lazy": "#f4a582"}
 
 
@@ -37,7 +36,6 @@ class Grid:
     settings: Practice
     nets: tuple[str, ...]
     widths: tuple[int, ...]
-    seeds: int
 
     @property
     def cases(self) -> list[tuple[str, int]]:
@@ -47,16 +45,18 @@ class Grid:
 
 TINY = Practice(n=48, n_test=32, batch=16, num_steps=30, norm_examples=16, kernel_examples=4)
 SIZES = {
-    "tiny": Grid(TINY, ("MLP",), (16,), seeds=3),
-    "quick": Grid(
-        Practice(n=256, n_test=128, batch=48, num_steps=200, norm_examples=48, kernel_examples=4),
-        tuple(NETS),
-        (128,),
+    "tiny": Size(Grid(TINY, ("MLP",), (16,)), seeds=3),
+    "quick": Size(
+        Grid(
+            Practice(n=256, n_test=128, batch=48, num_steps=200, norm_examples=48, kernel_examples=4),
+            tuple(NETS),
+            (128,),
+        ),
         seeds=3,
     ),
-    "paper": Grid(Practice(), tuple(NETS), (64, 128, 256, 512, 1024), seeds=5),
+    "paper": Size(Grid(Practice(), tuple(NETS), (64, 128, 256, 512, 1024)), seeds=5),
 }
-SETTINGS = (
+STATED = (
     ours(
         "six initialisations of three nets on handwritten digits, SGD and Adam",
         "the note has no experiment; settings are ours",
@@ -71,45 +71,30 @@ CAPTION = (
 )
 
 
-def compute(
-    spec: Grid, *, key: Key[Array, ""], store: Store | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def compute(settings: Grid, trials: Trials) -> xr.Dataset:
     """Every cell over (case, initialisation, optimiser, seed); a case is a net at a width."""
-    axes = {"initialisation": list(range(len(INITIALISATIONS))), "adam": list(range(len(OPTIMISERS)))}
-    parts = []
-    for net, width in spec.cases:
-        ds = sweep(
-            cell(net, width, spec.settings),
-            axes,
-            key=key,
-            seeds=spec.seeds,
-            version=PRACTICE_VERSION,
-            store=store,
-            progress=progress,
-        )
-        parts.append(ds)
-    names = [f"{net} {width}" for net, width in spec.cases]
-    merged = xr.concat(parts, xr.DataArray(names, dims="case", name="case"))
-    return merged.assign_coords(
-        initialisation=list(INITIALISATIONS), adam=list(OPTIMISERS), width=("case", [w for _, w in spec.cases])
-    ).rename(adam="optimiser")
+    names = {"initialisations": INITIALISATIONS, "optimisers": OPTIMISERS}
+    places = {"initialisation": range(len(INITIALISATIONS)), "optimiser": range(len(OPTIMISERS))}
+    parts = [
+        trials.over(TRAINED, places, net=net, width=width, settings=settings.settings, **names)
+        for net, width in settings.cases
+    ]
+    cases = xr.DataArray([f"{net} {width}" for net, width in settings.cases], dims="case", name="case")
+    return xr.concat(parts, cases).assign_coords(
+        initialisation=list(INITIALISATIONS),
+        optimiser=list(OPTIMISERS),
+        width=("case", [width for _, width in settings.cases]),
+    )
 
 
 def regimes(ds: xr.Dataset) -> xr.DataArray:
     """The regime of every cell, in words."""
-    return xr.apply_ufunc(
-        lambda g, j: regime(float(g), float(j), THRESHOLDS), ds.gap, ds.differential_change, vectorize=True
-    )
+    return xr.apply_ufunc(lambda g, j: regime(float(g), float(j), LAZY), ds.gap, ds.differential_change, vectorize=True)
 
 
-def lazy_share(ds: xr.Dataset) -> np.ndarray:
-    """Share of (case, initialisation, optimiser) that trains lazily, per seed."""
-    return (regimes(ds) == "lazy").mean(["case", "initialisation", "optimiser"]).values
-
-
-def not_lazy_share(ds: xr.Dataset) -> np.ndarray:
-    """Share of (case, initialisation, optimiser) that is not lazy (and not mixed either), per seed."""
-    return (regimes(ds) == "not lazy").mean(["case", "initialisation", "optimiser"]).values
+def share(name: str) -> Quantity:
+    """Share of (case, initialisation, optimiser) whose regime this is."""
+    return at(lambda ds: (regimes(ds) == name).mean(["case", "initialisation", "optimiser"]))
 
 
 def ntk_against_mup(ds: xr.Dataset) -> np.ndarray:
@@ -124,10 +109,10 @@ CLAIMS = (
         sentence="In practical settings the scales that induce lazy training are generally not employed.",
         source="note §5.3",
         measure="share of initialisations, nets and optimisers that train lazily",
-        quantity=lazy_share,
+        quantity=share("lazy"),
         accepted=(-np.inf, 0.1),
         scale=Scale.SHARE,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
         note="The note gives the CNNs of [2] as an example, with a large tau. They have the usual initialisation "
         "(Xavier); what is large there is the output scale alpha (chizat2019-fig3a, code of [2]).",
     ),
@@ -135,10 +120,10 @@ CLAIMS = (
         sentence="Most of practice is far from lazy, not only on its edge.",
         source="ours, after note §5.3",
         measure="share of initialisations, nets and optimisers whose regime is `not lazy`",
-        quantity=not_lazy_share,
+        quantity=share("not lazy"),
         accepted=(0.5, np.inf),
         scale=Scale.SHARE,
-        expected={"tiny": None, "quick": Outcome.HOLDS, "paper": None},
+        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The NTK parametrisation moves the kernel less than muP, which learns features at every width.",
@@ -146,13 +131,13 @@ CLAIMS = (
         measure="mean log10 of k, the largest kernel change of a weight, NTK over muP, with SGD at the largest width",
         quantity=ntk_against_mup,
         accepted=(-np.inf, 0.0),
-        expected={"tiny": None, "quick": Outcome.INCONCLUSIVE, "paper": None},
+        expected=expected(INCONCLUSIVE),
         note="At so small a width the two differ little; the paper size goes to 1024.",
     ),
 )
 
 
-def draw(ds: xr.Dataset) -> Figure:
+def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     """One table of coloured squares an optimiser: g over j in each, medians over seeds."""
     cases, inits = list(ds.case.values), list(ds.initialisation.values)
     figure, axes = figures.new_figure(5.6 * len(OPTIMISERS), 1.2 + 0.62 * len(cases), columns=len(OPTIMISERS))
@@ -163,7 +148,7 @@ def draw(ds: xr.Dataset) -> Figure:
             for column, init in enumerate(inits):
                 one = middle.sel(case=case, initialisation=init, optimiser=optimiser)
                 g, j = float(one.gap), float(one.differential_change)
-                color = COLORS[regime(g, j, THRESHOLDS)]
+                color = COLORS[regime(g, j, LAZY)]
                 ax.add_patch(figures.square(column, row, color))
                 ax.annotate(f"g {g:.2g}\nj {j:.2g}", (column, row), ha="center", va="center", fontsize=8)
         ax.set_xlim(-0.5, len(inits) - 0.5)
@@ -186,6 +171,9 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
         for init in ds.initialisation.values:
             for optimiser in ds.optimiser.values:
                 one = middle.sel(case=case, initialisation=init, optimiser=optimiser)
-                verdict = regime(float(one.gap), float(one.differential_change), THRESHOLDS)
+                verdict = regime(float(one.gap), float(one.differential_change), LAZY)
                 rows.append([str(case), str(init), str(optimiser), *(f"{float(one[n]):.3g}" for n in names), verdict])
     return rows
+
+
+S5_3 = Figure(caption=CAPTION, sizes=SIZES, compute=compute, claims=CLAIMS, draw=draw, numbers=numbers, stated=STATED)

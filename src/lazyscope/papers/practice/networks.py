@@ -1,4 +1,4 @@
-"""Standard networks under standard initialisations, trained as in practice: the cells of note-s5.3.
+"""Standard networks under standard initialisations, trained as in practice.
 
 Three nets on 8 x 8 images, one hidden block each, a readout and no output scale:
 
@@ -21,7 +21,6 @@ weight (f fan-in, g fan-out; biases only where the default of a library has them
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,12 +36,12 @@ from lazyscope.krylov import lanczos
 from lazyscope.linearize import linearize
 from lazyscope.measures import kernel_change, relative_change, trained_gap
 from lazyscope.models import Apply
+from lazyscope.papers.figure import Cell
 from lazyscope.problems import Problem, square_loss
 
 INITIALISATIONS = ("PyTorch default", "He", "Xavier", "LeCun", "NTK", "muP")
 OPTIMISERS = ("SGD", "Adam")
 BASE_WIDTH = 64
-PRACTICE_VERSION = 2
 INPUT, HIDDEN, OUTPUT = range(3)
 
 
@@ -178,28 +177,33 @@ def model(net: Net, width: int) -> Apply:
     return apply
 
 
-def practice(
+def trained(
     key: Key[Array, ""],
     *,
     initialisation: Int[Array, ""],
-    adam: Int[Array, ""],
+    optimiser: Int[Array, ""],
+    initialisations: tuple[str, ...],
+    optimisers: tuple[str, ...],
     net: str,
     width: int,
     settings: Practice,
 ) -> dict[str, Array]:
     """One training of a net and of its linearisation by the same minibatches: kappa, g, j, k, movement, accuracy.
 
-    SGD has momentum and steps by half the stability limit 2/λmax of plain descent, per-weight rates included; Adam
-    steps by its default.
+    `initialisation` and `optimiser` are places in the names that stand beside them, one program for all. SGD has
+    momentum and steps by half the stability limit 2/λmax of plain descent, per-weight rates included; Adam steps by its
+    default.
     """
+    number = jnp.array([INITIALISATIONS.index(name) for name in initialisations])[initialisation]
+    adam = jnp.array([OPTIMISERS.index(name) for name in optimisers])[optimiser]
     key_data, key_init, key_train = jax.random.split(key, 3)
     problem = digits(key_data, n=settings.n, n_test=settings.n_test)
     x_test, y_test = problem.x_test, problem.y_test
     assert x_test is not None
     assert y_test is not None
     apply, shapes = model(NETS[net], width), NETS[net].weights(width)
-    params0 = initial(key_init, NETS[net], width, initialisation)
-    rates = {name: _scales(shapes[name], width).rate[initialisation, adam] for name in shapes}
+    params0 = initial(key_init, NETS[net], width, number)
+    rates = {name: _scales(shapes[name], width).rate[number, adam] for name in shapes}
     few = problem.x[: settings.norm_examples]
     top = _largest(apply, params0, few, rates)
     rate = jnp.where(adam == 1, settings.adam_rate, 1 / top)
@@ -220,6 +224,9 @@ def practice(
         "linear_accuracy": _accuracy(f_linear, y_test),
         "train_loss": square_loss(apply(ends[0], problem.x), problem.y),
     }
+
+
+TRAINED = Cell(trained, 1)
 
 
 def _train(
@@ -294,8 +301,3 @@ def _kappa(apply: Apply, params: PyTree, x: Array, y: Array) -> Array:
 
 def _accuracy(f: Array, y: Array) -> Array:
     return jnp.mean(jnp.argmax(f, axis=1) == jnp.argmax(y, axis=1))
-
-
-def cell(net: str, width: int, settings: Practice) -> Callable[..., dict[str, Array]]:
-    """The cell of one net at one width, for `sweep` over initialisation and optimiser."""
-    return partial(practice, net=net, width=width, settings=settings)
