@@ -23,7 +23,7 @@ from measure import Ratio, conclude, interleaved, ratio, seconds
 from lazyscope import square_loss
 from lazyscope.dynamics import centred_training
 from lazyscope.models import Model
-from lazyscope.papers.chizat2019.deep_cells import small_net
+from lazyscope.papers.image_nets.training import small_net
 from lazyscope.vision import layers, vgg11
 from lazyscope.vision.networks import network
 

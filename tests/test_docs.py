@@ -165,17 +165,20 @@ def test_the_figure_of_the_guide_runs_and_its_claim_holds():
     import jax
 
     from lazyscope.claims import evaluate
+    from lazyscope.papers.figure import Trials
 
     guide = (ROOT / "docs" / "extending.md").read_text()
     (source,) = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
     module = types.ModuleType("guide")
     sys.modules["guide"] = module  # dataclasses look their module up
     exec(compile(source, "extending.md", "exec"), vars(module))
-    dataset = module.compute(module.SIZES["tiny"], key=jax.random.key(0))
-    (finding,) = [evaluate(claim, dataset) for claim in module.CLAIMS]
-    assert finding.outcome == module.CLAIMS[0].expected["tiny"]
-    assert module.draw(dataset).axes
-    assert len(module.numbers(dataset)) == 4
+    figure = module.KERNEL
+    tiny = figure.sizes["tiny"]
+    dataset = figure.compute(tiny.settings, Trials(jax.random.key(0), tiny.seeds))
+    (finding,) = [evaluate(claim, dataset) for claim in figure.claims]
+    assert finding.outcome == figure.claims[0].expected["tiny"]
+    assert figure.draw(dataset).axes
+    assert len(figure.numbers(dataset)) == 4
     del sys.modules["guide"]
 
 

@@ -101,19 +101,6 @@ def test_threads_give_the_bits_of_this_process():
         xr.testing.assert_identical(run(pool, **options), run(**options))
 
 
-def test_a_store_may_bring_the_executor(tmp_path):
-    executor = Answering()
-    with Store(tmp_path / "s") as store:
-        assert executors.OnWorkers(store, executor).folder == (tmp_path / "s").absolute()
-        first = run(store=executors.OnWorkers(store, executor))
-        asked = executor.calls
-        again = run(store=executors.OnWorkers(store, executor))
-    assert asked > 0
-    assert executor.calls == asked, "what is kept is asked of nobody"
-    xr.testing.assert_identical(first, run())
-    xr.testing.assert_identical(first, again)
-
-
 def test_a_worker_that_dies_twice_costs_nothing():
     executor = Answering(lambda call: BrokenExecutor("died") if call in (2, 3, 5) else None)
     calls = []

@@ -8,17 +8,13 @@ import pytest
 from lazyscope import landscape
 from lazyscope.criterion import criterion
 from lazyscope.models import two_layer
-from lazyscope.papers import (
-    loss_cells,
-    narrow_cells,
-    start_cells,
-    step_cells,
-)
-from lazyscope.papers.flow_cells import Net
 from lazyscope.papers.kappa import training
 from lazyscope.papers.kappa.training import CENTRED, PLAIN, SYMMETRISED, Nets
+from lazyscope.papers.step_size import training as step_size
 from lazyscope.papers.student import Protocol
 from lazyscope.papers.surfaces import measures
+from lazyscope.papers.theorems import assumptions, losses, narrow_ends
+from lazyscope.papers.theorems.flows import Net
 from lazyscope.papers.width import initial_weights
 from lazyscope.problems import teacher_student
 from lazyscope.tangent import jacobian
@@ -59,7 +55,7 @@ def test_losses_have_the_convexity_that_they_are_named_for():
     y, f = jnp.array([1.0, -1.0, 0.5]), jnp.array([3.0, -1.0, 0.45])
     curvature = {
         name: jnp.diagonal(jax.hessian(lambda v, loss=loss: 3 * loss(v, y))(f))
-        for name, loss in (loss_cells.CONVEX | loss_cells.GENERAL).items()
+        for name, loss in (losses.CONVEX | losses.GENERAL).items()
     }
     strong = curvature["strongly convex"]
     assert bool(jnp.all((strong >= 1) & (strong <= 2)))
@@ -67,21 +63,21 @@ def test_losses_have_the_convexity_that_they_are_named_for():
     np.testing.assert_allclose(curvature["quartic"], 3 * (f - y) ** 2, atol=1e-12)
     assert float(curvature["non-convex"][0]) < 0 < float(curvature["non-convex"][2])
     for name in ("square", "strongly convex", "quartic"):
-        np.testing.assert_allclose(loss_cells.CONVEX[name](y, y), 0, atol=1e-15)
+        np.testing.assert_allclose(losses.CONVEX[name](y, y), 0, atol=1e-15)
 
 
 @pytest.mark.slow
 def test_pairs_of_a_symmetrised_net_halve_the_rank_at_its_start_alone():
     net = Net(n=30, d=3, width=4, n_test=1)
-    paired = start_cells.rank_nearby(KEY, net=net, doubled=True)
-    free = start_cells.rank_nearby(KEY, net=net, doubled=False)
+    paired = assumptions.rank_nearby(KEY, net=net, doubled=True)
+    free = assumptions.rank_nearby(KEY, net=net, doubled=False)
     assert int(paired["rank"]) == 2 * 4 < int(paired["rank_nearby"])
     assert int(free["rank"]) == int(free["rank_nearby"]) == 4 * 4
 
 
 @pytest.mark.slow
 def test_a_narrow_lazy_net_ends_at_the_projection_with_no_negative_curvature():
-    found = narrow_cells.end(KEY, spec=narrow_cells.Ends(60, 12, 2, 100.0, 3000))
+    found = narrow_ends.end(KEY, spec=narrow_ends.Ends(60, 12, 2, 100.0, 3000))
     np.testing.assert_allclose(found["end_loss"][-1], 1, rtol=1e-4)
     assert float(found["end_gradient"][-1]) < 1e-4
     assert float(found["convexity"]) > -1e-8
@@ -98,7 +94,7 @@ def test_after_one_step_both_linear_models_of_a_wide_net_explain_what_they_shoul
 
 def test_gradients_of_a_plain_net_grow_with_the_cube_of_tau_and_steps_shrink_with_its_square():
     protocol = Protocol(n=20, n_test=1, d=5, width=6)
-    one, ten = (step_cells.start_gradient(KEY, tau=jnp.asarray(t), protocol=protocol) for t in (100.0, 1000.0))
+    one, ten = (step_size.start_gradient(KEY, tau=jnp.asarray(t), protocol=protocol) for t in (100.0, 1000.0))
     np.testing.assert_allclose(ten["gradient_norm"] / one["gradient_norm"], 1000, rtol=1e-2)
     np.testing.assert_allclose(ten["stable_step"] / one["stable_step"], 0.01, rtol=1e-9)
 

@@ -11,11 +11,11 @@ from sklearn.datasets import load_digits
 
 from lazyscope import criterion, square_loss, tangent_kernel
 from lazyscope.datasets import digits
-from lazyscope.papers import practice
+from lazyscope.papers.practice import networks
 from lazyscope.problems import Problem
 
 KEY = jax.random.key(0)
-NUMBERS = {name: jnp.asarray(i) for i, name in enumerate(practice.INITIALISATIONS)}
+NUMBERS = {name: jnp.asarray(i) for i, name in enumerate(networks.INITIALISATIONS)}
 WIDTH = 64
 NETS = ["MLP", *(pytest.param(net, marks=pytest.mark.slow) for net in ("conv net", "attention"))]
 
@@ -62,8 +62,8 @@ def test_weights_have_the_deviation_of_their_initialisation(net):
         ("Xavier", lambda f, g: 2 / (f + g)),
         ("LeCun", lambda f, g: 1 / f),
     ):
-        params = practice.initial(KEY, practice.NETS[net], 256, NUMBERS[name])
-        for key, shape in practice.NETS[net].weights(256).items():
+        params = networks.initial(KEY, networks.NETS[net], 256, NUMBERS[name])
+        for key, shape in networks.NETS[net].weights(256).items():
             w = params["weights"][key]
             assert w.shape == shape.shape
             ratio = float(jnp.mean(w**2)) / expected(shape.fan_in, shape.fan_out)
@@ -72,17 +72,17 @@ def test_weights_have_the_deviation_of_their_initialisation(net):
 
 @pytest.mark.parametrize("net", NETS)
 def test_ntk_and_he_start_as_the_same_function_and_mup_is_he_at_its_base_width(net):
-    apply, x = practice.model(practice.NETS[net], WIDTH), digits(KEY, n=3, n_test=1).x
-    start = {name: practice.initial(KEY, practice.NETS[net], WIDTH, NUMBERS[name]) for name in ("He", "NTK", "muP")}
+    apply, x = networks.model(networks.NETS[net], WIDTH), digits(KEY, n=3, n_test=1).x
+    start = {name: networks.initial(KEY, networks.NETS[net], WIDTH, NUMBERS[name]) for name in ("He", "NTK", "muP")}
     outputs = {name: apply(params, x) for name, params in start.items()}
     np.testing.assert_allclose(outputs["NTK"], outputs["He"], rtol=1e-10)
     np.testing.assert_allclose(outputs["muP"], outputs["He"], rtol=1e-10)
 
 
 def test_the_initialisation_number_is_no_parameter_and_multipliers_square_in_the_kernel():
-    net, x = practice.NETS["MLP"], digits(KEY, n=3, n_test=1).x
-    apply = practice.model(net, WIDTH)
-    start = {name: practice.initial(KEY, net, WIDTH, NUMBERS[name]) for name in ("He", "NTK")}
+    net, x = networks.NETS["MLP"], digits(KEY, n=3, n_test=1).x
+    apply = networks.model(net, WIDTH)
+    start = {name: networks.initial(KEY, net, WIDTH, NUMBERS[name]) for name in ("He", "NTK")}
     shapes = net.weights(WIDTH)
     for name in shapes:
         kernels = {k: tangent_kernel(partial(_one, apply, p, name), p["weights"][name], x) for k, p in start.items()}
@@ -95,20 +95,20 @@ def _one(apply, params, name, w, x):
 
 @pytest.mark.slow
 def test_kappa_of_a_cell_is_that_of_the_criterion():
-    net, data = practice.NETS["MLP"], digits(KEY, n=12, n_test=1)
-    apply, params = practice.model(net, 16), practice.initial(KEY, net, 16, NUMBERS["He"])
+    net, data = networks.NETS["MLP"], digits(KEY, n=12, n_test=1)
+    apply, params = networks.model(net, 16), networks.initial(KEY, net, 16, NUMBERS["He"])
     problem = Problem(data.x, data.y)
     searched = criterion(apply, params, problem, key=KEY).kappa
-    found = float(jax.jit(partial(practice._kappa, apply))(params, problem.x, problem.y))
+    found = float(jax.jit(partial(networks._kappa, apply))(params, problem.x, problem.y))
     assert 0.9 * searched < found < 1.001 * searched
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adam", [0, 1])
 def test_training_is_that_of_optax_by_the_same_batches(adam):
-    net, settings = practice.NETS["MLP"], practice.Practice(n=20, n_test=4, batch=8, num_steps=5)
+    net, settings = networks.NETS["MLP"], networks.Practice(n=20, n_test=4, batch=8, num_steps=5)
     problem = digits(KEY, n=20, n_test=4)
-    apply, params = practice.model(net, 16), practice.initial(KEY, net, 16, NUMBERS["He"])
+    apply, params = networks.model(net, 16), networks.initial(KEY, net, 16, NUMBERS["He"])
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer power
         found, expected = _both(apply, params, problem, settings, adam)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), found, expected)
@@ -116,7 +116,7 @@ def test_training_is_that_of_optax_by_the_same_batches(adam):
 
 def _both(apply, params, problem, settings, adam):
     rates, one = dict.fromkeys(params["weights"], jnp.ones(())), jnp.asarray(0.01)
-    found = practice._train(apply, params, problem, rates, one, jnp.asarray(adam), settings, KEY)["weights"]
+    found = networks._train(apply, params, problem, rates, one, jnp.asarray(adam), settings, KEY)["weights"]
     optimizer = optax.adam(0.01) if adam else optax.sgd(0.01, momentum=0.9)
     weights = params["weights"]
     memory = optimizer.init(weights)
@@ -127,3 +127,22 @@ def _both(apply, params, problem, settings, adam):
         updates, memory = optimizer.update(gradient, memory)
         weights = optax.apply_updates(weights, updates)
     return found, weights
+
+
+@pytest.mark.slow
+def test_a_place_means_the_name_that_stands_there():
+    settings = networks.Practice(n=20, n_test=4, batch=8, num_steps=3, norm_examples=8, kernel_examples=2)
+    found = [
+        networks.trained(
+            KEY,
+            initialisation=jnp.asarray(names.index("NTK")),
+            optimiser=jnp.asarray(0),
+            initialisations=names,
+            optimisers=("SGD",),
+            net="MLP",
+            width=16,
+            settings=settings,
+        )
+        for names in (("NTK",), ("Xavier", "NTK"))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *found)

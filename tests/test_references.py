@@ -8,8 +8,8 @@ import pytest
 from lazyscope import infinite_width_kernel, stable_rank, two_layer, two_layer_linear
 from lazyscope.papers.initialisation import diagonal_nets, random_features
 from lazyscope.papers.initialisation.training import reference
-from lazyscope.papers.later import lewkowycz2020
 from lazyscope.papers.movement import low_rank
+from lazyscope.papers.step_size import catapult
 from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.papers.width import infinite
 from lazyscope.problems import Problem, teacher_student
@@ -30,7 +30,7 @@ def test_one_example_makes_descent_the_map_of_two_numbers_of_lewkowycz_et_al(rat
     width, steps = 64, 40
     x = jnp.array([[0.6, -1.1, 0.3]])
     params = two_layer_linear(width, 3).init(KEY)
-    found = lewkowycz2020.follow(
+    found = catapult.follow(
         two_layer_linear(width, 3), params, Problem(x, jnp.zeros(1)), rate=jnp.asarray(rate), num_steps=steps
     )
     square = float(jnp.sum(x**2))

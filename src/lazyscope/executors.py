@@ -32,7 +32,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -45,28 +45,6 @@ THREADS = "NPROC"
 TRIES = 10  # of a question to a queue, or of a cancellation: file servers and schedulers have bad moments
 SUBMISSIONS = 3
 _starting = threading.Lock()
-
-
-@dataclass(frozen=True)
-class OnWorkers:
-    """A store whose missing cells are computed by an executor: what is handed to code that passes on a store.
-
-    Figures and other code between the command line and `sweep` already take a store and hand it on. With the executor
-    beside it none of them needs another argument, and there is no hidden state, as a context variable would be.
-    """
-
-    store: Any
-    executor: Executor
-
-    @property
-    def folder(self) -> Path | None:
-        """The store's folder, from the root: where workers find what lies beside it. None for a store without one."""
-        folder = getattr(self.store, "folder", None)
-        return None if folder is None else Path(folder).absolute()
-
-    def view(self, function: Callable[..., Any], *, version: int, key: Any, static: Sequence[str] = ()) -> Any:
-        """The cells of `function` in the store."""
-        return self.store.view(function, version=version, key=key, static=static)
 
 
 class local(Executor):  # noqa: N801, reads as a verb: `with local(8) as pool`

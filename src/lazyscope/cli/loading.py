@@ -15,10 +15,9 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from lazyscope.adapters import load_checkpoint
-from lazyscope.cli import streams
+from lazyscope.cli import cases, streams
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.interrupts import interrupts
-from lazyscope.papers import cases
 from lazyscope.problems import Case
 from lazyscope.progress import Progress
 

@@ -27,7 +27,7 @@ class List:
 
     def run(self) -> int:
         """Print the table of figures."""
-        from lazyscope.papers.listing import described, duration
+        from lazyscope.cli.listing import described, duration
 
         if self.json:
             import json

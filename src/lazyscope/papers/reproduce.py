@@ -13,7 +13,6 @@ from lazyscope import claims, figures, report
 from lazyscope.claims import Finding
 from lazyscope.papers import FIGURES, settings
 from lazyscope.papers.figure import Figure, Trials
-from lazyscope.papers.modules import of_module
 from lazyscope.store import Store, export, provenance
 from lazyscope.sweep import Progress
 
@@ -23,8 +22,7 @@ ROOT_SEED = 0  # every figure starts from this key; trials differ by their seed
 def load(name: str) -> Figure[Any]:
     """The figure of this name."""
     module, _, figure = FIGURES[name].figure.partition(":")
-    found = importlib.import_module(f"lazyscope.papers.{module}")
-    return getattr(found, figure) if figure else of_module(found)
+    return getattr(importlib.import_module(f"lazyscope.papers.{module}"), figure)
 
 
 def reproduce(

@@ -63,8 +63,7 @@ def table(settings: Any, seeds: int, said: Sequence[Setting]) -> dict[str, tuple
 
     Raises ValueError where a figure speaks of a setting that it lacks.
     """
-    leaves = [leaf for leaf in _leaves(settings) if not leaf[0].endswith(".seeds")]
-    rows = {path: (text, "", "") for path, text in [*leaves, ("seeds", str(seeds))]}
+    rows = {path: (text, "", "") for path, text in [*_leaves(settings), ("seeds", str(seeds))]}
     for setting in said:
         run = setting.run or rows.get(setting.name, ("",))[0]
         if not run:

@@ -66,8 +66,8 @@ def sweep(
 
     With an `executor` (`lazyscope.executors`, or any of `concurrent.futures` whose workers are spawned), cells are
     computed by its workers, with the numbers of one XLA thread (`lazyscope.executors` says what that means).
-    Without one, a store may bring it: `executors.OnWorkers(store, executor)`. A chunk whose worker dies is tried again;
-    cells that fail three times are left out and told at the end, in a FailedCellsError.
+    A chunk whose worker dies is tried again; cells that fail three times are left out and told at the end, in a
+    FailedCellsError.
 
     With `compiled=False` the function drives compiled steps from a Python loop of its own: it is called once a cell,
     with every coordinate as a Python value, one cell a local device at a time. `local` then names folders and the like
@@ -91,25 +91,24 @@ def sweep(
         for values in itertools.product(*points.values())
         for seed in seed_list
     ]
-    workers = executor if executor is not None else getattr(store, "executor", None)
     kept = Memory({}) if store is None else store.view(function, version=version, key=root, static=static)
-    done = kept.done(cells) if workers is None else kept.done(cells, origin={"xla_threads": "1"})
+    done = kept.done(cells) if executor is None else kept.done(cells, origin={"xla_threads": "1"})
     pending = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done]
     expected = Expected(points, seed_list, dims or {})
     if pending:
         groups = _by_static(pending, static) if compiled else [((), pending)]
         report = heard(progress, "the sweep")
         sent = call
-        if workers is not None:
-            sent = sendable(call, [value for fixed, _ in groups for _, value in fixed], workers)
+        if executor is not None:
+            sent = sendable(call, [value for fixed, _ in groups for _, value in fixed], executor)
         programs = [
-            _traced(call, dict(fixed), cells[0], root, expected, workers) for fixed, cells in groups if compiled
+            _traced(call, dict(fixed), cells[0], root, expected, executor) for fixed, cells in groups if compiled
         ]
         if any(done):
             stored = kept.read([cells[list(done).index(True)]])
             expected.check(shapes_of(stored), f"cells of version {version} in the store")
-        if workers is not None:
-            remote.compute(sent, groups, root, kept, expected, report, len(cells), workers, CHUNK_SECONDS, compiled)
+        if executor is not None:
+            remote.compute(sent, groups, root, kept, expected, report, len(cells), executor, CHUNK_SECONDS, compiled)
         elif compiled:
             _compute(groups, programs, root, kept, report, len(cells))
         else:

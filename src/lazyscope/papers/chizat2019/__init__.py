@@ -1,1 +1,0 @@
-"""Figures and theorems of Chizat, Oyallon & Bach 2019."""

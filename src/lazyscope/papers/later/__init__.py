@@ -1,1 +1,0 @@
-"""Findings of later papers on lazy training and implicit bias, one module a paper."""

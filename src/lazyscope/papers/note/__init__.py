@@ -1,1 +1,0 @@
-"""Figures and claims of the note (Bahaduri & Goudelin)."""

@@ -1,0 +1,1 @@
+"""Are networks in practice lazy? note-s5.3."""
