@@ -8,7 +8,8 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -36,18 +37,35 @@ def on_case(name: str, use: Callable[[Any], T]) -> T:
     Raises InputError with one line: an unknown built-in name, a missing file or object, something that is no Case, a
     case that `use` refuses, an error in the user's own file.
     """
+    with in_one_line(name, "the case"), streams.aside():  # the user's own prints
+        return use(_load(name))
+
+
+@contextmanager
+def in_one_line(name: str, what: str) -> Iterator[None]:
+    """InputError with one line for what is refused inside, and for an error in the user's own file."""
     try:
-        with streams.aside():  # the user's own prints
-            return use(_load(name))
+        yield
     except Exception as error:
         if interrupts(error):
             raise KeyboardInterrupt from None
         theirs = _blame(error, name)
         if theirs is not None:
-            raise InputError(f"the case must run, got an error in it: {theirs}") from error
+            raise InputError(f"{what} must run, got an error in it: {theirs}") from error
         if isinstance(error, ValueError | FileNotFoundError):
             raise InputError(str(error).splitlines()[0]) from error
         raise
+
+
+def on_figure(name: str) -> Any:
+    """The Figure that `FILE.py:OBJECT` names. Raises InputError as `on_case` does."""
+    from lazyscope.papers.figure import Figure
+
+    with in_one_line(name, "the figure"), streams.aside():
+        found = _object(name, "a figure", "a lazyscope.papers.figure.Figure in it")
+    if not isinstance(found, Figure):
+        raise InputError(f"{name} must be a lazyscope.papers.figure.Figure, got {type(found).__name__}: name one")
+    return found
 
 
 def in_jax(case: Any, progress: Progress) -> Case:
@@ -72,16 +90,20 @@ def _load(name: str) -> Any:
             hint = f"did you mean {close[0]}?" if close else "or FILE.py:OBJECT for your own"
             raise ValueError(f"a case must be one of {', '.join(BUILT_IN)}, got {name!r}: {hint}")
         return BUILT_IN[name]()
+    return _as_case(_object(name, "a case", "a lazyscope.Case in it, or a function that returns one"), name)
+
+
+def _object(name: str, what: str, wanted: str) -> Any:
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
-        raise ValueError(f"a case of your own is FILE.py:OBJECT or package.module:OBJECT, got {name!r}: name both")
+        raise ValueError(f"{what} of your own is FILE.py:OBJECT or package.module:OBJECT, got {name!r}: name both")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
     if not hasattr(module, attribute):
         known = [n for n in vars(module) if not n.startswith("_")]
         close = get_close_matches(attribute, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "name a lazyscope.Case in it, or a function that returns one"
+        hint = f"did you mean {close[0]}?" if close else f"name {wanted}"
         raise ValueError(f"the object must be there, got {attribute!r} that is not in {place}: {hint}")
-    return _as_case(getattr(module, attribute), name)
+    return getattr(module, attribute)
 
 
 def _blame(error: BaseException, name: str) -> str | None:

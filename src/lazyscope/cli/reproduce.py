@@ -32,7 +32,7 @@ class Reproduce:
     """
 
     figures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FIGURE ...]")] = ()
-    """Names from `lazyscope list`; none means all."""
+    """Names from `lazyscope list`, or FILE.py:OBJECT for a figure of your own; none means all of the list."""
     size: str = "quick"
     """tiny (seconds, for tests), quick (under a minute a figure) or paper (the full specification)."""
     out: Path = Path("lazyscope-out")
@@ -47,6 +47,8 @@ class Reproduce:
     """Print nothing but the path of the page, and no progress."""
     data: Path | None = None
     """Folder with CIFAR-10 (cifar-10-binary.tar.gz, or what it unpacks to); some figures need it at paper size."""
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[NAME=VALUE ...]")] = ()
+    """Other settings than a figure's own, named as on the page: --set width=16 taus=0.1,1,10."""
     workers: int | None = None
     """Compute in this many processes, each with one thread; default: in this one, a thread per core. The bits agree."""
     dask: str | None = None
@@ -54,13 +56,15 @@ class Reproduce:
 
     def run(self) -> int:
         """Reproduce the figures one after the other; the page is there after the first."""
-        names = self._validated()
+        names, changes = self._validated(), self._changes()
         process.prepare_jax()
         from lazyscope.cli.interrupts import how_to_go_on
+        from lazyscope.cli.loading import in_one_line, on_figure
         from lazyscope.cli.terminal import print_findings, progress_bar
         from lazyscope.papers.reproduce import reproduce, unexpected
         from lazyscope.store import Store
 
+        own = {name: on_figure(name) for name in names if name not in FIGURES}
         surprises, items, page, shown = [], [], None, False
         with (
             how_to_go_on(lambda: KEPT, keeps=True),
@@ -68,7 +72,11 @@ class Reproduce:
             Store(self.out / "store", notify=say) as store,
         ):
             for name in names:
-                with store.used_for(name), progress_bar(name, unit="cells", quiet=self.quiet) as progress:
+                with (
+                    in_one_line(name, "the figure") if changes or name in own else nullcontext(),
+                    store.used_for(name),
+                    progress_bar(name, unit="cells", quiet=self.quiet) as progress,
+                ):
                     item, findings = reproduce(
                         name,
                         size=self.size,
@@ -78,6 +86,8 @@ class Reproduce:
                         executor=executor,
                         progress=progress,
                         data=self.data,
+                        own=own.get(name),
+                        changes=changes,
                     )
                 surprises += unexpected(findings, self.size)
                 page = _page(self.out)
@@ -97,9 +107,9 @@ class Reproduce:
 
     def _validated(self) -> list[str]:
         for name in self.figures:
-            if name not in FIGURES:
+            if name not in FIGURES and ":" not in name:
                 close = get_close_matches(name, FIGURES, n=1)
-                hint = f"did you mean {close[0]}?" if close else "`lazyscope list` shows them"
+                hint = f"did you mean {close[0]}?" if close else "`lazyscope list` shows them, yours is FILE.py:OBJECT"
                 raise InputError(f"a figure must be one of the {len(FIGURES)} known names, got {name!r}: {hint}")
         if self.size not in SIZES:
             close = get_close_matches(self.size, SIZES, n=1)
@@ -111,9 +121,18 @@ class Reproduce:
             raise InputError(f"--seeds must be at most {MOST_SEEDS}, got {self.seeds}: an interval needs 3")
         check_folder(self.out)
         names = list(self.figures) or list(FIGURES)
-        self._check_data([name for name in names if self.size in FIGURES[name].cifar10])
+        self._check_data([name for name in names if name in FIGURES and self.size in FIGURES[name].cifar10])
         self._check_workers()
         return names
+
+    def _changes(self) -> dict[str, str]:
+        changes = {}
+        for change in self.changes:
+            name, _, value = change.partition("=")
+            if not (name and value):
+                raise InputError(f"--set must be NAME=VALUE, got {change!r}: --set width=16 taus=0.1,1,10")
+            changes[name] = value
+        return changes
 
     def _check_workers(self) -> None:
         if self.workers is not None and self.workers < 1:

@@ -2,7 +2,9 @@
 
 import importlib
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lazyscope import claims, figures, report
 from lazyscope.claims import Finding
 from lazyscope.papers import FIGURES, settings
 from lazyscope.papers.figure import Figure, Trials
+from lazyscope.papers.variation import label, varied
 from lazyscope.store import Store, export, provenance
 from lazyscope.sweep import Progress
 
@@ -35,44 +38,64 @@ def reproduce(
     executor: Executor | None = None,
     progress: Progress | None = None,
     data: Path | None = None,
+    own: Figure[Any] | None = None,
+    changes: Mapping[str, str] | None = None,
 ) -> tuple[report.Item, list[Finding]]:
     """Compute `name` at `size` and write `NAME.nc`, `.svg`, `.png`, `.pdf` and `.json` into `out/figures`.
 
     Runs in float64 whatever the process default, as both papers' codes do. Cells already in `store` are not computed
     again: figures share theirs, and a run that was killed goes on.
+
+    `own` is the figure where `name` is none of ours, a file's and an object's (`FILE.py:OBJECT`). With `changes`, as in
+    `varied`, it is a figure beside the one as it stands, under a name of its own, of which no outcome is expected.
+    ValueError for a size that the figure lacks, and where its claims look for settings that were changed.
     """
-    figure = load(name)
-    of_size = figure.sizes[size]
+    figure = load(name) if own is None else own
+    if size not in figure.sizes:
+        raise ValueError(f"--size must be one of {', '.join(figure.sizes)}, got {size!r}: name one that {name} has")
+    changes = changes or {}
+    of_size = replace(figure.sizes[size], settings=varied(figure.sizes[size].settings, changes))
+    title, cifar10 = (FIGURES[name].title, FIGURES[name].cifar10) if own is None else (name, figure.sizes)
     trials = Trials(
         key=root_key(),
         seeds=of_size.seeds if seeds is None else seeds,
         store=store,
         executor=executor,
         progress=progress,
-        data=data if size in FIGURES[name].cifar10 else None,
+        data=data if size in cifar10 else None,
         checkpoints=None if store is None else store.folder.absolute() / "checkpoints",
     )
     began = time.perf_counter()
     with jax.enable_x64(True):
         dataset = figure.compute(of_size.settings, trials)
     wall = time.perf_counter() - began
-    findings = [claims.evaluate(claim, dataset) for claim in figure.claims]
+    stated = [replace(claim, expected={}) if changes else claim for claim in figure.claims]
+    try:
+        findings = [claims.evaluate(claim, dataset) for claim in stated]
+        picture, numbers = figure.draw(dataset), figure.numbers(dataset)
+    except (KeyError, IndexError, ValueError) as error:
+        if not changes:
+            raise
+        raise ValueError(
+            f"the claims of {name} must find what they look at, got settings without it ({error}): vary another one"
+        ) from error
     shown = settings.table(of_size.settings, trials.seeds, figure.stated)
     item = report.Item(
-        name=name,
-        title=FIGURES[name].title,
+        name=label(own_name(name), changes),
+        title=title + "".join(f", {setting} = {value}" for setting, value in changes.items()),
         caption=figure.caption,
         size=size,
-        command=f"lazyscope reproduce {name} --size {size}" + (f" --seeds {seeds}" if seeds is not None else ""),
+        command=f"lazyscope reproduce {name} --size {size}"
+        + (f" --seeds {seeds}" if seeds is not None else "")
+        + (" --set " + " ".join(f"{setting}={value}" for setting, value in changes.items()) if changes else ""),
         findings=[report.describe(finding, size) for finding in findings],
         settings={name: run for name, (run, _, _) in shown.items()},
         stated={name: [stated, why] for name, (_, stated, why) in shown.items() if stated},
         stand_in=settings.stand_ins(shown, figure.stated),
-        numbers=figure.numbers(dataset),
+        numbers=numbers,
         provenance=provenance(precision="float64", wall_seconds=wall),
     )
-    export(dataset, out / "figures" / f"{name}.nc", attributes=item.settings | item.provenance)
-    picture = figure.draw(dataset)
+    export(dataset, out / "figures" / f"{item.name}.nc", attributes=item.settings | item.provenance)
     report.write_item(
         out,
         item,
@@ -82,6 +105,12 @@ def reproduce(
         interactive=None if figure.interactive is None else figure.interactive(dataset),
     )
     return item, findings
+
+
+def own_name(name: str) -> str:
+    """The name of a figure on disk: a file's and an object's for `FILE.py:OBJECT`."""
+    place, _, figure = name.rpartition(":")
+    return f"{Path(place).stem}-{figure}" if place else name
 
 
 def unexpected(findings: list[Finding], size: str) -> list[Finding]:

@@ -1,0 +1,131 @@
+"""Figures with other settings than their own, and figures in files of one's own."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from lazyscope.cli import main
+from lazyscope.papers import FIGURES, SIZES
+from lazyscope.papers.reproduce import load
+from lazyscope.papers.settings import table
+from lazyscope.papers.variation import label, varied
+
+OWN = """
+import jax
+from lazyscope import figures
+from lazyscope.claims import HOLDS, Claim
+from lazyscope.papers.figure import Cell, Figure, Size, expected
+from lazyscope.papers.quantities import power
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Widths:
+    widths: tuple[float, ...]
+    exponent: float = 2.0
+
+def cell(key, *, width, exponent):
+    return {"size": width**exponent * (1 + 1e-3 * jax.random.normal(key, (), "float64"))}
+
+def draw(ds):
+    figure, (ax,) = figures.new_figure(log="xy")
+    figures.curve(ax, ds["size"], "width", label="size", color=figures.BLUE)
+    figures.finish(ax, x="width", y="size")
+    return figure
+
+POWER = Figure(
+    caption="A power law.", sizes={"tiny": Size(Widths((2.0, 4.0, 8.0)), seeds=3)},
+    compute=lambda settings, trials: trials.over(Cell(cell, 1), {"width": settings.widths}, exponent=settings.exponent),
+    claims=(Claim(sentence="It grows as the square.", source="ours", measure="slope", quantity=power("size", "width"),
+                  accepted=(1.9, 2.1), expected=expected(HOLDS, tiny=HOLDS)),),
+    draw=draw, numbers=lambda ds: figures.table({"size": ds["size"]}, "width"),
+)
+"""
+
+
+@dataclass(frozen=True)
+class Net:
+    width: int = 8
+    doubled: bool = True
+
+
+@dataclass(frozen=True)
+class Nets:
+    net: Net = field(default_factory=Net)
+    taus: tuple[float, ...] = (0.1, 1.0)
+    rule: str = "square"
+    rate: float = 0.5
+
+
+def test_a_setting_is_varied_by_its_path_or_its_last_part_and_keeps_its_type():
+    changes = {"width": "16", "net.doubled": "no", "taus": "1, 10,1e2", "rule": "log", "rate": "1e-3"}
+    assert varied(Nets(), changes) == Nets(Net(16, False), (1.0, 10.0, 100.0), "log", 0.001)
+    assert varied(Nets(), {}) == Nets()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("widht", "16", "one of net.width, net.doubled, taus, rule, rate, got 'widht'"),
+        ("width", "1.5", "net.width must be a whole number, got '1.5': it is 8 in this figure"),
+        ("doubled", "1", "net.doubled must be yes or no, got '1'"),
+        ("taus", "1;2", "taus must be a number, got '1;2'"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused_in_one_line(name, text, said):
+    with pytest.raises(ValueError, match="must be") as refused:
+        varied(Nets(), {name: text})
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("size", SIZES)
+def test_settings_are_named_as_on_the_page(name, size):
+    settings = load(name).sizes[size].settings
+    with pytest.raises(ValueError, match="a setting must be one of") as refused:
+        varied(settings, {"no such setting": "1"})
+    shown = table(settings, 3, ())
+    for path in str(refused.value).split("one of ")[1].split(", got")[0].split(", "):
+        assert any(row == path or row.startswith(f"{path}.") for row in shown), path
+
+
+def test_a_varied_figure_has_a_name_of_its_own():
+    assert label("note-fig4", {"protocol.width": "16", "taus": "0.1,1"}) == "note-fig4-protocol.width-16-taus-0.1-1"
+    assert label("note-s1.1", {}) == "note-s1.1"
+
+
+@pytest.mark.slow
+def test_a_figure_in_a_file_of_ones_own_is_reproduced_and_varied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    ask = ["reproduce", "mine.py:POWER", "--size", "tiny", "--out", "out", "--json"]
+    assert main([*ask, "--check"]) == 0
+    assert main([*ask, "--check", "--set", "exponent=1"]) == 0  # nothing is expected of a variation
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["figures"].keys() == {"mine-POWER-exponent-1"}
+    found = {f.stem: json.loads(f.read_text()) for f in (tmp_path / "out" / "figures").glob("*.json")}
+    assert {name: item["findings"][0]["outcome"] for name, item in found.items()} == {
+        "mine-POWER": "holds",
+        "mine-POWER-exponent-1": "fails",
+    }
+    assert found["mine-POWER-exponent-1"]["settings"]["exponent"] == "1"
+    assert found["mine-POWER-exponent-1"]["command"].endswith("mine.py:POWER --size tiny --set exponent=1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mine.py:POWR"], "did you mean POWER?"),
+        (["mine.py:draw"], "must be a lazyscope.papers.figure.Figure, got function"),
+        (["mine.py:POWER", "--size", "paper"], "--size must be one of tiny, got 'paper'"),
+        (["mine.py:POWER", "--size", "tiny", "--set", "widths"], "--set must be NAME=VALUE, got 'widths'"),
+        (["mine.py:POWER", "--size", "tiny", "--set", "width=3"], "a setting must be one of widths, exponent, got"),
+    ],
+)
+def test_a_wrong_call_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    assert main(["reproduce", *arguments, "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
