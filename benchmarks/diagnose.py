@@ -4,7 +4,7 @@
     python benchmarks/diagnose.py --only bert-5 --rounds 1
     python benchmarks/diagnose.py --only gpt2-small vit-b16 --rounds 0      to size: one diagnosis each, with its memory
 
-Fully connected, VGG-11, BERT- and GPT-2-shaped models (`transformers.py`), float32, judged at weights one step of
+Fully connected, VGG-11, BERT- and GPT-2-shaped models (`transformer_nets.py`), float32, judged at weights one step of
 descent away. A process of its own a model, with JAX's persistent cache in a fresh folder: one diagnosis compiles, then
 come ROUNDS of a diagnosis and gradients taking turns, then a second process diagnoses once more. Times are processor
 seconds of all threads. Goals: g and j at most 12 gradients, kappa at most 60; compiling at most 4 times that of the
@@ -63,7 +63,7 @@ def vgg(millions: int) -> Work:
 
 def bert(millions: int) -> Work:
     """A BERT-shaped classifier of two classes on 16 sequences of 32 tokens."""
-    from transformers import Shape, bert
+    from transformer_nets import Shape, bert
 
     shape = {5: Shape(4, 256, 4, 8192, 128, 2), 40: Shape(8, 512, 8, 29000, 512, 2)}[millions]
     return _tokens(bert, shape, (16, 32))
@@ -71,7 +71,7 @@ def bert(millions: int) -> Work:
 
 def gpt2(millions: int) -> Work:
     """A GPT-2-shaped model, logits of eight answers after 8 sequences of 64 tokens; 124 is GPT-2 small."""
-    from transformers import GPT2_SMALL, Shape, gpt2
+    from transformer_nets import GPT2_SMALL, Shape, gpt2
 
     shapes = {5: Shape(4, 256, 4, 8192, 128, 8), 40: Shape(8, 512, 8, 29000, 512, 8), 124: GPT2_SMALL}
     return _tokens(gpt2, shapes[millions], (8, 64))
@@ -80,7 +80,7 @@ def gpt2(millions: int) -> Work:
 def vit(_millions: int) -> Work:
     """ViT-B/16 on 16 images of 224 x 224, ten outputs, square loss."""
     import jax
-    from transformers import SIDE, VIT_B16, vit
+    from transformer_nets import SIDE, VIT_B16, vit
 
     return _regression(*vit(VIT_B16, jax.random.key(0)), (16, SIDE, SIDE, 3))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measure import RESULTS, environment
+from transformer_nets import ANSWERS, Shape, gpt2
 
 import jax  # isort: skip
 import jax.numpy as jnp
@@ -49,7 +50,6 @@ class Size(NamedTuple):
 
 FULL = Size("paper", 8192, 1.0, 512, 50, 12, 768, 12, 50257, (8, 64))
 DRY = Size("tiny", 256, 1 / 16, 4, 2, 2, 16, 2, 64, (4, 8))
-ANSWERS = 8  # tokens whose logits are the outputs
 
 
 def rate(size: Size) -> dict[str, Any]:
@@ -99,7 +99,8 @@ def image_net(size: Size) -> dict[str, Any]:
 
 def language_model(size: Size) -> dict[str, Any]:
     """The diagnosis, kappa included, of a model of GPT-2 small's shape after one step of descent."""
-    apply, params = gpt2(size)
+    shape = Shape(size.layers, size.width, size.heads, size.tokens, size.sequences[1], ANSWERS)
+    apply, params = gpt2(shape, jax.random.key(0))
     random = np.random.default_rng(0)
     ids = jnp.asarray(random.integers(0, size.tokens, size.sequences), jnp.int32)
     problem = ls.Problem(
@@ -110,48 +111,6 @@ def language_model(size: Size) -> dict[str, Any]:
     began = time.perf_counter()
     found = ls.diagnose(apply, params, problem, params=after, key=jax.random.key(2))
     return {"seconds": time.perf_counter() - began, "weights": tree.size(params), "regime": str(found.regime)}
-
-
-def gpt2(size: Size) -> tuple[Callable[[Any, Any], Any], dict[str, Any]]:
-    """A decoder with learned positions, norms first, tied embedding; outputs: logits of answers at the last place."""
-    keys = iter(jax.random.split(jax.random.key(0), 4 * size.layers + 2))
-    width = size.width
-
-    def normal(*shape: int) -> jax.Array:
-        return 0.02 * jax.random.normal(next(keys), shape, jnp.float32)
-
-    def norm() -> dict[str, jax.Array]:
-        return {"scale": jnp.ones(width, jnp.float32), "b": jnp.zeros(width, jnp.float32)}
-
-    def dense(fan_in: int, fan_out: int) -> dict[str, jax.Array]:
-        return {"w": normal(fan_in, fan_out), "b": jnp.zeros(fan_out, jnp.float32)}
-
-    params = {"tokens": normal(size.tokens, width), "places": normal(size.sequences[1], width), "norm": norm()}
-    params["blocks"] = [
-        {"norm0": norm(), "mix": dense(width, 3 * width), "merge": dense(width, width)}
-        | {"norm1": norm(), "up": dense(width, 4 * width), "down": dense(4 * width, width)}
-        for _ in range(size.layers)
-    ]
-
-    def normed(p: Any, x: Any) -> Any:
-        x = x - x.mean(-1, keepdims=True)
-        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["b"]
-
-    def affine(p: Any, x: Any) -> Any:
-        return x @ p["w"] + p["b"]
-
-    def apply(p: Any, ids: Any) -> Any:
-        x = p["tokens"][ids] + p["places"]
-        for block in p["blocks"]:
-            mixed = affine(block["mix"], normed(block["norm0"], x))
-            query, key, value = (part.reshape(*ids.shape, size.heads, -1) for part in jnp.split(mixed, 3, axis=-1))
-            x = x + affine(
-                block["merge"], jax.nn.dot_product_attention(query, key, value, is_causal=True).reshape(x.shape)
-            )
-            x = x + affine(block["down"], jax.nn.gelu(affine(block["up"], normed(block["norm1"], x))))
-        return normed(p["norm"], x)[:, -1] @ p["tokens"][:ANSWERS].T
-
-    return apply, params
 
 
 CASES: dict[str, Case] = {

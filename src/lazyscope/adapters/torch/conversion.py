@@ -130,7 +130,8 @@ def _converted(
         shape = found.outputs.shape[1:]
         wide = widely(graph, name, trained, rows, shape, block)
     report(4, parts, what)
-    params0 = jax.device_put({key: np.array(parameter.numpy(force=True)) for key, parameter in trained.items()})
+    values = jax.device_put([np.array(parameter.numpy(force=True)) for parameter in trained.values()])
+    params0 = dict(zip(trained, values, strict=True))
     arrays, said = [row.numpy(force=True) for row in rows], f"{choice.said} of {name}"
     apply = Converted(program, inputs, params0, arrays, shape, said, block)
     if not apply.taken.keys:
