@@ -44,7 +44,8 @@ def main(seeds: int) -> int:
     from lazyscope.cli.terminal import progress_bar
     from lazyscope.papers.figure import Trials
     from lazyscope.papers.initialisation.training import experiment
-    from lazyscope.papers.student import Protocol, fixed_step_size
+    from lazyscope.papers.step_size.rules import fixed_step_size
+    from lazyscope.papers.student import Protocol
 
     short = Protocol(num_steps=5000)
     fixed = Protocol(num_steps=10_000, step_rule=fixed_step_size)

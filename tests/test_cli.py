@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from lazyscope.cli import main, streams
 from lazyscope.cli.loading import on_case
-from lazyscope.papers import FIGURES
+from lazyscope.papers.registry import FIGURES
 
 ENTRY = "from lazyscope.cli import entry; entry()"
 
@@ -127,7 +127,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 
 def test_the_list_is_there_as_data_and_needs_no_jax(capsys):
-    from lazyscope.papers import FIGURES
+    from lazyscope.papers.registry import FIGURES
 
     assert main(["list", "--json"]) == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(FIGURES)
@@ -152,7 +152,7 @@ def test_results_as_data_and_in_silence(tmp_path, monkeypatch, capsys):
 
 
 def test_figures_that_need_cifar10_are_named_before_anything_is_computed(monkeypatch, tmp_path, capsys):
-    from lazyscope.papers import FIGURES
+    from lazyscope.papers.registry import FIGURES
 
     for name in ("note-fig3", "note-fig7"):
         monkeypatch.setitem(FIGURES, name, FIGURES[name]._replace(cifar10=("paper",)))

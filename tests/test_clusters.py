@@ -102,7 +102,8 @@ import jax, jax.numpy as jnp, numpy as np
 from lazyscope import cli
 from lazyscope.claims import Claim
 from lazyscope.figures import new_figure
-from lazyscope.papers import FIGURES, Entry, reproduce
+from lazyscope.papers import reproduce
+from lazyscope.papers.registry import FIGURES, Entry
 from lazyscope.papers.figure import Cell, Figure, Size
 from lazyscope.papers.initialisation.training import Scales
 from lazyscope.papers.student import Protocol

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import FIGURES
+from lazyscope.papers.registry import FIGURES
 from lazyscope.papers.reproduce import load
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,8 @@ from test_store_cli import FIGURE
 
 from lazyscope import Store, cli
 from lazyscope import sweep as sweep_function
-from lazyscope.papers import FIGURES, Entry, reproduce
+from lazyscope.papers import reproduce
+from lazyscope.papers.registry import FIGURES, Entry
 from lazyscope.store import chunks, export_cells, keys, write_csv, write_netcdf
 
 # What a shell can hand over: no NUL, no half characters.

@@ -20,7 +20,7 @@ import pytest
 from listening import heard, pinned
 
 from lazyscope import papers
-from lazyscope.papers import FIGURES, SIZES
+from lazyscope.papers.registry import FIGURES, SIZES
 from lazyscope.store import stored_as
 from lazyscope.store.keys import program
 

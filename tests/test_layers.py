@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyscope.papers import FIGURES
+from lazyscope.papers.registry import FIGURES
 
 SOURCE = Path(__file__).parents[1] / "src" / "lazyscope"
 SCIENCE = (

@@ -10,20 +10,14 @@ import pytest
 
 from lazyscope import gradient_descent, tree
 from lazyscope.criterion import criterion
-from lazyscope.papers import FIGURES, SIZES, crossings
+from lazyscope.papers import crossings
 from lazyscope.papers.figure import Trials
 from lazyscope.papers.initialisation.training import experiment, train
 from lazyscope.papers.kappa import closed_form
+from lazyscope.papers.registry import FIGURES, SIZES
 from lazyscope.papers.reproduce import load, reproduce
-from lazyscope.papers.student import (
-    Protocol,
-    chizat_step_size,
-    decades,
-    fixed_step_size,
-    held_out,
-    power_step_size,
-    setup,
-)
+from lazyscope.papers.step_size.rules import chizat_step_size, fixed_step_size, power_step_size
+from lazyscope.papers.student import Protocol, decades, held_out, setup
 from lazyscope.papers.width import training
 
 SMALL = Protocol(n=20, n_test=15, d=5, width=6, num_steps=60)

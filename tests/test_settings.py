@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from lazyscope.dynamics import EarlyStop
-from lazyscope.papers import FIGURES, SIZES
+from lazyscope.papers.registry import FIGURES, SIZES
 from lazyscope.papers.reproduce import load
-from lazyscope.papers.settings import Setting, stand_ins, table
+from lazyscope.papers.stated_settings import Setting, stand_ins, table
 from lazyscope.papers.student import Protocol
 from lazyscope.report import Item, write_item, write_page
 from lazyscope.store import export

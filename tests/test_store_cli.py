@@ -13,9 +13,10 @@ from lazyscope import cli
 from lazyscope import sweep as sweep_function
 from lazyscope.claims import Claim
 from lazyscope.figures import new_figure
-from lazyscope.papers import FIGURES, Entry, reproduce
+from lazyscope.papers import reproduce
 from lazyscope.papers.figure import Cell, Figure, Size
 from lazyscope.papers.initialisation.training import Scales
+from lazyscope.papers.registry import FIGURES, Entry
 from lazyscope.papers.student import Protocol
 from lazyscope.store import Store
 

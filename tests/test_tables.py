@@ -15,7 +15,7 @@ from lazyscope.cli import main
 from lazyscope.cli.crossover import drawn
 from lazyscope.diagnose.crossover import Crossover, Evaluation
 from lazyscope.diagnose.diagnosis import as_table
-from lazyscope.papers import FIGURES
+from lazyscope.papers.registry import FIGURES
 from lazyscope.report import Item
 from lazyscope.store import Store, locate, status
 from lazyscope.sweep import Cell

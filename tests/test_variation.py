@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from lazyscope.cli import main
-from lazyscope.papers import FIGURES, SIZES
+from lazyscope.papers.registry import FIGURES, SIZES
 from lazyscope.papers.reproduce import load
-from lazyscope.papers.settings import table
+from lazyscope.papers.stated_settings import table
 from lazyscope.papers.variation import label, varied
 
 OWN = """

@@ -15,8 +15,8 @@ import jax
 import pytest
 from listening import heard
 
-from lazyscope.papers import FIGURES
 from lazyscope.papers.initialisation import training
+from lazyscope.papers.registry import FIGURES
 from lazyscope.store.code import reached
 
 RECORD = Path(__file__).with_name("versions.json")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lazyscope.papers import SIZES, Entry
+from lazyscope.papers.registry import SIZES, Entry
 
 
 def described(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:

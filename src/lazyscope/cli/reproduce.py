@@ -15,7 +15,7 @@ from lazyscope.cli import process
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_folder, say
 from lazyscope.executors import in_words
-from lazyscope.papers import FIGURES, SIZES
+from lazyscope.papers.registry import FIGURES, SIZES
 
 KEPT = "finished cells and figures are kept, the same command goes on from there"
 MOST_SEEDS = 1_000_000

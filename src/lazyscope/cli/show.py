@@ -10,7 +10,7 @@ import tyro
 
 from lazyscope.cli.arguments import InputError
 from lazyscope.cli.process import check_folder
-from lazyscope.papers import FIGURES, SIZES
+from lazyscope.papers.registry import FIGURES, SIZES
 
 KEPT = "diagnosis.json"  # beside the page of a diagnosis
 

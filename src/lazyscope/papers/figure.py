@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Array, Key
 
 from lazyscope.claims import Claim, Outcome
-from lazyscope.papers.settings import Setting
+from lazyscope.papers.stated_settings import Setting
 from lazyscope.sweep import Progress, Store, sweep
 
 Settings = TypeVar("Settings")

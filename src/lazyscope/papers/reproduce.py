@@ -13,8 +13,9 @@ from jaxtyping import Array, Key
 
 from lazyscope import claims, figures, report
 from lazyscope.claims import Finding
-from lazyscope.papers import FIGURES, settings
+from lazyscope.papers import stated_settings
 from lazyscope.papers.figure import Figure, Trials
+from lazyscope.papers.registry import FIGURES
 from lazyscope.papers.variation import label, varied
 from lazyscope.store import Store, export, provenance
 from lazyscope.sweep import Progress
@@ -79,7 +80,7 @@ def reproduce(
         raise ValueError(
             f"the claims of {name} must find what they look at, got settings without it ({error}): vary another one"
         ) from error
-    shown = settings.table(of_size.settings, trials.seeds, figure.stated)
+    shown = stated_settings.table(of_size.settings, trials.seeds, figure.stated)
     item = report.Item(
         name=label(own_name(name), changes),
         title=title + "".join(f", {setting} = {value}" for setting, value in changes.items()),
@@ -91,7 +92,7 @@ def reproduce(
         findings=[report.describe(finding, size) for finding in findings],
         settings={name: run for name, (run, _, _) in shown.items()},
         stated={name: [stated, why] for name, (_, stated, why) in shown.items() if stated},
-        stand_in=settings.stand_ins(shown, figure.stated),
+        stand_in=stated_settings.stand_ins(shown, figure.stated),
         numbers=numbers,
         provenance=provenance(precision="float64", wall_seconds=wall),
     )

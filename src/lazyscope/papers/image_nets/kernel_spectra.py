@@ -36,7 +36,7 @@ from lazyscope.models import Model
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.image_nets.training import small_net
 from lazyscope.papers.quantities import Quantity, at, difference
-from lazyscope.papers.settings import Setting
+from lazyscope.papers.stated_settings import Setting
 from lazyscope.store import stored_as
 from lazyscope.tangent import blocked_tangent_kernel, spectrum
 from lazyscope.vision import vgg11

@@ -22,7 +22,7 @@ from lazyscope.claims import INCONCLUSIVE, Claim
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.image_nets.training import PAPER, QUICK, TINY, Deep, trainings
 from lazyscope.papers.quantities import at
-from lazyscope.papers.settings import Setting
+from lazyscope.papers.stated_settings import Setting
 from lazyscope.vision import resnet18
 
 PUBLISHED = {

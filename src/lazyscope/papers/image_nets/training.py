@@ -28,7 +28,7 @@ from lazyscope.datasets import Images, cifar10, crop_and_flip, digit_images
 from lazyscope.dynamics import EpochState, train_in_epochs
 from lazyscope.models import Model
 from lazyscope.papers.figure import Cell, Size, Trials
-from lazyscope.papers.settings import Setting
+from lazyscope.papers.stated_settings import Setting
 from lazyscope.problems import Loss, Problem, square_loss
 from lazyscope.store import stored_as, write_atomic
 from lazyscope.vision import layers, vgg11

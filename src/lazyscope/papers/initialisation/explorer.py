@@ -23,7 +23,7 @@ from lazyscope.claims import HOLDS, Claim
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.initialisation.training import Scales, experiment
 from lazyscope.papers.quantities import LAST, LAZY, at, log10_ratio
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, Setting
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, Setting
 from lazyscope.papers.student import Protocol, decades
 
 STARTS = ("symmetrised", "plain")

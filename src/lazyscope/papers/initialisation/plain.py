@@ -30,7 +30,7 @@ from lazyscope.papers.figure import Figure, Size, expected
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import BOTH_STARTS, from_both_starts
 from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, difference, log10, log10_ratio
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 
 PLATEAU = slice(100, None)
 SIZES = {size: Size(BOTH_STARTS[size], seeds) for size, seeds in (("tiny", 3), ("quick", 3), ("paper", 10))}

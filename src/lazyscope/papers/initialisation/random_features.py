@@ -40,7 +40,7 @@ from lazyscope.models import center
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.initialisation.training import affine, runs
 from lazyscope.papers.quantities import at, log10_ratio
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.student import Protocol, held_out, setup
 from lazyscope.store import stored_as
 

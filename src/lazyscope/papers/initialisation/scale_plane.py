@@ -38,7 +38,7 @@ from lazyscope.papers import crossings
 from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation.plane_training import AT_EQUAL_TIME, WITH_NOTE_STEPS, Net
 from lazyscope.papers.quantities import Quantity
-from lazyscope.papers.settings import FULL_BATCH, NOTE_RULE, Setting, unused
+from lazyscope.papers.stated_settings import FULL_BATCH, NOTE_RULE, Setting, unused
 from lazyscope.papers.student import Protocol, decades
 from lazyscope.scaling import distinct_runs
 

@@ -31,7 +31,7 @@ from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import Scales, experiment
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio, rank_correlation
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 from lazyscope.papers.student import Protocol, decades
 
 PLATEAU = slice(3, None)

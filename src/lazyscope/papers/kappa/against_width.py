@@ -21,7 +21,7 @@ from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.kappa.closed_form import OVER_WIDTH
 from lazyscope.papers.quantities import LAST, Quantity, at, power
-from lazyscope.papers.settings import TRAINING, Setting, unused
+from lazyscope.papers.stated_settings import TRAINING, Setting, unused
 from lazyscope.papers.student import Protocol, decades
 
 EXPONENTS = (0.5, 0.75, 1.0)

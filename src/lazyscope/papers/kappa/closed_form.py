@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope.models import Doubled
 from lazyscope.papers.figure import Cell, Trials, prefixed
-from lazyscope.papers.settings import TRAINING, Setting, unused
+from lazyscope.papers.stated_settings import TRAINING, Setting, unused
 from lazyscope.papers.student import Protocol, setup
 from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue

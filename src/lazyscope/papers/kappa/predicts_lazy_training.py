@@ -29,7 +29,7 @@ from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.kappa.training import OVER_SCALE, SHARES, STARTS, Nets
 from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, log10
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.papers.student import decades
 
 SMALL_KAPPA, SAFE_KAPPA = 0.1, 0.001  # "<< 1", and where `lazyscope` advises to go

@@ -29,7 +29,7 @@ from lazyscope.measures import stable_rank
 from lazyscope.models import two_layer_linear
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.quantities import FIRST, LAST, at, power
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.student import decades
 from lazyscope.problems import Problem, square_loss
 from lazyscope.scaling import stable_step_size

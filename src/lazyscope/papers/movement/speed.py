@@ -26,7 +26,7 @@ from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome
 from lazyscope.papers.figure import Figure, Size, expected
 from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, Runs, trajectories
 from lazyscope.papers.quantities import LAST, Quantity, Values, at, log10_ratio
-from lazyscope.papers.settings import FULL_BATCH, Setting
+from lazyscope.papers.stated_settings import FULL_BATCH, Setting
 from lazyscope.papers.student import NOTE_STOP, Protocol
 
 FULL = Protocol(num_steps=10_000, stop=NOTE_STOP)

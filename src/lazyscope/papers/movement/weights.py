@@ -37,7 +37,7 @@ from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Size, expected
 from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, Runs, trajectories
 from lazyscope.papers.quantities import LAST, LAZY, Quantity, at, difference, log10, log10_ratio
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
 from lazyscope.papers.student import Protocol
 
 FULL = Protocol(num_steps=10_000)

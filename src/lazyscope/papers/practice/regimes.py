@@ -24,7 +24,7 @@ from lazyscope.diagnose import regime
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.practice.networks import INITIALISATIONS, NETS, OPTIMISERS, TRAINED, Practice
 from lazyscope.papers.quantities import LAZY, Quantity, at
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 
 COLORS = {"lazy": "#c6dbef", "mixed": "#fdd9b5", "not lazy": "#f4a582"}
 

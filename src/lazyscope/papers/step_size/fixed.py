@@ -27,8 +27,9 @@ from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import experiment, runs
 from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, log10_ratio, power
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
-from lazyscope.papers.student import Protocol, decades, fixed_step_size, power_step_size
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
+from lazyscope.papers.step_size.rules import fixed_step_size, power_step_size
+from lazyscope.papers.student import Protocol, decades
 
 NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
 

@@ -36,8 +36,9 @@ from lazyscope.dynamics import DIVERGED, gradient_descent, minibatches, sgd
 from lazyscope.models import Doubled, two_layer
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio, power, rank_correlation
-from lazyscope.papers.settings import Setting, unused
-from lazyscope.papers.student import Protocol, chizat_step_size, decades, setup
+from lazyscope.papers.stated_settings import Setting, unused
+from lazyscope.papers.step_size.rules import chizat_step_size
+from lazyscope.papers.student import Protocol, decades, setup
 from lazyscope.problems import square_loss
 from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue

@@ -26,7 +26,7 @@ from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.quantities import at, log10, power
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, unused
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, TRAINING, unused
 from lazyscope.papers.step_size.training import (
     EDGE,
     SGD_STALL,

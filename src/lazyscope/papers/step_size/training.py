@@ -12,7 +12,8 @@ from lazyscope import tree
 from lazyscope.dynamics import gradient_descent, linearized_descent, minibatches, sgd
 from lazyscope.models import Doubled
 from lazyscope.papers.figure import Cell
-from lazyscope.papers.student import Protocol, chizat_step_size, fixed_step_size, setup
+from lazyscope.papers.step_size.rules import chizat_step_size, fixed_step_size
+from lazyscope.papers.student import Protocol, setup
 from lazyscope.problems import square_loss
 from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue

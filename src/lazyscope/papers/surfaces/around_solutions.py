@@ -26,7 +26,7 @@ from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Trials, expected
 from lazyscope.papers.quantities import FIRST, LAST, Quantity, at, log10_ratio, power
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.surfaces import panels
 from lazyscope.papers.surfaces.measures import measured, surfaces
 from lazyscope.papers.surfaces.solutions import SIZES, SIZES_OF_NOTE, Solutions, relative_test_loss, solutions

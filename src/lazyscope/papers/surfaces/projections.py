@@ -28,7 +28,7 @@ from lazyscope import figures, landscape
 from lazyscope.claims import FAILS, HOLDS, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Trials, expected
 from lazyscope.papers.quantities import LAST, Quantity, at, log10_ratio
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.surfaces import panels
 from lazyscope.papers.surfaces.solutions import (
     SIZES,

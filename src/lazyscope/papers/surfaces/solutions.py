@@ -20,7 +20,7 @@ from lazyscope.dynamics import gradient_descent
 from lazyscope.landscape import align, two_layer_axes
 from lazyscope.models import two_layer
 from lazyscope.papers.figure import Cell, Size, Trials
-from lazyscope.papers.settings import Setting
+from lazyscope.papers.stated_settings import Setting
 from lazyscope.papers.student import held_out
 from lazyscope.papers.width.training import EXPONENTS, WidthProtocol, output_scale, setup, step_size
 from lazyscope.problems import Problem, square_loss

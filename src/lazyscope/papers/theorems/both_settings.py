@@ -20,7 +20,7 @@ from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.quantities import LAST, at, log10_ratio, power
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.assumptions import STARTS, Starts, independences, offsets, ranks
 from lazyscope.papers.theorems.convergence import (
     OVER,

@@ -21,7 +21,7 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.quantities import Quantity, at, power
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.flows import Net, farthest, horizons, slopes
 
 ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "relu": jax.nn.relu}

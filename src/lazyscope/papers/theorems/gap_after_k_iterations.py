@@ -21,7 +21,7 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim, Scale
 from lazyscope.papers.figure import Figure, expected
 from lazyscope.papers.quantities import Quantity, at
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.flows import BOUNDS, bounds, draw_bound, growth
 
 STATED = (ours("tanh, two layers, teacher-student; quadratic maps"),)

@@ -24,7 +24,7 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.quantities import LAST, at, power
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.assumptions import STARTS, Starts, independences, smoothnesses
 from lazyscope.papers.theorems.flows import BOUNDS, Bounds, Net, bounds, draw_bound, farthest, growth, horizons, slopes
 from lazyscope.papers.theorems.losses import LOSSES, Losses, general_losses

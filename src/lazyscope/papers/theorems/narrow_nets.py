@@ -26,7 +26,7 @@ from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.dynamics import kernel_flow
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation.training import experiment
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, TRAINING, Setting, ours, unused
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, TRAINING, Setting, ours, unused
 from lazyscope.papers.student import Protocol, decades, setup
 from lazyscope.papers.theorems.narrow_ends import END, Ends
 from lazyscope.problems import square_loss

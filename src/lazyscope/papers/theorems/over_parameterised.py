@@ -17,7 +17,7 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim, Scale
 from lazyscope.papers.figure import Figure, expected
 from lazyscope.papers.quantities import power
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.convergence import OVER, draw_residual, late_rate, over
 from lazyscope.papers.theorems.flows import slopes
 

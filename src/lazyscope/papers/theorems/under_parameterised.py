@@ -18,7 +18,7 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim, Scale
 from lazyscope.papers.figure import Figure, expected
 from lazyscope.papers.quantities import LAST, at
-from lazyscope.papers.settings import ours
+from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.convergence import (
     UNDER,
     draw_end_loss,

@@ -29,7 +29,7 @@ from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.models import center, two_layer
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.quantities import LAST, at, log10, log10_ratio, power
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.papers.student import held_out
 from lazyscope.problems import square_loss, teacher_student
 from lazyscope.store import stored_as

@@ -31,7 +31,7 @@ from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
 from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.quantities import LAST, at, power
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, ours
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.papers.student import held_out
 from lazyscope.papers.width.initial_weights import DRAWN, Draws
 from lazyscope.problems import teacher_student

@@ -35,7 +35,7 @@ from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.quantities import LAST, LAZY, Quantity, at, difference, log10_ratio, power
-from lazyscope.papers.settings import FULL_BATCH, NO_STOP, Setting
+from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, Setting
 from lazyscope.papers.width.training import EXPONENTS, MEAN, NAMES, SQRT, TRAIN, WidthProtocol
 
 COLORS = {SQRT: figures.ORANGE, MEAN: figures.BLUE}
