@@ -1,6 +1,5 @@
 """PyTorch modules against hand-written JAX functions of the same weights, and against PyTorch's own derivatives."""
 
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -241,6 +240,13 @@ def test_derivatives_stay_finite_where_an_exponential_overflows():
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradients.values())
 
 
+class Config:
+    """An object with attributes."""
+
+    def __init__(self):
+        self.kind = None
+
+
 class Careless(nn.Module):
     """Counts, caches and draws in forward."""
 
@@ -248,7 +254,7 @@ class Careless(nn.Module):
         super().__init__()
         self.layer, self.norm, self.drop = nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)
         self.scale, self.table, self.calls, self.seen = None, {}, 0, []
-        self.config = SimpleNamespace(kind=None)  # as Hugging Face's models note which loss their labels ask for
+        self.config = Config()  # as Hugging Face's models note which loss their labels ask for
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
         self.register_buffer("gap", torch.full((2,), torch.nan))
 

@@ -131,7 +131,7 @@ def norm(a: PyTree) -> Array:
     return jax.lax.cond(usual, lambda: jnp.sqrt(square), in_units)
 
 
-def host_norm(values: np.ndarray) -> float:
+def host_norm(values: np.ndarray | np.generic) -> float:
     """Euclidean norm of an array of NumPy in double precision, at any scale."""
     values = np.asarray(values, float)
     largest = float(np.max(np.abs(values), initial=0.0))
