@@ -1,6 +1,5 @@
 """PyTorch modules against hand-written JAX functions of the same weights, and against PyTorch's own derivatives."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
