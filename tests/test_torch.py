@@ -243,7 +243,7 @@ class Config:
     """An object with attributes."""
 
     def __init__(self):
-        self.kind = None
+        self.kind: str | None = None
 
 
 class Careless(nn.Module):
