@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pytest
 
@@ -49,6 +50,11 @@ class Net:
     doubled: bool = True
 
 
+class Pair(NamedTuple):
+    net: Net
+    depth: int
+
+
 @dataclass(frozen=True)
 class Nets:
     net: Net = field(default_factory=Net)
@@ -69,7 +75,8 @@ def test_a_setting_is_varied_by_its_path_or_its_last_part_and_keeps_its_type():
         ("widht", "16", "one of net.width, net.doubled, taus, rule, rate, got 'widht'"),
         ("width", "1.5", "net.width must be a whole number, got '1.5': it is 8 in this figure"),
         ("doubled", "1", "net.doubled must be yes or no, got '1'"),
-        ("taus", "1;2", "taus must be a number, got '1;2'"),
+        ("rate", "nan", "rate must be a finite number, got 'nan': it is 0.5 in this figure"),
+        ("taus", "1;2", "taus must be a finite number, got '1;2'"),
     ],
 )
 def test_what_cannot_be_varied_is_refused_in_one_line(name, text, said):
@@ -85,9 +92,16 @@ def test_settings_are_named_as_on_the_page(name, size):
     settings = load(name).sizes[size].settings
     with pytest.raises(ValueError, match="a setting must be one of") as refused:
         varied(settings, {"no such setting": "1"})
-    shown = table(settings, 3, ())
-    for path in str(refused.value).split("one of ")[1].split(", got")[0].split(", "):
-        assert any(row == path or row.startswith(f"{path}.") for row in shown), path
+    said = str(refused.value).split("one of ")[1].split(", got")[0].split(", ")
+    assert [*said, "seeds"] == list(table(settings, 3, ()))
+
+
+def test_parts_with_names_and_named_tuples_are_varied_in_place():
+    settings = (("x0.5", Net()), ("large", Net(width=64)))
+    assert varied(settings, {"large.width": "128"}) == (("x0.5", Net()), ("large", Net(width=128)))
+    assert varied(settings, {"x0.5.width": "2"})[0] == ("x0.5", Net(width=2))
+    pair = Pair(Net(), 3)
+    assert varied(pair, {"net.width": "1", "depth": "2"}) == Pair(Net(width=1), 2)
 
 
 def test_a_varied_figure_has_a_name_of_its_own():

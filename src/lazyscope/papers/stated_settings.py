@@ -63,7 +63,8 @@ def table(settings: Any, seeds: int, said: Sequence[Setting]) -> dict[str, tuple
 
     Raises ValueError where a figure speaks of a setting that it lacks.
     """
-    rows = {path: (text, "", "") for path, text in [*_leaves(settings), ("seeds", str(seeds))]}
+    rows = {path: (in_words(value), "", "") for path, value in leaves(settings).items()}
+    rows["seeds"] = (str(seeds), "", "")
     for setting in said:
         run = setting.run or rows.get(setting.name, ("",))[0]
         if not run:
@@ -92,21 +93,36 @@ def _same(run: str, stated: str) -> bool:
     return stated == run or stated.startswith(f"{run} ")
 
 
-def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
+def leaves(settings: Any) -> dict[str, Any]:
+    """Every leaf under its path: fields joined by dots, of dataclasses, named tuples and parts that have names."""
+    return _leaves(settings, "")
+
+
+def _leaves(value: Any, path: str) -> dict[str, Any]:
+    if not (parts := named_parts(value)):
+        return {path: value}
+    return {
+        leaf: of
+        for name, part in parts.items()
+        for leaf, of in _leaves(part, f"{path}.{name}" if path else name).items()
+    }
+
+
+def named_parts(value: Any) -> dict[str, Any]:
+    """What a value of settings is made of, by name; nothing for a leaf."""
     if is_dataclass(value):
-        named = [(field.name, getattr(value, field.name)) for field in fields(value)]
-    elif isinstance(value, tuple) and (names := getattr(value, "_fields", ())):
-        named = list(zip(names, value, strict=True))
-    elif isinstance(value, tuple) and value and all(isinstance(v, tuple) and is_dataclass(v[-1]) for v in value):
-        named = list(value)  # parts by name, as the nets of a table
-    else:
-        return [(path, _text(value))]
-    return [leaf for name, part in named for leaf in _leaves(part, f"{path}.{name}" if path else name)]
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, tuple) and (names := getattr(value, "_fields", ())):
+        return dict(zip(names, value, strict=True))
+    if isinstance(value, tuple) and value and all(isinstance(v, tuple) and is_dataclass(v[-1]) for v in value):
+        return dict(value)  # as the nets of a table
+    return {}
 
 
-def _text(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A value as it stands on the page."""
     if isinstance(value, tuple):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(in_words, value))
     if callable(value):
         return value.__name__
     if value is None or isinstance(value, bool):

@@ -1,9 +1,12 @@
 """A figure with other settings than its own: `--set width=16`."""
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
+
+from lazyscope.papers.stated_settings import in_words, leaves, named_parts
 
 T = TypeVar("T")
 
@@ -16,14 +19,14 @@ def varied(settings: T, changes: Mapping[str, str]) -> T:
     that is none of these or that means several, and for a text that is no value of the leaf's type.
     """
     for name, text in changes.items():
-        leaves = _leaves(settings)
-        meant = [path for path in leaves if path == name or path.endswith(f".{name}")]
-        if len(meant) != 1 and name not in leaves:
+        known = leaves(settings)
+        meant = [path for path in known if path == name or path.endswith(f".{name}")]
+        if len(meant) != 1 and name not in known:
             raise ValueError(
-                f"a setting must be one of {', '.join(meant or leaves)}, got {name!r}: write it as it stands there"
+                f"a setting must be one of {', '.join(meant or known)}, got {name!r}: write it as it stands there"
             )
-        path = name if name in leaves else meant[0]
-        settings = _put(settings, path.split("."), _value(path, text, leaves[path]))
+        path = name if name in known else meant[0]
+        settings = _put(settings, path, _value(path, text, known[path]))
     return settings
 
 
@@ -33,19 +36,13 @@ def label(name: str, changes: Mapping[str, str]) -> str:
     return "-".join(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words)
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if not is_dataclass(value):
-        return {path: value}
-    return {
-        leaf: of
-        for field in fields(value)
-        for leaf, of in _leaves(getattr(value, field.name), f"{path}.{field.name}" if path else field.name).items()
-    }
-
-
-def _put(settings: Any, path: list[str], value: Any) -> Any:
-    first, *rest = path
-    return replace(settings, **{first: _put(getattr(settings, first), rest, value) if rest else value})
+def _put(settings: Any, path: str, value: Any) -> Any:
+    parts = named_parts(settings)
+    name = next(name for name in parts if f"{path}.".startswith(f"{name}."))
+    parts[name] = value if name == path else _put(parts[name], path.removeprefix(f"{name}."), value)
+    if is_dataclass(settings):
+        return replace(settings, **{name: parts[name]})  # type: ignore[type-var]
+    return settings._replace(**parts) if hasattr(settings, "_replace") else tuple(parts.items())
 
 
 def _value(path: str, text: str, now: Any) -> Any:
@@ -55,12 +52,14 @@ def _value(path: str, text: str, now: Any) -> Any:
         return text == "yes"
     try:
         if isinstance(now, str) or (isinstance(now, int | float) and not isinstance(now, bool)):
-            return type(now)(text)
+            value = type(now)(text)
+            if isinstance(value, str) or math.isfinite(value):
+                return value
     except ValueError:
         pass
-    raise ValueError(f"{path} must be {_kind(now)}, got {text!r}: it is {now!r} in this figure")
+    raise ValueError(f"{path} must be {_kind(now)}, got {text!r}: it is {in_words(now)} in this figure")
 
 
 def _kind(now: Any) -> str:
-    kinds = {bool: "yes or no", int: "a whole number", float: "a number"}
+    kinds = {bool: "yes or no", int: "a whole number", float: "a finite number"}
     return kinds.get(type(now), "left as it is, it is no number, word, yes or no")
