@@ -61,6 +61,47 @@ def test_readme_commands_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "lazyscope-out" / "index.html").exists()
 
 
+CELLS = """import jax
+import jax.numpy as jnp
+
+
+def train(key, *, tau):
+    return {"loss": tau * jnp.exp(jax.random.normal(key))}
+"""
+# Stands for the packages of a cluster: the same calls, on this machine.
+QUEUE = """from distributed import LocalCluster
+
+
+class SLURMCluster(LocalCluster):
+    def __init__(self, *, cores, processes, memory, walltime):
+        super().__init__(n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("called", ["executors.dask(", "SLURMCluster(", "from_submitit("])
+def test_snippets_on_clusters_run_but_for_where_the_cluster_is(called, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("submitit")
+    pages = [(ROOT / "docs" / name).read_text() for name in ("dask.md", "slurm.md")]
+    (snippet,) = [text for page in pages for text in blocks("python", page) if called in text]
+    (tmp_path / "my_cells.py").write_text(CELLS)
+    (tmp_path / "dask_jobqueue.py").write_text(QUEUE)
+    monkeypatch.setenv("PYTHONPATH", fresh.environment(tmp_path)["PYTHONPATH"])  # of the workers
+    monkeypatch.syspath_prepend(tmp_path)  # of the scheduler
+    with contextlib.ExitStack() as stack:
+        if called == "executors.dask(":
+            here = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+            cluster = stack.enter_context(distributed.LocalCluster(**here))
+            snippet = snippet.replace("tcp://10.0.0.1:8786", cluster.scheduler_address)
+        local = snippet.replace('folder="jobs"', 'folder="jobs", cluster="local"').replace("workers=64", "workers=2")
+        (tmp_path / "snippet.py").write_text(f"{local}\n    print(dict(ds.sizes))\n")
+        done = fresh.python("snippet.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'tau': 2" in done.stdout
+    assert "'seed': 10" in done.stdout
+
+
 # What the snippets of a page name and do not make, and a line after them that shows that they did something.
 NET = """import torch
 torch.manual_seed(0)
