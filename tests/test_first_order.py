@@ -24,7 +24,10 @@ def same_numbers():
 
 
 class Decoder(nn.Module):
-    """Causal attention over tokens, weights of the readout tied to the embedding, a loss where labels are given."""
+    """Causal attention over tokens, weights of the readout tied to the embedding, a loss where labels are given.
+
+    The view of what attention gives is one of the layout of PyTorch's fused kernel.
+    """
 
     def __init__(self, vocabulary=7, width=8):
         super().__init__()
@@ -34,8 +37,9 @@ class Decoder(nn.Module):
 
     def forward(self, input_ids, labels=None):
         h = self.embed(input_ids)
-        q, k, v = self.qkv(self.norm(h)).chunk(3, -1)
-        logits = self.head(h + nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+        q, k, v = (p.unflatten(-1, (2, -1)).transpose(1, 2) for p in self.qkv(self.norm(h)).chunk(3, -1))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        logits = self.head(h + seen.view(h.shape))
         found = {"logits": logits}
         if labels is not None:
             found["loss"] = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())

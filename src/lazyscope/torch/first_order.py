@@ -17,6 +17,7 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.autograd import forward_ad  # pyright: ignore[reportMissingImports]
 from torch.func import functional_call  # pyright: ignore[reportMissingImports]
 from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[reportMissingImports]
+from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 
@@ -136,10 +137,23 @@ def _differentiable() -> Iterator[None]:
     try:
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_AnyLayout())
             stack.enter_context(forward_ad.dual_level())
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _AnyLayout(TorchFunctionMode):
+    """Attention in this form lays its result out otherwise than fused kernels do: where no view of it is, a copy."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if func is not Tensor.view or isinstance(args[-1], torch.dtype):
+                raise
+            return args[0].reshape(*args[1:])
 
 
 def _at_first_order(value: Any) -> Any:

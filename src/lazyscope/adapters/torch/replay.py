@@ -134,8 +134,14 @@ def _hardsigmoid(x: Any) -> Any:
     return relu6(x + 3) / 6
 
 
+def _viewed(x: Any, shape: Sequence[int]) -> Any:
+    """Kernels of float64 may lay their results out otherwise, so that there is no view of this shape."""
+    return x.reshape(shape)
+
+
 _SWITCHES = {"wrap_with_set_grad_enabled": _with_gradients, "wrap_with_autocast": _with_autocast, "cond": _branch}
 _WIDE: dict[str, Callable[..., Any]] = {
+    "view.default": _viewed,
     "_grouped_mm.default": _grouped,
     "hardsigmoid.default": _hardsigmoid,
     "transformers.grouped_mm_fallback.default": _grouped,
