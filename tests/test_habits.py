@@ -99,6 +99,7 @@ MEASURES: dict[str, Callable[[Setting], Any]] = {
     ),
     "gradient_flow": lambda s: ls.gradient_flow(s.apply, s.params0, s.problem, times=[0.5]).train_loss,
     "criterion": lambda s: ls.criterion(s.apply, s.params0, s.problem, key=s.key, budget=FEW).jacobian_norm.value,
+    "ingredients": lambda s: ls.ingredients(s.apply, s.params0, s.problem).kappa(),
     "alpha_for": lambda s: ls.alpha_for(
         ls.center(s.apply, s.params0), s.params0, s.problem, kappa=0.5, key=s.key, budget=FEW
     ),
