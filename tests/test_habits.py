@@ -271,9 +271,9 @@ HABITS = (
     legacy_key,
     rule_of_ones_own,
 )
-HEAVY = {"gradient_flow", "criterion", "alpha_for", "sgd", "diagnose"}  # seconds to compile
+HEAVY = {"gradient_flow", "criterion", "ingredients", "alpha_for", "sgd", "diagnose"}  # seconds to compile
 # The second derivative of a model takes a forward product through its rule for reverse mode.
-REFUSED = {(rule_of_ones_own, "criterion"), (rule_of_ones_own, "alpha_for")}
+REFUSED = {(rule_of_ones_own, name) for name in ("criterion", "alpha_for", "ingredients")}
 LOOSE = {float32_weights_float64_data: 1e-5, mixed_types: 1e-5}
 _PLAIN: dict[str, Any] = {}
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from lazyscope import passes
 from lazyscope.criterion.ascent import climb
 from lazyscope.criterion.products import normalized_outputs
-from lazyscope.door import entrance
+from lazyscope.door import entrance, linearized
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -60,18 +60,17 @@ def ingredients(
     if problem.loss is not square_loss:
         raise ValueError("ingredients need the square loss, got another: use ls.criterion, which takes any")
     f, vector = normalized_outputs(passes.in_blocks(apply, params, problem.x), params, problem.x)
-    value, push = jax.linearize(f, vector)
-    pull = jax.linear_transpose(push, vector)
+    value, push, pull = linearized(f, vector)
     # No random start, and so no key: this one has a part along every direction.
     start = 1.0 + jnp.cos(jnp.arange(value.size, dtype=value.dtype) ** 2)
-    kernel = lanczos(lambda z: push(pull(z)[0]), start, depth=jacobian_steps)
+    kernel = lanczos(lambda z: push(pull(z)), start, depth=jacobian_steps)
     z = kernel.vectors[-1]
 
     def round_(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         z, u, size = climb(f, vector, *carry, depth=climb_steps)
         return (z, u), size
 
-    _, sizes = jax.lax.scan(round_, (z, pull(z)[0]), None, length=climbs)
+    _, sizes = jax.lax.scan(round_, (z, pull(z)), None, length=climbs)
     outputs = apply(params, problem.x)
     return Ingredients(outputs, problem.y, jnp.sqrt(jnp.maximum(kernel.values[-1], 0)), jnp.max(sizes))
 
