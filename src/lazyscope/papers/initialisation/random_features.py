@@ -7,19 +7,6 @@ least squares on (x, 1), least squares on the ReLU features of the initial hidde
 kernel, trained for ever (from the zero output) and for as many steps as the net. Predictors are compared as functions:
 ‖f − g‖/‖y‖ on held-out inputs. The runs at tau = 100 are those of note-fig3 and note-fig4, and come from the store
 when these have run.
-
-Expected at quick, test loss, distance to random features and to the symmetrised net's tangent-kernel regression:
-
-    zero                         6.2e-3   0.63   1.06
-    least squares on x           1.5e-3   0.66   0.64
-    random features              4.2e-3   0      0.87
-    plain net                    4.2e-3   0.02   0.87
-    tangent kernel, plain        2.3e-3   0.72   0.53
-    symmetrised net              2.7e-3   0.77   0.22
-    tangent kernel, same steps   2.7e-3   0.77   0.22
-    tangent kernel, for ever     3.5e-3   0.87   0
-
-On two cores: tiny 12 s, quick 35 s, or 10 s where the nets come from the store, paper 4 min.
 """
 
 from dataclasses import dataclass, replace

@@ -4,19 +4,9 @@
     lazyscope reproduce note-fig4 --size quick
 
 Two-layer ReLU net of 50 units in 25 pairs, n = n_test = 1000 points on the sphere of R^100, the same initial draw for
-every tau of a trial. Settings of the first (test_vs_scale.jl): tau = 10^(-2.2:0.1:1), 10 trials, 10^4 steps of
-η = min(10, 0.1/tau²); they show 1000 times the loss. The note gives no range of tau and no number of steps; `stated`
-says so on the page. The two share their cells. On two cores: tiny 10 s, quick 40 s, paper about 15 and 25 min.
-
-Measured at paper size (`docs/pictures/chizat2019-fig1c-paper.png`), means of 10 trials:
-
-    tau               0.0063   0.01     0.0316   0.1      0.316    1        3.16     10
-    end test loss     6.9e-5   9.4e-5   4.9e-4   1.70e-3  2.76e-3  3.09e-3  3.13e-3  3.13e-3
-    best test loss    6.9e-5   9.4e-5   4.9e-4   1.48e-3  1.85e-3  1.88e-3  1.88e-3  1.88e-3
-    linearised, same  2.8e-3   2.2e-3   2.1e-3   3.13e-3  3.13e-3  3.13e-3  3.13e-3  3.13e-3
-
-Expected at quick (3 seeds, 5000 steps): end test loss 1.3e-4 at tau = 0.01, 1.6e-3 at 0.1, then 2.6e-3 to 2.8e-3 from
-tau = 1 on, where it equals that of the linearised descent to 1 %; best of training about 1.9e-3 on the plateau.
+every tau of a trial. Settings of the first (test_vs_scale.jl): tau = 10^(-2.2:0.1:1), 10 trials, 10^4 steps of η =
+min(10, 0.1/tau²); they show 1000 times the loss. The note gives no range of tau and no number of steps; `stated` says
+so on the page. The two share their cells.
 """
 
 from dataclasses import replace

@@ -6,8 +6,7 @@ E[kappa] is bounded by m^(-1/2) + 1/(m alpha(m)) up to constants, which the note
 alpha = m^(-1/2), as m^(-1/4) for m^(-3/4) and not at all for 1/m. Plain initialisation, targets times 100 so that y
 counts in the residual; with the teacher itself (`kappa_unit`) h(w0) dominates and kappa falls for 1/m, too. As printed,
 with constant 1, the bound holds for the teacher and not for targets times 100: the second term is in proportion to ‖y‖.
-Against alpha, kappa falls as 1/alpha only for a centred model; raw it tends to kappa_inf > 0. On two cores: tiny 10 s,
-quick 40 s, paper about 5 min.
+Against alpha, kappa falls as 1/alpha only for a centred model; raw it tends to kappa_inf > 0.
 """
 
 from dataclasses import dataclass, replace

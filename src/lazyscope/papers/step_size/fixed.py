@@ -6,11 +6,6 @@ The note replaces η = min(10, 0.1/tau²) by 0.005 and finds the best test loss 
 obscure is a change of time: in v = w/tau units it is the constant step 0.1. A fixed step gives small tau almost no
 training (2000 times less at tau = 0.1) and diverges beyond η·λmax(K)/n = 2, near tau = 7. The note does not say whether
 this figure is symmetrised nor how many steps it takes; both starts are drawn, the number of steps is ours.
-
-Expected at quick (3 seeds): slopes of log best test loss in log tau −0.23 symmetrised, +0.13 to +0.16 plain, +0.04 at
-equal kernel_time. g <= 0.012 in every stable symmetrised cell, at tau = 0.01 with 0.3 % of the train loss gone. η =
-0.005·min(tau, 1), a rule tried first for smaller steps at smaller tau, missed Figure 3 by 1.6 decades.
-On two cores: tiny 20 s, quick 50 s, paper about 25 min.
 """
 
 from dataclasses import dataclass, replace

@@ -12,7 +12,7 @@ perturbs every unit by its own norm at any width and scale. What the note says o
 its own plane, too (`note_radius`, `note_depth`). Radius: the distance at which the test loss has risen by a
 tenth of that of the zero predictor, mean over `init` pairs of solution and direction, both ways along a line.
 
-Quick has n = 500, d = 50, 6 draws and 1500 steps. On two cores: tiny 15 s, quick 45 s, paper about 2 h.
+Quick has n = 500, d = 50, 6 draws and 1500 steps.
 """
 
 from typing import cast

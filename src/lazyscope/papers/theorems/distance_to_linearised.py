@@ -3,11 +3,10 @@
     lazyscope reproduce chizat2019-thm2.2 --size quick
 
 For h(w0) = 0 and a fixed horizon the suprema over time of ‖w − w0‖, ‖w − w̄‖ and ‖αh(w) − αh̄(w̄)‖ are O(1/α), O(1/α²)
-and O(1/α). Expected at quick: slopes −1.000, −2.001, −0.989 with tanh and centring. Doubling is another device: its
-pairs cancel the second-order term of the outputs, so that the last slope is −2. ReLU is outside the theorem: Dh jumps
-where a gate flips, and the slope of the gap is anything while gates still flip. The integrator resolves such kinks at
-rtol 1e-6 there, 1e-10 elsewhere. Data, net and horizon are ours; the theorem gives none.
-On two cores: tiny 20 s, quick 25 s, paper 2 min.
+and O(1/α). Doubling is another device than centring: its pairs cancel the second-order term of the outputs, so that the
+last slope is −2. ReLU is outside the theorem: Dh jumps where a gate flips, and the slope of the gap is anything while
+gates still flip. The integrator resolves such kinks at rtol 1e-6 there, 1e-10 elsewhere. Data, net and horizon are
+ours; the theorem gives none.
 """
 
 from dataclasses import dataclass

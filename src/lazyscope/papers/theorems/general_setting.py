@@ -8,10 +8,9 @@ As printed, the bound's numerator misses "αh(" and its denominator divides by �
     sup_x |αh(w, x) − αh̄(w̄, x)| <= α M1 ‖w − w̄‖ + ½ α M2 ‖w − w0‖²,
 
 M1 and M2 the largest slope and curvature in w at the points looked at: O(1/α), since ‖w − w̄‖ = O(1/α²) and ‖w − w0‖ =
-O(1/α). Two-layer tanh nets; data, net and horizon are ours. Shares its cells with chizat2019-thm2.2
-and -thm2.3. No convexity of R is needed: a logistic and a non-convex loss beside the square one. The assumption of a
-locally Lipschitz Dh is broken by the note's own ReLU student, whose Dh jumps where gates flip: ‖Dh(w0 + δu) − Dh(w0)‖
-goes as √δ. On two cores: tiny 30 s, quick 45 s, paper 3 min.
+O(1/α). Two-layer tanh nets; data, net and horizon are ours. Shares its cells with chizat2019-thm2.2 and -thm2.3. No
+convexity of R is needed: a logistic and a non-convex loss beside the square one. The assumption of a locally Lipschitz
+Dh is broken by the note's own ReLU student, whose Dh jumps where gates flip: ‖Dh(w0 + δu) − Dh(w0)‖ goes as √δ.
 """
 
 from dataclasses import dataclass, replace
