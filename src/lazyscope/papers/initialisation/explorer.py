@@ -17,10 +17,10 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim
 from lazyscope.papers.figure import Figure, Size, Trials, expected
-from lazyscope.papers.initialisation.training import Scales, experiment
+from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.quantities import LAST, LAZY, at, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, Setting
-from lazyscope.papers.student import Protocol, decades
+from lazyscope.papers.student import QUICK, TINY, Protocol, Scales, decades
 
 STARTS = ("symmetrised", "plain")
 CURVES = ("train_loss", "test_loss", "linear_test_loss")
@@ -90,8 +90,8 @@ EXPLORER = Figure(
     "the gap g to the trained linearised model (right) falls below the threshold of laziness from the symmetrised "
     "start alone.",
     sizes={
-        "tiny": Size(Scales(Protocol(n=40, n_test=40, d=8, width=8, num_steps=300), decades(-1, 1, 0.5)), seeds=3),
-        "quick": Size(Scales(Protocol(num_steps=5000), decades(-2, 2, 0.5)), seeds=3),
+        "tiny": Size(Scales(TINY, decades(-1, 1, 0.5)), seeds=3),
+        "quick": Size(Scales(QUICK, decades(-2, 2, 0.5)), seeds=3),
         "paper": Size(Scales(Protocol(), decades(-2, 2, 0.5)), seeds=10),
     },
     compute=compute,

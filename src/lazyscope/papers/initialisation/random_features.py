@@ -28,7 +28,7 @@ from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
 from lazyscope.papers.initialisation.training import affine, runs
 from lazyscope.papers.quantities import at, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP
-from lazyscope.papers.student import Protocol, held_out, setup
+from lazyscope.papers.student import QUICK, TINY, Protocol, held_out, setup
 from lazyscope.store import stored_as
 
 LAZY_TAU = 100.0  # on both plateaus, where the test loss no longer depends on tau
@@ -41,11 +41,10 @@ class Comparison:
     protocol: Protocol
 
 
-FULL = Protocol()
 SIZES = {
-    "tiny": Size(Comparison(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=3000)), seeds=3),
-    "quick": Size(Comparison(replace(FULL, num_steps=5000)), seeds=3),
-    "paper": Size(Comparison(FULL), seeds=10),
+    "tiny": Size(Comparison(replace(TINY, num_steps=3000)), seeds=3),
+    "quick": Size(Comparison(QUICK), seeds=3),
+    "paper": Size(Comparison(Protocol()), seeds=10),
 }
 STATED = (FULL_BATCH, NO_STOP)
 CAPTION = (

@@ -19,14 +19,12 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.initialisation import panels
-from lazyscope.papers.initialisation.training import Scales, experiment
+from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio, rank_correlation
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
-from lazyscope.papers.student import Protocol, decades
+from lazyscope.papers.student import QUICK, TINY, Protocol, Scales, decades
 
 PLATEAU = slice(3, None)
-TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
-QUICK = Protocol(num_steps=5000)
 
 
 def compute(settings: Scales, trials: Trials) -> xr.Dataset:

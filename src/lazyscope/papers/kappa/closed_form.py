@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope.criterion import Ingredients
 from lazyscope.models import Doubled
-from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.figure import Cell, Trials
 from lazyscope.papers.stated_settings import TRAINING, Setting, unused
-from lazyscope.papers.student import Protocol, setup
+from lazyscope.papers.student import Protocol, from_both_starts, setup
 from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
@@ -104,13 +104,9 @@ OVER_PLANE = Cell(over_plane, 1, {"kappa": ("alpha",)})
 
 def kappa_from_both_starts(plane: Plane, trials: Trials) -> xr.Dataset:
     """Kappa at every tau, alpha and seed, plain (`kappa`, `kappa_inf`) and symmetrised (`symmetrised_*`)."""
-    plain, paired = (
-        trials.over(
-            OVER_PLANE,
-            {"tau": plane.taus},
-            alphas=plane.alphas,
-            protocol=replace(plane.protocol, doubled=doubled),
-        ).assign_coords(alpha=list(plane.alphas))
-        for doubled in (False, True)
-    )
-    return plain.merge(prefixed(paired, "symmetrised_"), join="exact")
+
+    def run(protocol: Protocol) -> xr.Dataset:
+        ds = trials.over(OVER_PLANE, {"tau": plane.taus}, alphas=plane.alphas, protocol=protocol)
+        return ds.assign_coords(alpha=list(plane.alphas))
+
+    return from_both_starts(run, plane.protocol)

@@ -176,8 +176,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     figures.curve(
         right, ds.drift, "fraction", label=f"descent from tau = {FOLLOWED_TAU:g}", color=figures.BLUE, marker="o"
     )
-    guide = float(ds.drift.isel(fraction=-1).mean()) * ds.fraction / ds.fraction[-1]
-    right.plot(ds.fraction, guide, color=figures.GREY, linewidth=1, linestyle=(0, (4, 3)), label="slope 1")
+    figures.guide(right, ds.drift, "fraction", 1, label="slope 1")
     right.set_xticks(ds.fraction.values, [f"{fraction:g}" for fraction in ds.fraction.values])
     right.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     figures.finish(right, x="step η over the largest stable one", y="change of B Bᵀ − Aᵀ A over ‖B_T‖²")

@@ -19,18 +19,16 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome
 from lazyscope.papers.figure import Figure, Size, expected
-from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, Runs, trajectories
+from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, trajectories
 from lazyscope.papers.quantities import LAST, Quantity, Values, at, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, Setting
-from lazyscope.papers.student import NOTE_STOP, Protocol
+from lazyscope.papers.student import NOTE_STOP, TINY, Protocol, Scales
 
 FULL = Protocol(num_steps=10_000, stop=NOTE_STOP)
 SIZES = {
-    "tiny": Size(
-        Runs(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (0.01, RICH_TAU, LAZY_TAU)), seeds=3
-    ),
-    "quick": Size(Runs(replace(FULL, num_steps=1000), (0.01, RICH_TAU, LAZY_TAU)), seeds=5),
-    "paper": Size(Runs(FULL, (0.01, 0.0316228, RICH_TAU, 0.316228, 1.0, LAZY_TAU)), seeds=10),
+    "tiny": Size(Scales(replace(TINY, stop=NOTE_STOP), (0.01, RICH_TAU, LAZY_TAU)), seeds=3),
+    "quick": Size(Scales(replace(FULL, num_steps=1000), (0.01, RICH_TAU, LAZY_TAU)), seeds=5),
+    "paper": Size(Scales(FULL, (0.01, 0.0316228, RICH_TAU, 0.316228, 1.0, LAZY_TAU)), seeds=10),
 }
 STATED = (FULL_BATCH, Setting("protocol.doubled", run="no; yes"))
 CAPTION = (

@@ -19,16 +19,16 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Size, expected
-from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, Runs, trajectories
+from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, trajectories
 from lazyscope.papers.quantities import LAST, LAZY, Quantity, at, difference, log10, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
-from lazyscope.papers.student import Protocol
+from lazyscope.papers.student import TINY, Protocol, Scales
 
 FULL = Protocol(num_steps=10_000)
 SIZES = {
-    "tiny": Size(Runs(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (RICH_TAU, LAZY_TAU)), seeds=3),
-    "quick": Size(Runs(replace(FULL, num_steps=2000), (RICH_TAU, LAZY_TAU)), seeds=5),
-    "paper": Size(Runs(FULL, (RICH_TAU, LAZY_TAU)), seeds=10),
+    "tiny": Size(Scales(TINY, (RICH_TAU, LAZY_TAU)), seeds=3),
+    "quick": Size(Scales(replace(FULL, num_steps=2000), (RICH_TAU, LAZY_TAU)), seeds=5),
+    "paper": Size(Scales(FULL, (RICH_TAU, LAZY_TAU)), seeds=10),
 }
 PLOTS = "the note says the setup of chizat2019, whose plots of movement are its Figure 1(a) and (b)"
 STATED = (

@@ -17,16 +17,13 @@ import xarray as xr
 
 from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, Claim, Scale
-from lazyscope.dynamics import EarlyStop
 from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import experiment, runs
 from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, log10_ratio, power
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
 from lazyscope.papers.step_size.rules import fixed_step_size, power_step_size
-from lazyscope.papers.student import Protocol, decades
-
-NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
+from lazyscope.papers.student import NOTE_STOP, QUICK, TINY, Protocol, decades
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class StepSizes:
 
 POWERS, SMALL_TAU = (1.0, 0.0, -1.0), 0.1
 FULL = Protocol(step_rule=fixed_step_size)
-TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
 SIZES = {
     "tiny": Size(
         StepSizes(
@@ -64,7 +60,7 @@ SIZES = {
     "quick": Size(
         StepSizes(
             replace(FULL, num_steps=2000),
-            Protocol(num_steps=5000),
+            QUICK,
             (0.01, 0.1, 0.316228, 1.0, 3.16228, 10.0),
             (0.01, 0.1, 1.0, 5.62341, 10.0),
             (0.1, 0.316228, 1.0, 10.0),

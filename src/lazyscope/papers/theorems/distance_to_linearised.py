@@ -19,9 +19,9 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
-from lazyscope.papers.quantities import Quantity, at, power
+from lazyscope.papers.quantities import Quantity, at, farthest, power, slopes
 from lazyscope.papers.stated_settings import ours
-from lazyscope.papers.theorems.flows import Net, farthest, horizons, slopes
+from lazyscope.papers.theorems.flows import Net, draw_power, horizons
 
 ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "relu": jax.nn.relu}
 FEW = ("tanh, centred", "tanh, doubled", "relu, centred")  # one compiled program a net
@@ -74,7 +74,7 @@ def slope(variable: str, target: float, device: str = "centred") -> Quantity:
         names = [name for name in ds.net.values if name.endswith(device) and not name.startswith("relu")]
         return ds[variable].sel(net=names)
 
-    return lambda ds: farthest(slopes(smooth(ds)), target)
+    return lambda ds: farthest(slopes(smooth(ds), "alpha"), target)
 
 
 FAR = "slope of log {} against log alpha, centred smooth nets, the one farthest from {}"
@@ -145,8 +145,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     for ax, name in zip(axes, ("tanh, centred", "tanh, doubled", "relu, centred"), strict=True):
         one = ds.sel(net=name)
         for variable, label, color, marker in curves:
-            value = float(slopes(one[variable]).mean())
-            figures.curve(ax, one[variable], "alpha", label=f"{label}: slope {value:.2f}", color=color, marker=marker)
+            draw_power(ax, one[variable], label=label, color=color, marker=marker)
         ax.set_title(name)
         ax.set_ylim(bottom=ax.get_ylim()[0] / 30)  # room for the legend
         figures.finish(ax, x="output scale alpha", y="supremum over time", legend="lower left")
@@ -174,7 +173,7 @@ def numbers(ds: xr.Dataset) -> list[list[str]]:
     rows = [header]
     for name in ds.net.values:
         one = ds.sel(net=name)
-        fitted = [float(slopes(one[v]).mean()) for v in ("moved", "weight_gap", "output_gap")]
+        fitted = [float(slopes(one[v], "alpha").mean()) for v in ("moved", "weight_gap", "output_gap")]
         counts = [float(one.flipped.isel(alpha=i).mean()) for i in (0, -1)] + [
             float(one[v].mean()) for v in ("steps", "rejected")
         ]

@@ -20,6 +20,7 @@ from lazyscope import figures, tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply, Doubled, center, two_layer
 from lazyscope.papers.figure import Cell, Size, Trials
+from lazyscope.papers.quantities import farthest, slopes
 from lazyscope.papers.student import decades, held_out
 from lazyscope.problems import Problem, square_loss, teacher_student
 from lazyscope.store import stored_as
@@ -253,16 +254,19 @@ def draw_bound(ax: Axes, ds: xr.Dataset) -> None:
     figures.finish(ax, x="K", y="gap relative to the initial residual")
 
 
-def slopes(values: xr.DataArray, axis: str = "alpha") -> xr.DataArray:
-    """Least-squares slope of log values against the log of an axis, for every seed and net."""
-    logarithm = values.copy(data=np.log(values.values)).assign_coords({axis: np.log(values[axis].values)})
-    return logarithm.polyfit(axis, 1).polyfit_coefficients.sel(degree=1)
-
-
-def farthest(values: xr.DataArray, target: float) -> np.ndarray:
-    """Per seed, the value farthest from `target` over all other dimensions."""
-    flat = values.transpose("seed", ...).values.reshape(values.sizes["seed"], -1)
-    return flat[np.arange(len(flat)), np.abs(flat - target).argmax(axis=1)]
+def draw_power(
+    ax: Axes,
+    values: xr.DataArray,
+    *,
+    label: str,
+    color: str,
+    line: str = "-",
+    marker: str = "o",
+    fitted: slice = slice(None),
+) -> None:
+    """What grows as a power of alpha, with the power over the `fitted` alphas in its label."""
+    value = float(slopes(values.sel(alpha=fitted), "alpha").mean())
+    figures.curve(ax, values, "alpha", label=f"{label}: slope {value:.2f}", color=color, line=line, marker=marker)
 
 
 def distance(params: PyTree, other: PyTree) -> Float[Array, ""]:

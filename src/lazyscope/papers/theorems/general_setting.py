@@ -22,10 +22,10 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
-from lazyscope.papers.quantities import LAST, at, power
+from lazyscope.papers.quantities import LAST, at, farthest, power, slopes
 from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.assumptions import STARTS, Starts, independences, smoothnesses
-from lazyscope.papers.theorems.flows import BOUNDS, Bounds, Net, bounds, draw_bound, farthest, growth, horizons, slopes
+from lazyscope.papers.theorems.flows import BOUNDS, Bounds, Net, bounds, draw_bound, draw_power, growth, horizons
 from lazyscope.papers.theorems.losses import LOSSES, Losses, general_losses
 
 
@@ -141,7 +141,7 @@ CLAIMS = (
         sentence="‖w_α(T) − w̄_α(T)‖ = O(1/α²) for h(w0) = 0.",
         source="note §3.1",
         measure="slope of log sup ‖w − w̄‖ against log alpha, the one farthest from −2 over centred and doubled",
-        quantity=lambda ds: farthest(slopes(ds.weight_gap), -2),
+        quantity=lambda ds: farthest(slopes(ds.weight_gap, "alpha"), -2),
         accepted=(-2.1, -1.9),
         expected=expected(HOLDS, tiny=HOLDS),
     ),
@@ -205,9 +205,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
             ("weight_gap", "sup ‖w − w̄‖", figures.ORANGE),
             ("test_gap", "sup over held-out points", figures.GREEN),
         ):
-            value = float(slopes(one[variable]).mean())
-            text = f"{label}, {device}: slope {value:.2f}"
-            figures.curve(left, one[variable], "alpha", label=text, color=color, line=line, marker="o")
+            draw_power(left, one[variable], label=f"{label}, {device}", color=color, line=line)
     figures.finish(left, x="output scale alpha", y="largest difference over time", legend="lower left")
     draw_bound(right, _finite(ds).sel(model="quadratic"))
     right.set_title("quadratic map, training set")

@@ -205,8 +205,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     left.annotate("solved", (1.0, SOLVED), (0, -2), xycoords=("axes fraction", "data"), **below)
     figures.finish(left, x="width m", y="train loss over the zero predictor's", legend="lower right")
     figures.curve(right, ds.spread, "width", label=f"after {LIMIT_STEP} steps", color=figures.BLUE, marker="o")
-    guide = float(ds.spread.isel(width=-1).mean()) * (ds.width / ds.width[-1]) ** -0.5
-    right.plot(ds.width, guide, color=figures.GREY, linewidth=1, linestyle=(0, (4, 3)), label="slope −1/2")
+    figures.guide(right, ds.spread, "width", -0.5, label="slope −1/2")
     figures.finish(right, x="width m", y="spread of outputs over initialisations, over ‖y‖")
     return figure
 

@@ -261,9 +261,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
     figure, (ax, right) = figures.new_figure(11, 4.4, columns=2, log=("xy", "x"), base=2)
     for variable, label, color, marker in CURVES:
         figures.curve(ax, ds[variable], "width", label=label, color=color, marker=marker)
-    width = ds.width.values
-    guide = 1.5 * float(ds.kernel_distance.isel(width=0).mean()) * (width / width[0]) ** -0.5
-    ax.plot(width, guide, color=figures.GREY, linewidth=1, linestyle=(0, (4, 3)), label="slope −1/2")
+    figures.guide(ax, 1.5 * ds.kernel_distance, "width", -0.5, label="slope −1/2", end=0)
     figures.finish(ax, x="width m", y="relative distance", legend="lower left")
     for variable, label, color, line in (
         ("tangent_share", "share explained, tangent features", figures.BLUE, "-"),
