@@ -16,7 +16,7 @@ import xarray as xr
 
 from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.figure import Figure, Size, Trials, expected, side_by_side
 from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.quantities import LAST, LAZY, at, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, Setting
@@ -29,11 +29,11 @@ MEASURES = ("gap", "differential_change", "movement", "end_test_loss")
 
 def compute(settings: Scales, trials: Trials) -> xr.Dataset:
     """Both experiments, along `start`; taus are values of tau·√alpha."""
-    parts = [
-        experiment(replace(settings.protocol, doubled=start == "symmetrised"), settings.taus, trials)
+    starts = {
+        start: experiment(replace(settings.protocol, doubled=start == "symmetrised"), settings.taus, trials)
         for start in STARTS
-    ]
-    return xr.concat([ds[[*CURVES, *MEASURES]] for ds in parts], xr.Variable("start", np.array(STARTS)), join="exact")
+    }
+    return side_by_side("start", starts)[[*CURVES, *MEASURES]]
 
 
 def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:

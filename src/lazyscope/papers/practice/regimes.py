@@ -17,7 +17,7 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.diagnose import regime
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.figure import Figure, Size, Trials, expected, side_by_side
 from lazyscope.papers.practice.networks import INITIALISATIONS, NETS, OPTIMISERS, TRAINED, Practice
 from lazyscope.papers.quantities import LAZY, Quantity, at
 from lazyscope.papers.stated_settings import ours
@@ -71,12 +71,11 @@ def compute(settings: Grid, trials: Trials) -> xr.Dataset:
     """Every cell over (case, initialisation, optimiser, seed); a case is a net at a width."""
     names = {"initialisations": INITIALISATIONS, "optimisers": OPTIMISERS}
     places = {"initialisation": range(len(INITIALISATIONS)), "optimiser": range(len(OPTIMISERS))}
-    parts = [
-        trials.over(TRAINED, places, net=net, width=width, settings=settings.settings, **names)
+    cases = {
+        f"{net} {width}": trials.over(TRAINED, places, net=net, width=width, settings=settings.settings, **names)
         for net, width in settings.cases
-    ]
-    cases = xr.DataArray([f"{net} {width}" for net, width in settings.cases], dims="case", name="case")
-    return xr.concat(parts, cases).assign_coords(
+    }
+    return side_by_side("case", cases).assign_coords(
         initialisation=list(INITIALISATIONS),
         optimiser=list(OPTIMISERS),
         width=("case", [width for _, width in settings.cases]),

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from lazyscope import figures, tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply, Doubled, center, two_layer
-from lazyscope.papers.figure import Cell, Size, Trials
+from lazyscope.papers.figure import Cell, Size, Trials, side_by_side
 from lazyscope.papers.quantities import farthest, slopes
 from lazyscope.papers.student import decades, held_out
 from lazyscope.problems import Problem, square_loss, teacher_student
@@ -152,11 +152,11 @@ HORIZON = Cell(fixed_horizon, 1)
 
 def horizons(nets: dict[str, Net], alphas: tuple[float, ...], horizon: float, trials: Trials) -> xr.Dataset:
     """`fixed_horizon` for every net and alpha; ReLU at a looser tolerance, since its kinks stall a tight one."""
-    parts = []
-    for net in nets.values():
+    parts = {}
+    for name, net in nets.items():
         rtol = 1e-6 if net.activation is jax.nn.relu else 1e-10
-        parts.append(trials.over(HORIZON, {"alpha": alphas}, net=net, horizon=horizon, records=32, rtol=rtol))
-    return xr.concat(parts, dim="net").assign_coords(net=list(nets))
+        parts[name] = trials.over(HORIZON, {"alpha": alphas}, net=net, horizon=horizon, records=32, rtol=rtol)
+    return side_by_side("net", parts)
 
 
 @stored_as("lazyscope.papers.flow_cells.finite_bound")
@@ -230,12 +230,12 @@ BOUNDS = {
 
 def bounds(settings: Bounds, trials: Trials) -> xr.Dataset:
     """`finite_bound` for every model and alpha."""
-    starts, iterations = settings.starts(), settings.iterations
-    parts = [
-        trials.over(FINITE_BOUND, {"alpha": settings.alphas}, start=start, iterations=iterations)
-        for start in starts.values()
-    ]
-    return xr.concat(parts, dim="model").assign_coords(model=list(starts), K=list(iterations))
+    iterations = settings.iterations
+    parts = {
+        name: trials.over(FINITE_BOUND, {"alpha": settings.alphas}, start=start, iterations=iterations)
+        for name, start in settings.starts().items()
+    }
+    return side_by_side("model", parts).assign_coords(K=list(iterations))
 
 
 def growth(ds: xr.Dataset) -> np.ndarray:
