@@ -99,6 +99,7 @@ MEASURES: dict[str, Callable[[Setting], Any]] = {
     ),
     "gradient_flow": lambda s: ls.gradient_flow(s.apply, s.params0, s.problem, times=[0.5]).train_loss,
     "criterion": lambda s: ls.criterion(s.apply, s.params0, s.problem, key=s.key, budget=FEW).jacobian_norm.value,
+    "ingredients": lambda s: ls.ingredients(s.apply, s.params0, s.problem).kappa(),
     "alpha_for": lambda s: ls.alpha_for(
         ls.center(s.apply, s.params0), s.params0, s.problem, kappa=0.5, key=s.key, budget=FEW
     ),
@@ -270,9 +271,9 @@ HABITS = (
     legacy_key,
     rule_of_ones_own,
 )
-HEAVY = {"gradient_flow", "criterion", "alpha_for", "sgd", "diagnose"}  # seconds to compile
+HEAVY = {"gradient_flow", "criterion", "ingredients", "alpha_for", "sgd", "diagnose"}  # seconds to compile
 # The second derivative of a model takes a forward product through its rule for reverse mode.
-REFUSED = {(rule_of_ones_own, "criterion"), (rule_of_ones_own, "alpha_for")}
+REFUSED = {(rule_of_ones_own, name) for name in ("criterion", "alpha_for", "ingredients")}
 LOOSE = {float32_weights_float64_data: 1e-5, mixed_types: 1e-5}
 _PLAIN: dict[str, Any] = {}
 

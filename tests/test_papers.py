@@ -125,10 +125,10 @@ def test_closed_form_of_the_hessian_norm_is_what_the_criterion_finds(doubled):
     parts = closed_form.ingredients(KEY, protocol)
     found = criterion(model.apply, params, problem, alpha=0.3, key=KEY)
     np.testing.assert_allclose(found.hessian_norm.value, parts.hessian_norm, rtol=1e-6)
-    np.testing.assert_allclose(found.kappa, closed_form.kappa(parts, 0.3), rtol=1e-6)
+    np.testing.assert_allclose(found.kappa, parts.kappa(0.3), rtol=1e-6)
     if not doubled:
         assert found.kappa_inf is not None
-        np.testing.assert_allclose(found.kappa_inf, closed_form.kappa_inf(parts), rtol=1e-6)
+        np.testing.assert_allclose(found.kappa_inf, parts.kappa_inf, rtol=1e-6)
 
 
 def test_kappa_depends_on_alpha_tau_squared_alone():

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lazyscope.criterion import Budget as Budget
     from lazyscope.criterion import Criterion as Criterion
     from lazyscope.criterion import Estimate as Estimate
+    from lazyscope.criterion import Ingredients as Ingredients
     from lazyscope.criterion import criterion as criterion
+    from lazyscope.criterion import ingredients as ingredients
     from lazyscope.diagnose import Crossover as Crossover
     from lazyscope.diagnose import Diagnosis as Diagnosis
     from lazyscope.diagnose import GroupRow as GroupRow
@@ -104,6 +106,7 @@ _HOMES = {
     "GroupChange": "differential",
     "GroupRow": "diagnose",
     "Grouped": "measures",
+    "Ingredients": "criterion",
     "Integration": "dynamics",
     "Interval": "intervals",
     "Model": "models",
@@ -139,6 +142,7 @@ _HOMES = {
     "gradient_flow": "dynamics",
     "group_kernels": "tangent",
     "infinite_width_kernel": "tangent",
+    "ingredients": "criterion",
     "kernel_change": "measures",
     "kernel_distance": "measures",
     "kernel_flow": "dynamics",

@@ -89,6 +89,15 @@ def curve(ax: Axes, values: xr.DataArray, x: str, *, label: str, color: str, lin
         ax.fill_between(values[x].values, low, (mean + spread).values, color=color, alpha=0.15, linewidth=0)
 
 
+def guide(
+    ax: Axes, values: xr.DataArray, x: str, power: float, *, label: str, color: str = GREY, end: int = -1
+) -> None:
+    """A dashed power law through the mean of values at one `end` of dimension `x`."""
+    along, mean = values[x].values, values.mean("seed").values
+    law = mean[end] * (along / along[end]) ** power
+    ax.plot(along, law, color=color, linewidth=1, linestyle=(0, (4, 3)), label=label)
+
+
 class Level(NamedTuple):
     """A horizontal baseline: a number per seed that does not depend on the axis."""
 

@@ -5,13 +5,14 @@ A slice is the top singular pair of v ↦ B(u, v) for a fixed u. A climb takes u
 generator takes longer than the whole search.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion.budget import Counter
@@ -120,10 +121,24 @@ def _slice_by_calls(
 def _climb(
     apply: Apply, params: PyTree, x: Batch, z: Array, u: Array, wobble: Array, *, depth: int
 ) -> tuple[Array, Array, Array]:
-    f, vector = normalized_outputs(apply, params, x)
-    _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
     # A small perturbation: from an exact eigenvector Lanczos would see nothing else.
-    u = lanczos(product, u + 1e-3 * wobble, depth=depth, wanted=_largest).vectors[0]
+    return climb(*normalized_outputs(apply, params, x), z, u + 1e-3 * wobble, depth=depth)
+
+
+def climb(
+    f: Callable[[Float[Array, " p"]], Float[Array, " nk"]],
+    vector: Float[Array, " p"],
+    z: Float[Array, " nk"],
+    u: Float[Array, " p"],
+    *,
+    depth: int,
+) -> tuple[Float[Array, " nk"], Float[Array, " p"], Float[Array, ""]]:
+    """One round: u, the eigenvector of H_z of largest |eigenvalue|, by Lanczos from `u`; z, the direction of B(u, u).
+
+    Returns (z, u, ‖B(u, u)‖).
+    """
+    _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
+    u = lanczos(product, u, depth=depth, wanted=_largest).vectors[0]
     z, value = _unit(second_derivative(f, vector, u))
     return z, u, value
 

@@ -25,9 +25,10 @@ from lazyscope.criterion.estimate import Estimate, Search
 from lazyscope.criterion.hessian import hessian_norm
 from lazyscope.criterion.jacobian import jacobian_norm_along
 from lazyscope.criterion.one_step import DIFFERENCE_STEPS, OneStep, one_step
+from lazyscope.criterion.precision import check_precision
 from lazyscope.criterion.products import coarse_unit, parameter_dtype
 from lazyscope.criterion.ratios import product, ratio
-from lazyscope.criterion.start import check_outputs, check_precision, distance, start
+from lazyscope.criterion.start import check_outputs, distance, start
 from lazyscope.criterion.subsampling import Subsampling, subsampling, subset
 from lazyscope.door import check_derivative, check_examples, entrance
 from lazyscope.examples import Batch

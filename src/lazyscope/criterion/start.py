@@ -1,4 +1,4 @@
-"""Where training starts: the outputs, the loss and its gradient, and what of them no float type can carry."""
+"""Where training starts: the outputs, the loss and its gradient."""
 
 import math
 from functools import partial
@@ -46,22 +46,6 @@ def check_outputs(apply: Apply, params: PyTree, x: Batch) -> Array:
     if bad:
         raise ValueError(f"outputs must be finite, got {bad} NaN or infinite values: lower the scale of the weights")
     return outputs
-
-
-def check_precision(outputs: Array, y: Array, alpha: float) -> None:
-    """Refuse float32 where ten roundings of alpha·h exceed a tenth of the residual ‖αh − y‖ or of the targets."""
-    if outputs.dtype == jnp.float64:
-        return
-    f, target = alpha * np.asarray(outputs, float), np.asarray(y, float)
-    scales = [tree.host_norm(f - target)] + ([tree.host_norm(target)] if np.any(target) else [])
-    rounding = float(jnp.finfo(outputs.dtype).eps) * tree.host_norm(f)
-    if 10 * rounding > 0.1 * min(scales):
-        root = math.sqrt(f.shape[0])
-        raise ValueError(
-            f"{outputs.dtype} must round alpha·h far below the residual and the targets, got eps·‖αh‖ = "
-            f"{rounding / root:.2g} against {min(scales) / root:.2g} at alpha = {alpha:g}: "
-            'add `jax.config.update("jax_enable_x64", True)` and pass float64 parameters, or use ls.center'
-        )
 
 
 def distance(outputs: Array, y: Array, alpha: float) -> float:

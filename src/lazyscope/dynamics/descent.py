@@ -36,6 +36,24 @@ class EarlyStop(NamedTuple):
     on_test: bool = False
 
 
+class _Plan(NamedTuple):
+    """What is decided before a run starts, and is part of its program."""
+
+    num_steps: int
+    record: tuple[int, ...]
+    momentum: float
+    observe: Callable[[PyTree], PyTree] | None
+    stop: EarlyStop | None
+    test_every: int | None
+
+
+class _Data(NamedTuple):
+    x: Batch
+    y: Array
+    x_test: Batch | None
+    y_test: Array | None
+
+
 class _State(NamedTuple):
     step: Array
     theta: list[Array]
@@ -83,35 +101,27 @@ def gradient_descent(
     return _descend(
         passes.in_blocks(apply, params0, problem.x),
         problem.loss,
-        check_record(record, num_steps),
-        num_steps,
-        float(momentum),
-        observe,
-        stop,
-        test_every,
+        _Plan(num_steps, check_record(record, num_steps), float(momentum), observe, stop, test_every),
         params0,
-        (problem.x, problem.y, problem.x_test, problem.y_test),
-        jnp.asarray(alpha, float),
-        jnp.asarray(step_size, float),
+        _Data(problem.x, problem.y, problem.x_test, problem.y_test),
+        alpha=jnp.asarray(alpha, float),
+        step_size=jnp.asarray(step_size, float),
     )
 
 
-@partial(jax.jit, static_argnums=range(8))
+@partial(jax.jit, static_argnums=range(3))
 def _descend(
     apply: Apply,
     loss: Loss,
-    record: tuple[int, ...],
-    num_steps: int,
-    momentum: float,
-    observe: Callable[[PyTree], PyTree] | None,
-    stop: EarlyStop | None,
-    test_every: int | None,
+    plan: _Plan,
     params0: PyTree,
-    data: tuple[Batch, Batch, Batch | None, Batch | None],
+    data: _Data,
+    *,
     alpha: Float[Array, ""],
     step_size: Float[Array, ""],
 ) -> Run:
     x, y, x_test, y_test = data
+    num_steps, record, momentum, observe, stop, test_every = plan
     theta0, merge = tree.split(params0)
     dtype = jnp.result_type(*theta0)
     alpha, step_size = alpha.astype(dtype), step_size.astype(dtype)

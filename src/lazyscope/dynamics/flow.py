@@ -13,10 +13,9 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope import examples, tree
+from lazyscope import tree
 from lazyscope.door import entrance
 from lazyscope.dynamics.run import (
     BUDGET,
@@ -27,6 +26,7 @@ from lazyscope.dynamics.run import (
     Status,
     check_positive,
     check_times,
+    precision_limited,
     residual_norm,
 )
 from lazyscope.examples import Batch
@@ -146,13 +146,12 @@ def _flow(
     train, test, seen = jax.tree.map(lambda leaf: leaf[kept], (train, test, seen))
     params = merge(at(jax.tree.map(lambda leaf: leaf[0], end)))
     outputs = alpha * apply(params, x)
-    start_norm = jnp.linalg.norm(alpha * apply(params0, x).reshape(-1)) / np.sqrt(examples.count(x))
     finite = jnp.all(jnp.isfinite(outputs)) & (solution.result != diffrax.RESULTS.nonfinite)
     done = solution.result == diffrax.RESULTS.successful
     status = Status(
         code=jnp.where(finite, jnp.where(done, BUDGET, STOPPED), DIVERGED),
         unstable=~finite,
-        precision_limited=10 * jnp.finfo(dtype).eps * start_norm > 0.1 * residual_norm(loss, outputs, y),
+        precision_limited=precision_limited(alpha * apply(params0, x), residual_norm(loss, outputs, y)),
         still_improving=loss(outputs, y) < 0.99 * late,
     )
     return Run(

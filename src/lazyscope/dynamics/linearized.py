@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyscope import examples, tree
 from lazyscope.door import check_examples, entrance
-from lazyscope.dynamics.run import BUDGET, Resolution, Run, Status, check_positive, check_times
+from lazyscope.dynamics.run import BUDGET, Resolution, Run, Status, check_positive, check_times, precision_limited
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -197,11 +197,9 @@ def _moved(params0: PyTree, movement: Array) -> PyTree:
 
 
 def _status(iterated: bool, rate: Array, start: Array, train_loss: Array) -> Status:
-    eps = jnp.finfo(start.dtype).eps
-    start_norm = jnp.linalg.norm(start.reshape(-1)) / np.sqrt(start.shape[0])
     return Status(
         code=jnp.full((), BUDGET),
         unstable=jnp.asarray(iterated & (rate > 2)),
-        precision_limited=10 * eps * start_norm > 0.1 * jnp.sqrt(2 * train_loss[-1]),
+        precision_limited=precision_limited(start, jnp.sqrt(2 * train_loss[-1])),
         still_improving=jnp.zeros((), bool),
     )

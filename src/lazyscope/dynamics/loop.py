@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Status, residual_norm
+from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Status, precision_limited, residual_norm
 from lazyscope.problems import Loss
 
 
@@ -47,12 +47,11 @@ def ending(
 ) -> Status:
     """The status of a run from its outputs alpha·h at the start and the end; `rate` is η·λmax(K)/n at the end."""
     final = loss(outputs, y)
-    start_norm = jnp.linalg.norm(start.reshape(-1)) / np.sqrt(start.shape[0])
     finite = jnp.isfinite(final) & jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in theta]))
     return Status(
         code=jnp.where(finite, jnp.where(running, BUDGET, STOPPED), DIVERGED),
         unstable=~finite | (rate > 2),
-        precision_limited=10 * jnp.finfo(start.dtype).eps * start_norm > 0.1 * residual_norm(loss, outputs, y),
+        precision_limited=precision_limited(start, residual_norm(loss, outputs, y)),
         still_improving=final < 0.99 * late_loss,
     )
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from lazyscope.criterion.precision import drowned
 from lazyscope.problems import Loss, square_loss
 
 BUDGET, STOPPED, DIVERGED = 0, 1, 2
@@ -122,6 +123,11 @@ def residual_norm(loss: Loss, outputs: Array, y: Array) -> Float[Array, ""]:
     if loss is square_loss:
         return jnp.sqrt(2 * loss(outputs, y))
     return jnp.sqrt(outputs.shape[0]) * jnp.linalg.norm(jax.grad(loss)(outputs, y).reshape(-1))
+
+
+def precision_limited(start: Float[Array, "n *out"], residual: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether the outputs alpha·h at the start drown the residual in their rounding (`criterion.precision`)."""
+    return drowned(jnp.linalg.norm(start.reshape(-1)) / np.sqrt(start.shape[0]), residual, start.dtype)
 
 
 def _short(steps: tuple[float, ...]) -> str:

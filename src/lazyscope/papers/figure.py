@@ -105,3 +105,8 @@ def expected(
 def prefixed(ds: xr.Dataset, prefix: str, *axes: str) -> xr.Dataset:
     """The same results beside others: every variable under `prefix` + its name, and each of `axes` too."""
     return ds.rename({name: f"{prefix}{name}" for name in (*ds.data_vars, *axes)})
+
+
+def side_by_side(axis: str, parts: Mapping[Any, xr.Dataset], join: Any = "exact") -> xr.Dataset:
+    """Results of one kind along a new axis, which has the names of the parts as labels."""
+    return xr.concat(list(parts.values()), xr.Variable(axis, list(parts)), join=join)

@@ -42,21 +42,29 @@ def at(values: Values, **where: Any) -> Quantity:
 
 
 def power(values: Values, axis: str, **where: Any) -> Quantity:
-    """The power of `axis` with which values grow: the least-squares slope of their log against that of the axis."""
-
-    def slope(ds: xr.Dataset) -> np.ndarray:
-        found = select(ds, values, **where).transpose(axis, "seed")
-        return np.polyfit(np.log(found[axis].values), np.log(found.values), 1)[0]
-
-    return slope
+    """The power of `axis` with which values grow."""
+    return lambda ds: slopes(select(ds, values, **where), axis).transpose("seed").values
 
 
-def rank_correlation(values: Values, axis: str, **where: Any) -> Quantity:
-    """Spearman's correlation of values with an axis."""
+def slopes(values: xr.DataArray, axis: str) -> xr.DataArray:
+    """Least-squares slope of the log of values against that of an axis, for all that lies along the other axes."""
+    logarithm = values.copy(data=np.log(values.values)).assign_coords({axis: np.log(values[axis].values)})
+    return logarithm.polyfit(axis, 1, skipna=False).polyfit_coefficients.sel(degree=1, drop=True)
+
+
+def farthest(values: xr.DataArray, target: float) -> np.ndarray:
+    """Per seed, the value farthest from `target` over all other axes."""
+    flat = values.transpose("seed", ...).values.reshape(values.sizes["seed"], -1)
+    return flat[np.arange(len(flat)), np.abs(flat - target).argmax(axis=1)]
+
+
+def rank_correlation(one: Values, other: Values, **where: Any) -> Quantity:
+    """Spearman's correlation of two values, or of one with an axis, over all axes but that of seeds."""
 
     def correlation(ds: xr.Dataset) -> np.ndarray:
-        found = select(ds, values, **where).transpose("seed", axis)
-        return np.array([stats.spearmanr(found[axis].values, one)[0] for one in found.values])
+        pair = xr.broadcast(*(select(ds, values, **where) for values in (one, other)))
+        rows = zip(*(values.transpose("seed", ...).values for values in pair), strict=True)
+        return np.array([stats.spearmanr(x.ravel(), y.ravel())[0] for x, y in rows])
 
     return correlation
 

@@ -1,13 +1,16 @@
 """The two-layer student of both papers and its data."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
+import xarray as xr
 from jaxtyping import Array, Bool, Key, PyTree
 
 from lazyscope.dynamics import DIVERGED, EarlyStop, Status, default_record
 from lazyscope.models import Model, two_layer
+from lazyscope.papers.figure import prefixed
 from lazyscope.papers.step_size.rules import StepRule, chizat_step_size
 from lazyscope.problems import Problem, teacher_student
 from lazyscope.store import stored_as
@@ -56,11 +59,29 @@ class Protocol(Data):
         return default_record(self.num_steps, 24)
 
 
+TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
+QUICK = Protocol(num_steps=5000)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """A protocol and the initialisation scales tau at which it is run."""
+
+    protocol: Protocol
+    taus: tuple[float, ...]
+
+
 def setup(key: Key[Array, ""], protocol: Protocol) -> tuple[Model, PyTree, Problem]:
     """Model, initial parameters at tau = 1 and problem of a trial: the same for every tau, as in the papers' code."""
     key_data, key_init = jax.random.split(key)
     model = two_layer(protocol.width, protocol.d)
     return model, model.init(key_init, doubled=protocol.doubled), protocol.problem(key_data)
+
+
+def from_both_starts(run: Callable[[Protocol], xr.Dataset], protocol: Protocol) -> xr.Dataset:
+    """What `run` gives of a protocol with the plain start, and beside it, under `symmetrised_`, with the other."""
+    plain, symmetrised = (run(replace(protocol, doubled=doubled)) for doubled in (False, True))
+    return plain.merge(prefixed(symmetrised, "symmetrised_"), join="exact")
 
 
 def held_out(problem: Problem) -> tuple[Array, Array]:

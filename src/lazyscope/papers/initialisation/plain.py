@@ -3,21 +3,6 @@
     lazyscope reproduce note-fig3 --size paper
 
 Settings of chizat2019-fig1c without the symmetrisation, tau from 10^-1 to 10^6 (note §4.3), in v = w/tau units.
-On two cores: tiny 15 s, quick 45 s, paper about 15 min.
-
-Expected at quick: the end test loss is flat at 4.2e-3 from tau = 1 on. The note calls this plateau lazy training. It is
-not: the linearised model ends at a loss that grows as tau⁴, the readout weights are erased and the net becomes a
-random-features regression on its initial hidden layer: g > 10^4 and j = .72. Symmetrised nets are lazy from just above
-tau = 1 on: g = .018 and j = .022 at tau = 3.2.
-
-Measured at paper size, means of 10 trials; symmetrised nets pass g = 0.05 at tau = 1.9 (5.73 decades before the
-censored plain ones):
-
-    tau              0.1      0.16     0.25     0.4      0.63     1        10       100      10^6
-    end test loss    1.92e-3  2.47e-3  2.06e-3  2.25e-3  3.36e-3  3.85e-3  3.95e-3  3.95e-3  3.95e-3
-    best test loss   1.58e-3  1.86e-3  1.97e-3  2.25e-3  3.36e-3  3.85e-3  3.94e-3  3.94e-3  3.94e-3
-    linearised       2.2e-3   2.2e-3   2.3e-3   2.7e-3   5.4e-3   2.2e-2   2.0e2    2.0e6    2.0e22
-    gap g            .54      .59      .52      .59      1.0      2.1      195      2.0e4    2.0e12
 """
 
 import matplotlib.figure

@@ -10,19 +10,9 @@ first time as alpha falls, by monotone cubic interpolation: for symmetrised nets
 (a level on the plateau would be crossed by noise), for the others the median of the plane, as in note-s3.4.
 
 The note's code instead steps on F_alpha with min(10, 0.1/(tau² alpha²))/alpha: kernel_time per step falls as alpha^−3,
-so that from alpha = 100 on nothing is trained in 2000 steps, and what it draws is the loss of the initial output,
-ln(m alpha² tau⁴/4) in the mean. It draws new data for every cell and stops on the test loss; here a trial shares its
-data, the stop is theirs. On two idle cores: tiny 20 s, quick 35 s, paper about 12 min.
-
-Expected at quick (3 seeds, n = 200, d = 20, m = 20): slopes −2.00 symmetrised and plain with R² = 1.000, −3.01 with
-three layers; cells of equal alpha·tau² agree to 1e-12. With tanh or biases test losses at equal alpha·tau² differ by
-50 to 100 %. In the note's protocol the median level has slopes −1.45, −1.25, −1.42 by trial; nothing changes from
-alpha = 100 on (|ln best/initial| = 1e-4), and the corner is ln(m alpha² tau⁴/4) + 0.07.
-
-Measured at paper size (`docs/pictures/note-fig5-paper.png`, 3 trials): slopes by trial −1.996, −1.994, −1.994
-symmetrised with R² >= 0.9998, −2.001, −2.000, −2.001 plain, −3.01 with three layers; equal cells to 1e-11; the note's
-protocol as at quick. With the median as level, tried first, the symmetrised slopes were −1.17, −1.995, −2.004: the
-first trial's median lay on the flat plateau.
+so that from alpha = 100 on nothing is trained in 2000 steps, and what it draws is the loss of the initial output, ln(m
+alpha² tau⁴/4) in the mean. It draws new data for every cell and stops on the test loss; here a trial shares its data,
+the stop is theirs.
 """
 
 from dataclasses import dataclass, replace

@@ -4,19 +4,9 @@
     lazyscope reproduce note-fig4 --size quick
 
 Two-layer ReLU net of 50 units in 25 pairs, n = n_test = 1000 points on the sphere of R^100, the same initial draw for
-every tau of a trial. Settings of the first (test_vs_scale.jl): tau = 10^(-2.2:0.1:1), 10 trials, 10^4 steps of
-η = min(10, 0.1/tau²); they show 1000 times the loss. The note gives no range of tau and no number of steps; `stated`
-says so on the page. The two share their cells. On two cores: tiny 10 s, quick 40 s, paper about 15 and 25 min.
-
-Measured at paper size (`docs/pictures/chizat2019-fig1c-paper.png`), means of 10 trials:
-
-    tau               0.0063   0.01     0.0316   0.1      0.316    1        3.16     10
-    end test loss     6.9e-5   9.4e-5   4.9e-4   1.70e-3  2.76e-3  3.09e-3  3.13e-3  3.13e-3
-    best test loss    6.9e-5   9.4e-5   4.9e-4   1.48e-3  1.85e-3  1.88e-3  1.88e-3  1.88e-3
-    linearised, same  2.8e-3   2.2e-3   2.1e-3   3.13e-3  3.13e-3  3.13e-3  3.13e-3  3.13e-3
-
-Expected at quick (3 seeds, 5000 steps): end test loss 1.3e-4 at tau = 0.01, 1.6e-3 at 0.1, then 2.6e-3 to 2.8e-3 from
-tau = 1 on, where it equals that of the linearised descent to 1 %; best of training about 1.9e-3 on the plateau.
+every tau of a trial. Settings of the first (test_vs_scale.jl): tau = 10^(-2.2:0.1:1), 10 trials, 10^4 steps of η =
+min(10, 0.1/tau²); they show 1000 times the loss. The note gives no range of tau and no number of steps; `stated` says
+so on the page. The two share their cells.
 """
 
 from dataclasses import replace
@@ -29,14 +19,12 @@ from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim, Scale
 from lazyscope.papers.figure import Figure, Size, Trials, expected
 from lazyscope.papers.initialisation import panels
-from lazyscope.papers.initialisation.training import Scales, experiment
+from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio, rank_correlation
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, Setting
-from lazyscope.papers.student import Protocol, decades
+from lazyscope.papers.student import QUICK, TINY, Protocol, Scales, decades
 
 PLATEAU = slice(3, None)
-TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
-QUICK = Protocol(num_steps=5000)
 
 
 def compute(settings: Scales, trials: Trials) -> xr.Dataset:

@@ -18,17 +18,18 @@ from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import Doubled
 from lazyscope.papers.figure import Cell, Trials, prefixed
-from lazyscope.papers.student import DIFFERENTIAL_EXAMPLES, Protocol, decades, held_out, how_it_ended, setup
+from lazyscope.papers.student import (
+    DIFFERENTIAL_EXAMPLES,
+    QUICK,
+    TINY,
+    Protocol,
+    decades,
+    held_out,
+    how_it_ended,
+    setup,
+)
 from lazyscope.problems import least_squares_test_loss, square_loss
 from lazyscope.store import stored_as
-
-
-@dataclass(frozen=True)
-class Scales:
-    """A protocol and the initialisation scales tau at which it is run."""
-
-    protocol: Protocol
-    taus: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,18 @@ class TwoStarts:
     symmetrised_taus: tuple[float, ...]
 
 
-PLAIN = Protocol(doubled=False)
 BOTH_STARTS = {
     "tiny": TwoStarts(
-        replace(PLAIN, n=40, n_test=40, d=8, width=8, num_steps=300),
+        replace(TINY, doubled=False),
         (0.1, 1.0, 100.0, 1e6),
         (0.1, 1.0, 100.0),  # in so small a net single gates still flip at 10
     ),
     "quick": TwoStarts(
-        replace(PLAIN, num_steps=5000),
+        replace(QUICK, doubled=False),
         (0.1, 0.316228, 1.0, 10.0, 100.0, 1e6),
         (0.01, 0.1, 0.316228, 1.0, 3.16228),
     ),
-    "paper": TwoStarts(PLAIN, decades(-1, 2, 0.2) + decades(3, 6, 1), decades(-2.2, 1, 0.1)),
+    "paper": TwoStarts(Protocol(doubled=False), decades(-1, 2, 0.2) + decades(3, 6, 1), decades(-2.2, 1, 0.1)),
 }
 
 

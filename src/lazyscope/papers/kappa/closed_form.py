@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import xarray as xr
 from jaxtyping import Array, Float, Key, PyTree
 
+from lazyscope.criterion import Ingredients
 from lazyscope.models import Doubled
-from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.figure import Cell, Trials
 from lazyscope.papers.stated_settings import TRAINING, Setting, unused
-from lazyscope.papers.student import Protocol, setup
+from lazyscope.papers.student import Protocol, from_both_starts, setup
 from lazyscope.store import stored_as
 from lazyscope.tangent import largest_eigenvalue
 
@@ -35,16 +36,6 @@ class Plane:
 FULL = Protocol(n_test=1)
 SMALL = replace(FULL, n=60, d=10, width=16)
 STATED = (Setting("protocol.doubled", run="yes; no"), *unused("protocol", *TRAINING))  # of a figure over a `Plane`
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """What kappa at every alpha and tau is made of, at tau = 1: function-space norms on the training inputs."""
-
-    outputs: Float[Array, " n"]
-    targets: Float[Array, " n"]
-    jacobian_norm: Float[Array, ""]
-    hessian_norm: Float[Array, ""]
 
 
 def hessian_norm(params: PyTree, x: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -70,18 +61,6 @@ def ingredients(key: Key[Array, ""], protocol: Protocol, *, tau: float | Array =
     )
 
 
-def kappa(parts: Ingredients, alpha: float | Array) -> Float[Array, ""]:
-    """‖alpha·h − y‖ ‖D²h‖/(alpha ‖Dh‖²) (note §1.1)."""
-    residual = jnp.linalg.norm(alpha * parts.outputs - parts.targets) / jnp.sqrt(parts.targets.size)
-    return residual * parts.hessian_norm / (alpha * parts.jacobian_norm**2)
-
-
-def kappa_inf(parts: Ingredients) -> Float[Array, ""]:
-    """‖h‖ ‖D²h‖/‖Dh‖², the limit of kappa at large alpha."""
-    norm = jnp.linalg.norm(parts.outputs) / jnp.sqrt(parts.targets.size)
-    return norm * parts.hessian_norm / parts.jacobian_norm**2
-
-
 @stored_as("lazyscope.papers.kappa_cells.over_width")
 def over_width(
     key: Key[Array, ""], *, width: int, protocol: Protocol, exponents: tuple[float, ...], alphas: tuple[float, ...]
@@ -91,14 +70,14 @@ def over_width(
     `kappa_unit` is `kappa` with targets of the teacher itself, not multiplied by the protocol's `target_scale`.
     """
     parts = ingredients(key, replace(protocol, width=width))
-    centred = replace(parts, outputs=jnp.zeros_like(parts.outputs))
-    unit = replace(parts, targets=parts.targets / protocol.target_scale)
+    centred = parts._replace(outputs=jnp.zeros_like(parts.outputs))
+    unit = parts._replace(targets=parts.targets / protocol.target_scale)
     return {
-        "kappa": jnp.stack([kappa(parts, float(width) ** -e) for e in exponents]),
-        "kappa_unit": jnp.stack([kappa(unit, float(width) ** -e) for e in exponents]),
-        "kappa_raw": jnp.stack([kappa(parts, a) for a in alphas]),
-        "kappa_centred": jnp.stack([kappa(centred, a) for a in alphas]),
-        "kappa_inf": kappa_inf(parts),
+        "kappa": jnp.stack([parts.kappa(float(width) ** -e) for e in exponents]),
+        "kappa_unit": jnp.stack([unit.kappa(float(width) ** -e) for e in exponents]),
+        "kappa_raw": jnp.stack([parts.kappa(a) for a in alphas]),
+        "kappa_centred": jnp.stack([centred.kappa(a) for a in alphas]),
+        "kappa_inf": parts.kappa_inf,
     }
 
 
@@ -117,7 +96,7 @@ OVER_WIDTH = Cell(
 def over_plane(key: Key[Array, ""], *, tau: Array, alphas: tuple[float, ...], protocol: Protocol) -> dict[str, Array]:
     """Kappa at every alpha for weights of scale tau, evaluated at those weights, without the scale law."""
     parts = ingredients(key, protocol, tau=tau)
-    return {"kappa": jnp.stack([kappa(parts, a) for a in alphas]), "kappa_inf": kappa_inf(parts)}
+    return {"kappa": jnp.stack([parts.kappa(a) for a in alphas]), "kappa_inf": parts.kappa_inf}
 
 
 OVER_PLANE = Cell(over_plane, 1, {"kappa": ("alpha",)})
@@ -125,13 +104,9 @@ OVER_PLANE = Cell(over_plane, 1, {"kappa": ("alpha",)})
 
 def kappa_from_both_starts(plane: Plane, trials: Trials) -> xr.Dataset:
     """Kappa at every tau, alpha and seed, plain (`kappa`, `kappa_inf`) and symmetrised (`symmetrised_*`)."""
-    plain, paired = (
-        trials.over(
-            OVER_PLANE,
-            {"tau": plane.taus},
-            alphas=plane.alphas,
-            protocol=replace(plane.protocol, doubled=doubled),
-        ).assign_coords(alpha=list(plane.alphas))
-        for doubled in (False, True)
-    )
-    return plain.merge(prefixed(paired, "symmetrised_"), join="exact")
+
+    def run(protocol: Protocol) -> xr.Dataset:
+        ds = trials.over(OVER_PLANE, {"tau": plane.taus}, alphas=plane.alphas, protocol=protocol)
+        return ds.assign_coords(alpha=list(plane.alphas))
+
+    return from_both_starts(run, plane.protocol)

@@ -4,7 +4,7 @@
 
 For a q-homogeneous model kappa depends on alpha·tau^q alone, so its level lines are alpha ∝ tau^-q, exactly, with q = 2
 for the two-layer ReLU net; the note leaves q undetermined. Evaluated at the scaled weights themselves, not through the
-scale law. On two cores: tiny 5 s, quick 20 s, paper 40 s.
+scale law.
 """
 
 from functools import partial

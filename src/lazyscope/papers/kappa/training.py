@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyscope import tree
+from lazyscope.criterion import Ingredients
 from lazyscope.differential import differential_change
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
 from lazyscope.papers.figure import Cell
-from lazyscope.papers.kappa.closed_form import Ingredients, hessian_norm, kappa
+from lazyscope.papers.kappa.closed_form import hessian_norm
 from lazyscope.papers.student import held_out
 from lazyscope.problems import square_loss, teacher_student
 from lazyscope.store import stored_as
@@ -76,12 +77,13 @@ def over_scale(key: Key[Array, ""], *, width: Array, start: Int[Array, ""], nets
     derivative = jacobian(apply, params0, x)[:, 0]
     slope, bend = _norm(derivative), hessian_norm(params0, x)
     outputs, outputs_test = apply(params0, x), apply(params0, x_test)
+    parts = Ingredients(outputs, y, slope, bend)
     eta, zero = RATE / slope**2, square_loss(jnp.zeros_like(y), y)
 
     def at(alpha: Array) -> dict[str, Array]:
         residual = alpha * outputs - y
         gradient = jnp.linalg.norm(derivative.T @ residual) / nets.n  # ‖Dhᵀ(αh − y)‖ in function space
-        size = jnp.linalg.norm(residual) / jnp.sqrt(nets.n)
+        size = parts.residual_norm(alpha)
         run = gradient_descent(
             apply, params0, problem, alpha=alpha, step_size=eta, num_steps=nets.num_steps, record=(nets.num_steps,)
         )
@@ -97,7 +99,7 @@ def over_scale(key: Key[Array, ""], *, width: Array, start: Int[Array, ""], nets
 
         ratios = jax.lax.map(one_step, jnp.array(SHARES))
         return {
-            "kappa": kappa(Ingredients(outputs, y, slope, bend), alpha),
+            "kappa": parts.kappa(alpha),
             "exact": bend * size**2 / (alpha * slope * gradient),
             **dict(zip(("objective_ratio", "differential_ratio", "advantage"), ratios, strict=True)),
             "change": differential_change(apply, params0, run.params, x_test).value,

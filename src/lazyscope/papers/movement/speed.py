@@ -6,12 +6,7 @@ Train losses at tau = 0.1 and tau = 2, plain and symmetrised, at equal kernel_ti
 step 0.1 in v = w/tau units at both. Symmetrised, both start from the same loss. What makes lazy training look faster is
 that a plain net at tau = 2 starts from an enormous loss, and a rule that stops on the test loss at an absolute
 tolerance. Below tau = 0.1 the cap of the rule acts, kernel_time per step falls, and the net has a saddle to leave. The
-speed result of chizat2019 is a guarantee of a rate, not a comparison. On two idle cores: tiny 10 s, quick 35 s, paper
-about 10 min.
-
-Measured with 3 trials of 1500 steps (quick has 1000): symmetrised, train loss 3.6e-7 at tau = 0.1 and 2.9e-4 at tau = 2
-from the same 6.1e-3; plain, 8.2e-6 from 6.8e-3 and 3.6e-3 from 168. The note's rule stops the plain runs after 300 and
-730 steps. At tau = 0.01 half of the loss takes three times as many steps as at 0.1.
+speed result of chizat2019 is a guarantee of a rate, not a comparison.
 """
 
 from dataclasses import replace
@@ -24,18 +19,16 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome
 from lazyscope.papers.figure import Figure, Size, expected
-from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, Runs, trajectories
+from lazyscope.papers.movement.training import LAZY_TAU, RICH_TAU, trajectories
 from lazyscope.papers.quantities import LAST, Quantity, Values, at, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, Setting
-from lazyscope.papers.student import NOTE_STOP, Protocol
+from lazyscope.papers.student import NOTE_STOP, TINY, Protocol, Scales
 
 FULL = Protocol(num_steps=10_000, stop=NOTE_STOP)
 SIZES = {
-    "tiny": Size(
-        Runs(replace(FULL, n=40, n_test=40, d=8, width=8, num_steps=300), (0.01, RICH_TAU, LAZY_TAU)), seeds=3
-    ),
-    "quick": Size(Runs(replace(FULL, num_steps=1000), (0.01, RICH_TAU, LAZY_TAU)), seeds=5),
-    "paper": Size(Runs(FULL, (0.01, 0.0316228, RICH_TAU, 0.316228, 1.0, LAZY_TAU)), seeds=10),
+    "tiny": Size(Scales(replace(TINY, stop=NOTE_STOP), (0.01, RICH_TAU, LAZY_TAU)), seeds=3),
+    "quick": Size(Scales(replace(FULL, num_steps=1000), (0.01, RICH_TAU, LAZY_TAU)), seeds=5),
+    "paper": Size(Scales(FULL, (0.01, 0.0316228, RICH_TAU, 0.316228, 1.0, LAZY_TAU)), seeds=10),
 }
 STATED = (FULL_BATCH, Setting("protocol.doubled", run="no; yes"))
 CAPTION = (

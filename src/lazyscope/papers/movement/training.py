@@ -1,7 +1,5 @@
 """Training runs looked at along the way: losses, movement, and the gap to the linearised descent at equal steps."""
 
-from dataclasses import dataclass, replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,8 @@ from jaxtyping import Array, Key, PyTree
 
 from lazyscope.dynamics import DIVERGED, default_record, gradient_descent, linearized_descent
 from lazyscope.measures import relative_change, trained_gap
-from lazyscope.papers.figure import Cell, Trials, prefixed
-from lazyscope.papers.student import Protocol, held_out, setup
+from lazyscope.papers.figure import Cell, Trials
+from lazyscope.papers.student import Protocol, Scales, from_both_starts, held_out, setup
 from lazyscope.store import stored_as
 
 RICH_TAU, LAZY_TAU = 0.1, 2.0  # tau of the nets that chizat2019 calls non-lazy and lazy
@@ -106,20 +104,11 @@ TRAJECTORY = Cell(
 )
 
 
-@dataclass(frozen=True)
-class Runs:
-    """A protocol and the initialisation scales at which it is run, from both starts."""
-
-    protocol: Protocol
-    taus: tuple[float, ...]
-
-
-def trajectories(settings: Runs, trials: Trials) -> xr.Dataset:
+def trajectories(settings: Scales, trials: Trials) -> xr.Dataset:
     """Trajectories at every tau and seed, plain (no prefix) and symmetrised (`symmetrised_`)."""
-    plain, paired = (
-        trials.over(
-            TRAJECTORY, {"tau": settings.taus}, protocol=replace(settings.protocol, doubled=doubled)
-        ).assign_coords(tau=list(settings.taus), step=list(recorded(settings.protocol)))
-        for doubled in (False, True)
-    )
-    return plain.merge(prefixed(paired, "symmetrised_"), join="exact")
+
+    def run(protocol: Protocol) -> xr.Dataset:
+        ds = trials.over(TRAJECTORY, {"tau": settings.taus}, protocol=protocol)
+        return ds.assign_coords(tau=list(settings.taus), step=list(recorded(protocol)))
+
+    return from_both_starts(run, settings.protocol)

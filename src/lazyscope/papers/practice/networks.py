@@ -28,10 +28,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lazyscope.criterion.products import normalized_outputs, second_derivative
+from lazyscope.criterion import ingredients
 from lazyscope.datasets import CLASSES, digits
 from lazyscope.differential import differential_change
-from lazyscope.dynamics.run import residual_norm
 from lazyscope.krylov import lanczos
 from lazyscope.linearize import linearize
 from lazyscope.measures import kernel_change, relative_change, trained_gap
@@ -215,7 +214,7 @@ def trained(
     change = differential_change(apply, params0, ends[0], x_test[: settings.differential_examples], key=key_probes)
     kernels = kernel_change(apply, params0, ends[0], x_test[: settings.kernel_examples])
     return {
-        "kappa": _kappa(apply, params0, few, problem.y[: settings.norm_examples]),
+        "kappa": ingredients(apply, params0, Problem(few, problem.y[: settings.norm_examples])).kappa(),
         "gap": trained_gap(f, f_linear, f0, y_test),
         "differential_change": change.value,
         "kernel_change": jnp.max(jnp.stack(list(kernels.groups.values()))),
@@ -274,29 +273,6 @@ def _largest(apply: Apply, params: PyTree, x: Array, rates: dict[str, Array]) ->
 
     start = 1.0 + jnp.cos(jnp.arange(outputs.size, dtype=outputs.dtype) ** 2)
     return jnp.max(lanczos(product, start, depth=9).values)
-
-
-def _kappa(apply: Apply, params: PyTree, x: Array, y: Array) -> Array:
-    """The criterion at alpha = 1 by the quick budget of `criterion`, as one program: a lower bound, of one ascent."""
-    f, vector = normalized_outputs(apply, params, x)
-    value, push = jax.linearize(f, vector)
-    pull = jax.linear_transpose(push, vector)
-    pairs = lanczos(lambda z: push(pull(z)[0]), 1.0 + jnp.cos(jnp.arange(value.size, dtype=value.dtype) ** 2), depth=9)
-    z = pairs.vectors[-1]
-    u = pull(z)[0]
-
-    def climb(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
-        z, u = carry
-        _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
-        found = lanczos(product, u, depth=6)
-        u = found.vectors[jnp.argmax(jnp.abs(found.values))]
-        image = second_derivative(f, vector, u)
-        size = jnp.linalg.norm(image)
-        return (image / jnp.where(size > 0, size, 1), u), size
-
-    _, sizes = jax.lax.scan(climb, (z, u), None, length=3)
-    residual = residual_norm(square_loss, apply(params, x), y)
-    return residual * jnp.max(sizes) / pairs.values[-1]
 
 
 def _accuracy(f: Array, y: Array) -> Array:

@@ -3,13 +3,9 @@
     lazyscope reproduce note-s5.3 --size quick
 
 The note says that the scales which make training lazy are not used in practice, and tabulates nothing. Here are kappa,
-g, j and the regime of six initialisations (`networks.py` defines them) for an MLP, a conv net and an attention
-block on handwritten digits, trained with SGD and with Adam. All settings are ours. kappa comes from one ascent, so it
-is a lower bound. On two cores: tiny 15 s, quick 45 s, paper about 3 h.
-
-Expected at quick (width 128, 200 steps, medians of 3 trials): no cell is lazy or mixed; g between .16 and 1.3, j
-between .46 and 2.8, kappa between .2 and 2.2. Test accuracy is .8 to .95 for the MLP; the conv net and the attention
-block, and Adam under NTK and muP, are short of training after 200 steps and have left their linearisation all the same.
+g, j and the regime of six initialisations (`networks.py` defines them) for an MLP, a conv net and an attention block on
+handwritten digits, trained with SGD and with Adam. All settings are ours. kappa comes from one ascent, so it is a lower
+bound.
 """
 
 from dataclasses import dataclass
@@ -21,7 +17,7 @@ import xarray as xr
 from lazyscope import figures
 from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
 from lazyscope.diagnose import regime
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.papers.figure import Figure, Size, Trials, expected, side_by_side
 from lazyscope.papers.practice.networks import INITIALISATIONS, NETS, OPTIMISERS, TRAINED, Practice
 from lazyscope.papers.quantities import LAZY, Quantity, at
 from lazyscope.papers.stated_settings import ours
@@ -75,12 +71,11 @@ def compute(settings: Grid, trials: Trials) -> xr.Dataset:
     """Every cell over (case, initialisation, optimiser, seed); a case is a net at a width."""
     names = {"initialisations": INITIALISATIONS, "optimisers": OPTIMISERS}
     places = {"initialisation": range(len(INITIALISATIONS)), "optimiser": range(len(OPTIMISERS))}
-    parts = [
-        trials.over(TRAINED, places, net=net, width=width, settings=settings.settings, **names)
+    cases = {
+        f"{net} {width}": trials.over(TRAINED, places, net=net, width=width, settings=settings.settings, **names)
         for net, width in settings.cases
-    ]
-    cases = xr.DataArray([f"{net} {width}" for net, width in settings.cases], dims="case", name="case")
-    return xr.concat(parts, cases).assign_coords(
+    }
+    return side_by_side("case", cases).assign_coords(
         initialisation=list(INITIALISATIONS),
         optimiser=list(OPTIMISERS),
         width=("case", [width for _, width in settings.cases]),

@@ -7,10 +7,6 @@ net trains lazily. Between 2/λ0 and 4/λ0 the top direction of the kernel is un
 has fallen below 2/η, then converges, having left the linearisation (the catapult). Above 4/λ0 a linear two-layer net
 diverges; of ReLU nets they say that about 12/λ0 is the end. For one example x and the target 0 the linear net is a map
 of two numbers, which is a test here. 10 Gaussian examples of 10 features, targets ±1; settings are ours.
-
-Expected at quick, width 2048: the loss rises 12-fold at η·λ0 = 2.2, 200-fold at 3 and 400-fold at 3.8, the curvature
-η·λmax ends at 1.8, 1.25 and 1.5; some runs diverge at 4.2, all from 5 on, and the ReLU net no later. On two cores: tiny
-10 s, quick 20 s, paper 15 min.
 """
 
 from dataclasses import dataclass

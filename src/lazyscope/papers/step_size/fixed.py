@@ -6,11 +6,6 @@ The note replaces η = min(10, 0.1/tau²) by 0.005 and finds the best test loss 
 obscure is a change of time: in v = w/tau units it is the constant step 0.1. A fixed step gives small tau almost no
 training (2000 times less at tau = 0.1) and diverges beyond η·λmax(K)/n = 2, near tau = 7. The note does not say whether
 this figure is symmetrised nor how many steps it takes; both starts are drawn, the number of steps is ours.
-
-Expected at quick (3 seeds): slopes of log best test loss in log tau −0.23 symmetrised, +0.13 to +0.16 plain, +0.04 at
-equal kernel_time. g <= 0.012 in every stable symmetrised cell, at tau = 0.01 with 0.3 % of the train loss gone. η =
-0.005·min(tau, 1), a rule tried first for smaller steps at smaller tau, missed Figure 3 by 1.6 decades.
-On two cores: tiny 20 s, quick 50 s, paper about 25 min.
 """
 
 from dataclasses import dataclass, replace
@@ -22,16 +17,13 @@ import xarray as xr
 
 from lazyscope import figures
 from lazyscope.claims import FAILS, HOLDS, Claim, Scale
-from lazyscope.dynamics import EarlyStop
 from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import experiment, runs
 from lazyscope.papers.quantities import FIRST, LAST, LAZY, Quantity, at, log10_ratio, power
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, NOT_STATED, NOTE_RULE, Setting
 from lazyscope.papers.step_size.rules import fixed_step_size, power_step_size
-from lazyscope.papers.student import Protocol, decades
-
-NOTE_STOP = EarlyStop(patience=100, min_delta=1e-4, on_test=True)  # note §4.4
+from lazyscope.papers.student import NOTE_STOP, QUICK, TINY, Protocol, decades
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,6 @@ class StepSizes:
 
 POWERS, SMALL_TAU = (1.0, 0.0, -1.0), 0.1
 FULL = Protocol(step_rule=fixed_step_size)
-TINY = Protocol(n=40, n_test=40, d=8, width=8, num_steps=300)
 SIZES = {
     "tiny": Size(
         StepSizes(
@@ -69,7 +60,7 @@ SIZES = {
     "quick": Size(
         StepSizes(
             replace(FULL, num_steps=2000),
-            Protocol(num_steps=5000),
+            QUICK,
             (0.01, 0.1, 0.316228, 1.0, 3.16228, 10.0),
             (0.01, 0.1, 1.0, 5.62341, 10.0),
             (0.1, 0.316228, 1.0, 10.0),

@@ -12,10 +12,6 @@ of the unit teacher. *Ours* has the normalisation of Figure 1(c), alpha = 1 and 
 axis is that of Figure 1(c); theirs is shifted by a factor sqrt(200/m) = 2.
 
 Third panel: SGD on minibatches tends to the full-batch flow as η^(1/2), with that flow's descent at a tiny step.
-On two idle cores: tiny 15 s, quick 25 s, paper about 20 min (estimated).
-
-Expected at quick (5 trials, 3000 steps), tau = 0.1, 0.316, 1, 4: ours 6e-6, 1.3e-3, 1.5e-3, 1.5e-3; theirs 2.1e-4,
-1.3e-3, 1.4e-3, 1.4e-3. SGD tends to the flow with slope 0.54.
 """
 
 from dataclasses import dataclass

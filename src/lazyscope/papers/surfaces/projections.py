@@ -10,8 +10,7 @@ Corrected: hidden units are first brought into the order of the first 1/m soluti
 takes the same order); every point comes with the share of its distance that the plane shows, its true loss under both
 scales and the loss of its shadow, and is compared with random points as far from the centre.
 
-Shares its cells with note-fig2. Quick has n = 500, d = 50, 6 draws and 1500 steps. On two cores: tiny 15 s, quick 45 s,
-paper about 2 h.
+Shares its cells with note-fig2. Quick has n = 500, d = 50, 6 draws and 1500 steps.
 """
 
 from collections.abc import Callable

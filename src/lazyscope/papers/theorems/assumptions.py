@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from lazyscope import tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply
-from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.figure import Cell, Trials, prefixed, side_by_side
 from lazyscope.papers.theorems.flows import Net, net_start
 from lazyscope.problems import Problem, square_loss
 from lazyscope.store import stored_as
@@ -142,8 +142,10 @@ SMOOTHNESS = Cell(smoothness, 1, {"change": ("shift",)})
 
 def independences(settings: Starts, trials: Trials) -> xr.Dataset:
     """`independence` with h(w0) = 0 and without, over `output`."""
-    parts = [trials.over(INDEPENDENCE, {}, net=settings.over.net(), centred=centred) for centred in (True, False)]
-    return xr.concat(parts, "output").assign_coords(output=["centred", "raw"], linear_alpha=list(ALPHAS))
+    kinds = {"centred": True, "raw": False}
+    net = settings.over.net()
+    parts = {name: trials.over(INDEPENDENCE, {}, net=net, centred=centred) for name, centred in kinds.items()}
+    return side_by_side("output", parts).assign_coords(linear_alpha=list(ALPHAS))
 
 
 def offsets(settings: Starts, trials: Trials) -> xr.Dataset:
@@ -153,15 +155,18 @@ def offsets(settings: Starts, trials: Trials) -> xr.Dataset:
 
 def ranks(settings: Starts, trials: Trials) -> xr.Dataset:
     """`rank_nearby` of a centred and a doubled net, over `device`."""
-    parts = [trials.over(RANK, {}, net=settings.under.net(), doubled=doubled) for doubled in (False, True)]
-    return xr.concat(parts, "device").assign_coords(device=["centred", "symmetrised"])
+    kinds = {"centred": False, "symmetrised": True}
+    net = settings.under.net()
+    return side_by_side("device", {name: trials.over(RANK, {}, net=net, doubled=on) for name, on in kinds.items()})
 
 
 def smoothnesses(settings: Starts, trials: Trials) -> xr.Dataset:
     """`smoothness` of a ReLU and a tanh net, over (activation, shift), named `differential_change`."""
-    net = settings.kinks
-    parts = [trials.over(SMOOTHNESS, {}, n=net.n, d=net.d, width=net.width, relu=relu) for relu in (True, False)]
-    ds = xr.concat(parts, "activation").assign_coords(activation=["ReLU", "tanh"], shift=list(SHIFTS))
+    net, kinds = settings.kinks, {"ReLU": True, "tanh": False}
+    parts = {
+        name: trials.over(SMOOTHNESS, {}, n=net.n, d=net.d, width=net.width, relu=relu) for name, relu in kinds.items()
+    }
+    ds = side_by_side("activation", parts).assign_coords(shift=list(SHIFTS))
     return ds.rename(change="differential_change")
 
 

@@ -7,7 +7,7 @@ onto, and for the global claim alpha > ‖y‖/C0 (chizat2019-thm2.4). Square lo
 cells with chizat2019-thm2.4 and -thm2.5, whose nets are ours: tanh, centred, and under-parameterised with two units and
 readouts frozen at ±1, since readouts that move make directions so slow that no flow gets to their end. With all weights
 free the rank of Dh is constant around w0 for a centred net and not for a symmetrised one, whose pairs have equal
-derivatives at w0 and nowhere near it. On two cores: tiny 25 s, quick 40 s, paper 3 min.
+derivatives at w0 and nowhere near it.
 """
 
 from dataclasses import dataclass

@@ -186,7 +186,5 @@ def draw_end_loss(ax: Axes, ds: xr.Dataset) -> None:
     """Distance of the end loss of under-parameterised flows from the projection's, against alpha."""
     above = abs(ds.train_loss.isel(unit=-1) / ds.projection_loss - 1)
     figures.curve(ax, above, "alpha", label="flow, at the end", color=figures.BLUE, marker="o")
-    mean = above.mean("seed")
-    guide = float(mean.isel(alpha=-1)) * float(ds.alpha[-1]) / ds.alpha.values
-    ax.plot(ds.alpha.values, guide, "--", color=figures.GREY, linewidth=1.2, label="slope −1")
+    figures.guide(ax, above, "alpha", -1, label="slope −1")
     figures.finish(ax, x="output scale alpha", y="|train loss / loss of the projection − 1|", legend="lower left")

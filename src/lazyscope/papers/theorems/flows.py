@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from lazyscope import figures, tree
 from lazyscope.dynamics import gradient_flow, kernel_flow
 from lazyscope.models import Apply, Doubled, center, two_layer
-from lazyscope.papers.figure import Cell, Size, Trials
+from lazyscope.papers.figure import Cell, Size, Trials, side_by_side
+from lazyscope.papers.quantities import farthest, slopes
 from lazyscope.papers.student import decades, held_out
 from lazyscope.problems import Problem, square_loss, teacher_student
 from lazyscope.store import stored_as
@@ -151,11 +152,11 @@ HORIZON = Cell(fixed_horizon, 1)
 
 def horizons(nets: dict[str, Net], alphas: tuple[float, ...], horizon: float, trials: Trials) -> xr.Dataset:
     """`fixed_horizon` for every net and alpha; ReLU at a looser tolerance, since its kinks stall a tight one."""
-    parts = []
-    for net in nets.values():
+    parts = {}
+    for name, net in nets.items():
         rtol = 1e-6 if net.activation is jax.nn.relu else 1e-10
-        parts.append(trials.over(HORIZON, {"alpha": alphas}, net=net, horizon=horizon, records=32, rtol=rtol))
-    return xr.concat(parts, dim="net").assign_coords(net=list(nets))
+        parts[name] = trials.over(HORIZON, {"alpha": alphas}, net=net, horizon=horizon, records=32, rtol=rtol)
+    return side_by_side("net", parts)
 
 
 @stored_as("lazyscope.papers.flow_cells.finite_bound")
@@ -229,12 +230,12 @@ BOUNDS = {
 
 def bounds(settings: Bounds, trials: Trials) -> xr.Dataset:
     """`finite_bound` for every model and alpha."""
-    starts, iterations = settings.starts(), settings.iterations
-    parts = [
-        trials.over(FINITE_BOUND, {"alpha": settings.alphas}, start=start, iterations=iterations)
-        for start in starts.values()
-    ]
-    return xr.concat(parts, dim="model").assign_coords(model=list(starts), K=list(iterations))
+    iterations = settings.iterations
+    parts = {
+        name: trials.over(FINITE_BOUND, {"alpha": settings.alphas}, start=start, iterations=iterations)
+        for name, start in settings.starts().items()
+    }
+    return side_by_side("model", parts).assign_coords(K=list(iterations))
 
 
 def growth(ds: xr.Dataset) -> np.ndarray:
@@ -253,16 +254,19 @@ def draw_bound(ax: Axes, ds: xr.Dataset) -> None:
     figures.finish(ax, x="K", y="gap relative to the initial residual")
 
 
-def slopes(values: xr.DataArray, axis: str = "alpha") -> xr.DataArray:
-    """Least-squares slope of log values against the log of an axis, for every seed and net."""
-    logarithm = values.copy(data=np.log(values.values)).assign_coords({axis: np.log(values[axis].values)})
-    return logarithm.polyfit(axis, 1).polyfit_coefficients.sel(degree=1)
-
-
-def farthest(values: xr.DataArray, target: float) -> np.ndarray:
-    """Per seed, the value farthest from `target` over all other dimensions."""
-    flat = values.transpose("seed", ...).values.reshape(values.sizes["seed"], -1)
-    return flat[np.arange(len(flat)), np.abs(flat - target).argmax(axis=1)]
+def draw_power(
+    ax: Axes,
+    values: xr.DataArray,
+    *,
+    label: str,
+    color: str,
+    line: str = "-",
+    marker: str = "o",
+    fitted: slice = slice(None),
+) -> None:
+    """What grows as a power of alpha, with the power over the `fitted` alphas in its label."""
+    value = float(slopes(values.sel(alpha=fitted), "alpha").mean())
+    figures.curve(ax, values, "alpha", label=f"{label}: slope {value:.2f}", color=color, line=line, marker=marker)
 
 
 def distance(params: PyTree, other: PyTree) -> Float[Array, ""]:

@@ -7,11 +7,10 @@ If h is Lip(h)-Lipschitz and Dh Lip(Dh)-Lipschitz on a ball of radius r around w
     ‖αh(w) − αh̄(w̄)‖ / ‖αh(w0) − y‖ <= K² Lip(Dh)/(α Lip(h)²) ‖αh(w0) − y‖   where α r Lip(h) >= K‖αh(w0) − y‖.
 
 The constants are exact for quadratic maps and stated upper bounds for two-layer tanh nets; r is the least allowed.
-h(w0) need not vanish: the tanh net is neither centred nor doubled. Expected at quick: the bound holds everywhere. At
-small K it is attained by the quadratic map whose targets lie in its steepest direction (measured over bound .999), and
-loose by 14 for drawn targets, by 60 for the net. The gap grows as K² for small K, then saturates; the bound goes on.
-Both sides are computed by `finite_bound` (`flows.py`), for note-s3.1 as well. On two cores: tiny 12 s, quick 15 s,
-paper 1 min.
+h(w0) need not vanish: the tanh net is neither centred nor doubled. At small K the bound is attained by the quadratic
+map whose targets lie in its steepest direction, and loose for drawn targets and for the net. The gap grows as K² for
+small K, then saturates; the bound goes on. Both sides are computed by `finite_bound` (`flows.py`), for note-s3.1 as
+well.
 """
 
 import matplotlib.figure

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from lazyscope.dynamics import gradient_flow
 from lazyscope.linearize import linearize
-from lazyscope.papers.figure import Cell, Trials, prefixed
+from lazyscope.papers.figure import Cell, Trials, prefixed, side_by_side
 from lazyscope.papers.theorems.assumptions import Shape
 from lazyscope.papers.theorems.flows import Net, distance, net_start
 from lazyscope.problems import Loss, square_loss
@@ -112,16 +112,15 @@ CONVEX_LOSS = Cell(decay, 2, {"loss_left": ("loss_unit",)})
 def general_losses(settings: Losses, trials: Trials) -> xr.Dataset:
     """`fixed_horizon` over (general, loss_alpha), named `loss_*`, one label a loss."""
     net, horizon = settings.net.net(), settings.horizon
-    parts = [
-        trials.over(GENERAL_LOSS, {"alpha": settings.alphas}, loss=loss, net=net, horizon=horizon)
-        for loss in GENERAL.values()
-    ]
-    return prefixed(xr.concat(parts, "general").assign_coords(general=list(GENERAL)), "loss_", "alpha")
+    parts = {
+        name: trials.over(GENERAL_LOSS, {"alpha": settings.alphas}, loss=loss, net=net, horizon=horizon)
+        for name, loss in GENERAL.items()
+    }
+    return prefixed(side_by_side("general", parts), "loss_", "alpha")
 
 
 def convex_losses(settings: Losses, trials: Trials) -> xr.Dataset:
     """`decay` of every convex loss, over (convex, loss_unit)."""
     shared = replace(settings, alphas=())  # what decides a cell's numbers
-    parts = [trials.over(CONVEX_LOSS, {}, loss=loss, spec=shared) for loss in CONVEX.values()]
-    units = [float(t) for t in settings.times()]
-    return xr.concat(parts, "convex").assign_coords(convex=list(CONVEX), loss_unit=units)
+    parts = {name: trials.over(CONVEX_LOSS, {}, loss=loss, spec=shared) for name, loss in CONVEX.items()}
+    return side_by_side("convex", parts).assign_coords(loss_unit=[float(t) for t in settings.times()])

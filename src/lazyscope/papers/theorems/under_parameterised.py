@@ -4,9 +4,8 @@
 
 h(w0) = 0, R strongly convex, rank Dh(w) constant near w0: for alpha large enough the flow converges geometrically to a
 local minimum of F_alpha, at a rate that tends to that of the linearised flow, λ, the smallest nonzero eigenvalue of
-K(w0)/n. Its loss tends to that of the projection of y on the range of Dh(w0), not to 0. Centred
-tanh net of two units with fixed readouts ±1, n = 60, d = 5: full column rank 10 < n. Ours; the theorem gives no
-experiment. On two cores: tiny 6 s, quick 8 s, paper 40 s.
+K(w0)/n. Its loss tends to that of the projection of y on the range of Dh(w0), not to 0. Centred tanh net of two units
+with fixed readouts ±1, n = 60, d = 5: full column rank 10 < n. Ours; the theorem gives no experiment.
 """
 
 import matplotlib.figure

@@ -7,22 +7,8 @@ Settings of the first (test_vs_m.jl): d = 100, n = n_test = 1000, teacher times 
 25000 steps of η = 1/m and 0.05/m, 10 trials. They show 0.1 times the loss; we divide by the square of the target scale,
 so that numbers compare with the other figures. The second has the same runs: the note's own figure for this section
 does not exist, and its code trains other nets (teacher of 20 units, weights that shrink with m, widths up to 8, loss
-divided by the scale). On two cores: tiny 15 s, quick 40 s, paper about 90 min. Quick stops after 1000 steps:
-kernel_time 160 at m^(-1/2) and 8 at 1/m, of 4200 and 210 at paper size.
-
-Measured at paper size with 3 trials (`docs/pictures/chizat2019-fig2a-paper.png`), means, times 10^-4:
-
-    m                        2     4     6     8     16    32    64    128   256   512
-    m^(-1/2), end            17.9  5.67  .010  .009  3.30  4.99  6.62  7.52  7.96  8.62
-    at the time of 1/m       17.9  5.65  .083  .209  3.20  4.92  6.59  7.54  8.00  8.71
-    1/m, end                 18.1  5.83  .028  .067  1.09  1.64  1.90  1.92  1.97  2.03
-    m^(-1/2), linearised     32.9  31.5  34.5  36.8  31.2  24.2  19.8  17.2  15.8  14.7
-    gap g, m^(-1/2)          .78   .75   .80   .83   .72   .57   .45   .36   .29   .23
-    gap g, 1/m               .77   .72   .68   .65   .59   .52   .48   .46   .43   .41
-
-The slope over m >= 32 is 0.185 (0.100 to 0.269) at m^(-1/2) and 0.066 (-0.003 to 0.134) at 1/m, which is inconclusive
-against 0.1. No run is unstable. kernel_time is 4090 and 205 at m = 512; from m = 16 on m^(-1/2) ends where it was at
-the kernel_time of 1/m.
+divided by the scale). Quick stops after 1000 steps: kernel_time 160 at m^(-1/2) and 8 at 1/m, of 4200 and 210 at paper
+size.
 """
 
 from dataclasses import dataclass, replace
