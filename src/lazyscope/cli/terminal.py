@@ -1,8 +1,9 @@
 """What the command line prints: a progress line with time left, and tables."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -90,6 +91,20 @@ def print_findings(item: Item) -> None:
         measured = f"{finding['measure']} = {finding['mean']}, {finding['of']} {finding['interval']}"
         grid.add_row("", Text(f"{measured}; accepted {finding['threshold']}", style="dim"))
         out.print(grid)
+
+
+def print_unexpected(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Findings, as a page has them, whose outcome is another than expected, beside their figures; on standard error."""
+    print_table(
+        ("figure", "claim", "expected", "outcome", "measured", "accepted"),
+        [
+            (name, f["sentence"], f["expected"], f["outcome"], f"{f['mean']} ({f['interval']})", f["threshold"])
+            for name, f in rows
+        ],
+        title="other outcomes than expected",
+        wraps=("claim", "measured"),
+        stream=sys.stderr,
+    )
 
 
 def print_store(folder: str, summaries: Sequence[Summary]) -> None:

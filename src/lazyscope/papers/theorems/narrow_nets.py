@@ -22,9 +22,9 @@ import xarray as xr
 from jaxtyping import Array, Key
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.dynamics import kernel_flow
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, prefixed
 from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, TRAINING, Setting, ours, unused
 from lazyscope.papers.student import Protocol, decades, setup
@@ -165,7 +165,6 @@ CLAIMS = (
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="Under-parameterised and lazy, the model converges to a local minimum: the projection of the targets.",
@@ -173,7 +172,6 @@ CLAIMS = (
         measure="train loss at the end at the largest tau over the projection's on the range of Dh(w0), minus 1",
         quantity=excess,
         accepted=(-0.01, 0.01),
-        expected=expected(INCONCLUSIVE),
         note="A unit with a small readout is a slow direction: this budget suffices for most seeds, not for all. "
         "The limit of the linearised descent is the projection exactly.",
     ),
@@ -183,7 +181,6 @@ CLAIMS = (
         measure="log10 of ‖∇F‖ at the end over its start, a net trained at tau = 100",
         quantity=lambda ds: np.log10(ds.end_gradient.isel(end_step=-1).values),
         accepted=(-np.inf, -3.0),
-        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -193,7 +190,6 @@ CLAIMS = (
         quantity=lambda ds: ds.convexity.values,
         accepted=(-1e-6, np.inf),
         every_seed=True,
-        expected=expected(HOLDS),
         moved=AT_100,
         note="To second order: half of its eigenvalues are 0, a symmetrised net having twice the weights of its rank.",
     ),
@@ -203,7 +199,6 @@ CLAIMS = (
         measure="train loss at the end of that net over the projection's, minus 1",
         quantity=lambda ds: ds.end_loss.isel(end_step=-1).values - 1,
         accepted=(-0.01, 0.01),
-        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -213,7 +208,6 @@ CLAIMS = (
         quantity=lambda ds: (ds.end_loss.isel(end_step=-1) * ds.projection_share).values,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -223,7 +217,6 @@ CLAIMS = (
         quantity=share_left,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It is not the global minimum: the same net trained from small weights goes lower.",
@@ -231,7 +224,6 @@ CLAIMS = (
         measure="log10 of the train loss at the end at the largest tau over the least at any tau, counted up to 2",
         quantity=above_rich,
         accepted=(float(np.log10(2)), np.inf),
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Convergence to it is geometric.",
@@ -240,7 +232,6 @@ CLAIMS = (
         quantity=decay,
         accepted=(-np.inf, -0.9),
         scale=Scale.CORRELATION,
-        expected=expected(HOLDS),
     ),
 )
 
