@@ -62,6 +62,7 @@ class Reproduce:
         from lazyscope.cli.loading import in_one_line, on_figure
         from lazyscope.cli.terminal import print_findings, print_unexpected, progress_bar
         from lazyscope.papers.reproduce import reproduce
+        from lazyscope.papers.variation import in_store
         from lazyscope.store import Store
 
         own = {name: on_figure(name) for name in names if name not in FIGURES}
@@ -74,7 +75,7 @@ class Reproduce:
             for name in names:
                 with (
                     in_one_line(name, "the figure") if changes or name in own else nullcontext(),
-                    store.used_for(name),
+                    store.used_for(in_store(name, changes)),
                     progress_bar(name, unit="cells", quiet=self.quiet) as progress,
                 ):
                     item, _ = reproduce(

@@ -107,31 +107,33 @@ def print_unexpected(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     )
 
 
-def print_store(folder: str, summaries: Sequence[Summary]) -> None:
-    """The cells of a store per figure, function and settings, and their total."""
+def print_store(title: str, summaries: Sequence[Summary]) -> None:
+    """Cells of a store per figure, function and settings, and their total."""
     rows = [
         (
             ", ".join(s.names) or "(unnamed)",
             f"{'.'.join(s.function.split('.')[-2:])} v{s.version}",
-            s.digest[:8],
+            s.program.digest[:8],
             ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items())),
             len(s.seeds),
             s.cells,
-            s.chunks,
-            _size(s.bytes),
+            len(s.chunks),
+            size_in_words(s.bytes),
         )
         for s in summaries
     ]
-    cells, chunks, size = (sum(getattr(s, name) for s in summaries) for name in ("cells", "chunks", "bytes"))
+    cells, chunks = sum(s.cells for s in summaries), sum(len(s.chunks) for s in summaries)
+    size = size_in_words(sum(s.bytes for s in summaries))
     print_table(
         ("figure", "function", "settings", "axes", "seeds", "cells", "chunks", "size"),
         rows,
-        title=folder,
+        title=title,
         wraps=("figure", "function", "axes"),
         numbers=("seeds", "cells", "chunks", "size"),
-        footer=("all", "", "", "", "", cells, chunks, _size(size)),
+        footer=("all", "", "", "", "", cells, chunks, size),
     )
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """Bytes in kB or MB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
