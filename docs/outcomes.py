@@ -16,7 +16,7 @@ from typing import Any
 from lazyscope.papers.outcomes import RECORD, UNSETTLED, Outcomes, recorded
 from lazyscope.papers.registry import FIGURES, SIZES
 from lazyscope.papers.reproduce import load
-from lazyscope.report import Item, read_items
+from lazyscope.report import UNKNOWN, Item, read_items
 
 PAGE = Path(__file__).with_name("outcomes.md")
 INTRODUCTION = """# Outcomes
@@ -71,10 +71,10 @@ def _json(value: Any) -> str:
 
 def page(outcomes: Outcomes) -> str:
     """The page as Markdown."""
-    words = ("holds", "fails", "inconclusive", "unknown")
+    words = ("holds", "fails", "inconclusive", UNKNOWN)
     lines = ["| | " + " | ".join(words) + " |", "|---|" + "---|" * len(words)]
     for size in SIZES:
-        counts = Counter(row.get(size, "unknown") for rows in outcomes.values() for row in rows.values())
+        counts = Counter(row.get(size, UNKNOWN) for rows in outcomes.values() for row in rows.values())
         lines.append(f"| {size} | " + " | ".join(str(counts[word]) for word in words) + " |")
     for name, rows in outcomes.items():
         lines += ["", f"## {name}: {FIGURES[name].title}", "", f"| claim | {' | '.join(SIZES)} |", "|---|---|---|---|"]
@@ -85,7 +85,7 @@ def page(outcomes: Outcomes) -> str:
 
 def _cell(row: dict[str, Any], size: str) -> str:
     why = row.get(UNSETTLED, {}).get(size)
-    return row.get(size, "unknown") if why is None else f"unknown: {why}"
+    return row.get(size, UNKNOWN) if why is None else f"{UNKNOWN}: {_escaped(why)}"
 
 
 def _escaped(text: str) -> str:
