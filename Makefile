@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= lazyscope-out
+SIZE ?= quick
 
 .PHONY: setup reproduce test test-slow check bench docs lock clean
 
@@ -13,8 +14,9 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# CHECK=1 lists every outcome other than expected and fails on one.
 reproduce: setup
-	$(BIN)/lazyscope reproduce --size quick --out $(OUT)
+	$(BIN)/lazyscope reproduce --size $(SIZE) --out $(OUT) $(if $(CHECK),--check)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

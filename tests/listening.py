@@ -31,11 +31,12 @@ class Listening:
     """A store that notes keys and ends the sweep."""
 
     def __init__(self):
-        self.functions, self.keys = {}, defaultdict(list)
+        self.functions, self.keys, self.programs = {}, defaultdict(list), defaultdict(set)
 
     def view(self, function, *, version, key, static=()):
         program = keys.program(function, version=version, key=key, static=static)
         name = program.description["function"]
+        self.programs[name].add(program.digest)
         self.functions[name] = keys.unwrap(function)[0], version
         return View(program.digest, self.keys[name])
 

@@ -184,8 +184,14 @@ def test_check_exits_with_one_when_an_outcome_is_unexpected(monkeypatch, tmp_pat
     monkeypatch.setattr("lazyscope.cli.process.prepare_jax", lambda: None)
     arguments = ["reproduce", "note-fig4", "--size", "tiny", "--out", str(tmp_path)]
     assert main([*arguments, "--check"]) == 1
-    assert "unexpected: It holds. (holds)" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    *_, row = err.strip().splitlines()
+    assert " ".join(row.split()) == "note-fig4 It holds. fails holds 1 (0.7516 to 1.248) 0.5 to 1.5"
+    assert "expected" not in out
     assert main(arguments) == 0
+    monkeypatch.setitem(claim.expected, "tiny", Outcome.HOLDS)  # type: ignore[arg-type]
+    assert main([*arguments, "--check"]) == 0
+    assert capsys.readouterr().err == "", "what agrees is not listed"
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ Keys that move cost whoever has a store all its hours. Where they must, run
 
     python tests/test_keys.py
 
-which writes tests/keys.json anew, and say so in CHANGELOG.md.
+which writes tests/keys.json and papers/programs.json anew, and say so in CHANGELOG.md.
 """
 
 import importlib
 import json
 import pkgutil
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from listening import heard, pinned
 
 from lazyscope import papers
+from lazyscope.papers import programs
 from lazyscope.papers.registry import FIGURES, SIZES
 from lazyscope.store import stored_as
 from lazyscope.store.keys import program
@@ -29,8 +31,19 @@ RECORD = Path(__file__).with_name("keys.json")
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_asks_for_the_cells_that_stores_have(name):
-    recorded = json.loads(RECORD.read_text())[name]
-    assert {size: pinned(heard(name, size)) for size in SIZES} == recorded
+    stores = {size: heard(name, size) for size in SIZES}
+    assert {size: pinned(store) for size, store in stores.items()} == json.loads(RECORD.read_text())[name]
+    for function, digests in digests_of(stores.values()).items():
+        assert set(digests) <= set(programs.recorded()[function]), "`store prune` would drop its cells"
+
+
+def digests_of(stores):
+    """By function: the programs that figures run, as `papers/programs.json` has them."""
+    found = defaultdict(set)
+    for store in stores:
+        for function, digests in store.programs.items():
+            found[function] |= {digest[: programs.DIGITS] for digest in digests}
+    return {function: sorted(digests) for function, digests in sorted(found.items())}
 
 
 @dataclass(frozen=True)
@@ -88,5 +101,8 @@ def test_no_two_things_are_stored_under_one_name():
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    found = {name: {size: pinned(heard(name, size)) for size in SIZES} for name in FIGURES}
+    stores = {name: {size: heard(name, size) for size in SIZES} for name in FIGURES}
+    found = {name: {size: pinned(store) for size, store in sizes.items()} for name, sizes in stores.items()}
     RECORD.write_text(json.dumps(found, indent=1) + "\n")
+    every = digests_of(store for sizes in stores.values() for store in sizes.values())
+    programs.RECORD.write_text(json.dumps(every, indent=1) + "\n")

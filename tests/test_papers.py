@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 
+import cell_numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,8 @@ from lazyscope.papers.reproduce import load, reproduce
 from lazyscope.papers.step_size.rules import chizat_step_size, fixed_step_size, power_step_size
 from lazyscope.papers.student import Protocol, decades, held_out, setup
 from lazyscope.papers.width import training
+from lazyscope.report import surprising
+from lazyscope.store import Store
 
 SMALL = Protocol(n=20, n_test=15, d=5, width=6, num_steps=60)
 KEY = jax.random.key(0)
@@ -31,7 +34,6 @@ def test_a_figure_offers_sizes_claims_and_says_how_to_run_it(name):
     assert f"lazyscope reproduce {name} --size" in (sys.modules[f"lazyscope.papers.{module}"].__doc__ or "")
     assert len(figure.claims) >= 1
     for claim in figure.claims:
-        assert set(claim.expected) == set(SIZES)
         assert claim.accepted[0] < claim.accepted[1]
         assert claim.source
 
@@ -39,12 +41,17 @@ def test_a_figure_offers_sizes_claims_and_says_how_to_run_it(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_runs_at_tiny_size(name, tmp_path):
-    item, findings = reproduce(name, size="tiny", seeds=None, out=tmp_path)
-    assert len(findings) == len(load(name).claims)
+    with Store(tmp_path / "store") as store:
+        item, findings = reproduce(name, size="tiny", seeds=None, out=tmp_path, store=store)
     assert all(np.isfinite(finding.mean) for finding in findings)
+    assert [finding for finding in item.findings if surprising(finding)] == []
     for ending in ("nc", "svg", "png", "json"):
         assert (tmp_path / "figures" / f"{name}.{ending}").stat().st_size > 500
     assert len(item.numbers) > 2
+    promises = cell_numbers.recorded()[name]
+    assert cell_numbers.broken(cell_numbers.kept(tmp_path / "store"), promises) == [], (
+        f"raise the versions of what moved, then run {cell_numbers.__file__} {name}"
+    )
 
 
 def test_step_rules():

@@ -1,30 +1,17 @@
 """The regime maps in the docs are what the tool draws, of numbers that it measures."""
 
-import importlib.util
 import io
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from docs_script import DOCS, script
 from matplotlib import image
 
 from lazyscope import figures
 
-DOCS = Path(__file__).parents[1] / "docs"
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("regime_maps", DOCS / "regime_maps.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MAPS = script()
+MAPS = script("regime_maps")
 
 
 @pytest.mark.parametrize("name", ["normal-values.png", "note-nets.png"])

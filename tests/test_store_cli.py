@@ -1,8 +1,10 @@
 """`lazyscope store` and the store of `reproduce`, through the command line: exit codes, one line each, no traceback."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,15 +12,16 @@ import pytest
 import xarray as xr
 
 from lazyscope import cli
+from lazyscope import store as stores
 from lazyscope import sweep as sweep_function
 from lazyscope.claims import Claim
 from lazyscope.figures import new_figure
-from lazyscope.papers import reproduce
+from lazyscope.papers import programs, reproduce
 from lazyscope.papers.figure import Cell, Figure, Size
-from lazyscope.papers.initialisation.training import Scales
+from lazyscope.papers.programs import asked
 from lazyscope.papers.registry import FIGURES, Entry
-from lazyscope.papers.student import Protocol
-from lazyscope.store import Store
+from lazyscope.papers.student import Protocol, Scales
+from lazyscope.store import Store, stored_as
 
 CALLS = []
 
@@ -160,7 +163,7 @@ def test_export(folder, tmp_path, capsys, kind):
         assert len(lines) == 7
 
 
-@pytest.mark.parametrize("command", ["status", "check", "export"])
+@pytest.mark.parametrize("command", ["status", "check", "export", "prune"])
 def test_no_store_there(tmp_path, capsys, command):
     for place in (tmp_path, tmp_path / "nowhere"):
         assert cli.main(["store", command, str(place)]) == 2
@@ -168,13 +171,92 @@ def test_no_store_there(tmp_path, capsys, command):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["status", "check", "export"])
+@pytest.mark.parametrize("command", ["status", "check", "export", "prune"])
 def test_a_store_of_another_version(figure, folder, capsys, command):
     (folder / "store" / "store.json").write_text('{"format": 99}')
     run = partial(cli.main, ["store", command, str(folder)])
     for attempt in (run, partial(cli.main, ["reproduce", figure, "--out", str(folder)])):
         assert attempt() == 2
         assert "reads stores of format 1, got format 99" in one_line(capsys)
+
+
+@stored_as("lazyscope.papers.gone.cell")
+def gone(key, *, t, n):
+    return {"value": t + n + jax.random.normal(key)}
+
+
+@pytest.fixture(scope="module")
+def mixed_once(tmp_path_factory):
+    """A store with cells of somebody's own, and of a function of ours that no figure has."""
+    folder = tmp_path_factory.mktemp("mixed")
+    with Store(folder / "store") as store:
+        sweep_function(cell, {"t": [1.0, 2.0]}, key=jax.random.key(0), seeds=3, store=store)
+        for n, name in enumerate(("note-fig4", "note-fig4 --set width=16", "mine.py:FIGURE")):
+            with store.used_for(name):
+                sweep_function(partial(gone, n=n), {"t": [1.0]}, key=jax.random.key(0), seeds=3, store=store)
+        sweep_function(partial(gone, n=3), {"t": [1.0]}, key=jax.random.key(0), seeds=3, store=store)
+        with jax.default_matmul_precision("highest"), store.used_for("note-fig4"):
+            sweep_function(partial(gone, n=0), {"t": [1.0]}, key=jax.random.key(0), seeds=3, store=store)
+    (folder / "store" / "chunks" / f".{'0' * 64}.npz.ab12").write_bytes(b"half")
+    (folder / "store" / "chunks" / f"{'0' * 64}.npz.bad").write_bytes(b"damaged")
+    return folder
+
+
+@pytest.fixture
+def mixed(mixed_once, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(mixed_once, tmp_path / "mixed")
+
+
+def test_prune_says_what_no_figure_asks_for_and_removes_it_when_told_to(mixed, capsys):
+    before = sorted((mixed / "store" / "chunks").iterdir())
+    assert cli.main(["store", "prune", str(mixed)]) == 0
+    out, err = capsys.readouterr()
+    assert "gone.cell v1" in out
+    assert "all" in out.splitlines()[-3]
+    assert out.splitlines()[-3].split()[1] == "3"
+    assert "--yes` removes" in err
+    assert sorted((mixed / "store" / "chunks").iterdir()) == before
+    assert cli.main(["store", "prune", str(mixed), "--yes"]) == 0
+    out, err = capsys.readouterr()
+    assert "3 cells and" in out.splitlines()[-1]
+    assert "18 cells are no figure's and stay: lazyscope.papers.gone.cell; mine.py:FIGURE; note-fig4" in err
+    removed = {path.name[:5] for path in set(before) - set((mixed / "store" / "chunks").iterdir())}
+    assert removed > {".0000", "00000"}
+    assert stores.check(mixed / "store") == (18, [])
+    assert cli.main(["store", "prune", str(mixed), "--yes"]) == 0
+    assert capsys.readouterr().out == f"{mixed / 'store'}: nothing to remove\n"
+
+
+def test_cells_that_a_figure_asks_for_stay(mixed, monkeypatch):
+    (one,) = [s for s in stores.status(mixed / "store")[0] if s.names == ("note-fig4",) and not asked(s)]
+    monkeypatch.setattr(programs, "recorded", lambda: {one.function: [one.program.digest[: programs.DIGITS]]})
+    assert asked(one)
+    assert cli.main(["store", "prune", str(mixed), "--yes"]) == 0
+    assert stores.check(mixed / "store") == (21, [])
+
+
+def test_a_store_in_use_is_not_pruned(mixed, capsys):
+    with Store(mixed / "store"):
+        before = chunks(mixed)
+        assert cli.main(["store", "prune", str(mixed), "--yes"]) == 2
+        assert "one process at a time may write to a store" in capsys.readouterr().err.splitlines()[-1]
+        assert cli.main(["store", "prune", str(mixed)]) == 0
+    assert chunks(mixed) == before
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", 18), ("n", 21), ("", 21), (EOFError, 21)])
+def test_a_terminal_is_asked(mixed, monkeypatch, answer, left):
+    def ask(question):
+        if answer is EOFError:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert cli.main(["store", "prune", str(mixed)]) == 0
+    assert stores.check(mixed / "store") == (left, [])
 
 
 def test_export_refuses_what_it_cannot_do(folder, capsys):

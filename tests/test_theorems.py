@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from lazyscope.criterion.bounds import dense_second_derivative
-from lazyscope.papers.reproduce import reproduce, unexpected
+from lazyscope.papers.quantities import farthest, slopes
 from lazyscope.papers.theorems.convergence import late_rate
-from lazyscope.papers.theorems.flows import Net, farthest, net_start, quadratic_start, slopes
+from lazyscope.papers.theorems.flows import Net, net_start, quadratic_start
 from lazyscope.tangent import jacobian
 
 KEY = jax.random.key(3)
@@ -64,16 +64,9 @@ def test_bounds_of_the_net_hold_at_random_points_of_the_ball(activation):
 def test_slopes_rates_and_the_farthest_value():
     alpha, seeds = np.array([1.0, 10.0, 100.0]), np.array([2.0, 5.0])
     values = xr.DataArray(seeds[:, None] * alpha**-2.0, dims=("seed", "alpha"), coords={"alpha": alpha})
-    np.testing.assert_allclose(slopes(values), [-2, -2], atol=1e-12)
+    np.testing.assert_allclose(slopes(values, "alpha"), [-2, -2], atol=1e-12)
     unit = np.linspace(0.1, 10, 40)
     decaying = xr.DataArray(np.exp(-0.7 * unit)[None], dims=("seed", "unit"), coords={"unit": unit})
     np.testing.assert_allclose(late_rate(decaying), [0.7], atol=1e-10)
     table = xr.DataArray([[0.5, -3.0], [-0.9, -1.4]], dims=("seed", "net"))
     np.testing.assert_array_equal(farthest(table, -1.0), [-3.0, -1.4])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["chizat2019-thm2.4", "chizat2019-thm2.5"])
-def test_theorems_hold_at_tiny_size(name, tmp_path):
-    _, findings = reproduce(name, size="tiny", seeds=None, out=tmp_path)
-    assert not unexpected(findings, "tiny")

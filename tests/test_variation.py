@@ -16,7 +16,7 @@ OWN = """
 import jax
 from lazyscope import figures
 from lazyscope.claims import HOLDS, Claim
-from lazyscope.papers.figure import Cell, Figure, Size, expected
+from lazyscope.papers.figure import Cell, Figure, Size
 from lazyscope.papers.quantities import power
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ POWER = Figure(
     caption="A power law.", sizes={"tiny": Size(Widths((2.0, 4.0, 8.0)), seeds=3)},
     compute=lambda settings, trials: trials.over(Cell(cell, 1), {"width": settings.widths}, exponent=settings.exponent),
     claims=(Claim(sentence="It grows as the square.", source="ours", measure="slope", quantity=power("size", "width"),
-                  accepted=(1.9, 2.1), expected=expected(HOLDS, tiny=HOLDS)),),
+                  accepted=(1.9, 2.1), expected={"tiny": HOLDS}),),
     draw=draw, numbers=lambda ds: figures.table({"size": ds["size"]}, "width"),
 )
 """

@@ -1,10 +1,11 @@
 """A cell function's numbers are known to a store by its version: no change of its code passes unnoticed.
 
-When this fails: raise the VERSION beside the function if its numbers change at all, then (in either case) run
+When this fails: raise the version of its cell if its numbers change at all, then (in either case) run
 
     python tests/test_versions.py
 
-which writes tests/versions.json anew.
+which writes tests/versions.json anew. Whether numbers change, whatever code they come from, is seen at tiny size, where
+`cell_numbers` holds them to what their version promised (`tests/test_papers.py`).
 """
 
 import hashlib
@@ -12,7 +13,9 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from cell_numbers import Cells, broken, numbers, promise
 from listening import heard
 
 from lazyscope.papers.initialisation import training
@@ -54,6 +57,42 @@ def test_code_changes_come_with_a_version(now):
 def test_helpers_count():
     names = {name.rpartition(".")[2] for name in reached(training.train, watched)}
     assert names >= {"train", "setup", "Protocol", "chizat_step_size"}
+
+
+FOUND = {"f": Cells(1, {"loss": numbers(np.array([1e-8, -1.0, 0.0, np.nan])), "steps": numbers(np.array([3.0, 5.0]))})}
+
+
+def test_numbers_of_cells_are_few():
+    assert FOUND["f"].results["loss"] == pytest.approx((3, -0.33333333, 0.33333334, 1e-4, 1e-9), rel=1e-7)
+
+
+@pytest.mark.parametrize("entries", [[1e-8, -1.0, 0.0, 1.0], [1.00001e-8, -1.0, 0.0, np.nan], [1e-8, 1.0, 0.0, np.nan]])
+def test_numbers_that_move_are_told_and_refused_while_the_version_stays(entries):
+    moved = {"f": Cells(1, {**FOUND["f"].results, "loss": numbers(np.array(entries))})}
+    (line,) = broken(moved, FOUND)
+    assert line.startswith("loss of f v1 moved by")
+    with pytest.raises(ValueError, match="numbers must not move while versions stay, got loss of f v1 moved by"):
+        promise(moved, moved, FOUND)
+    raised = {"f": moved["f"]._replace(version=2)}
+    assert broken(raised, FOUND) != [], "the record is of another version"
+    assert promise(raised, raised, FOUND) == raised
+
+
+def test_a_promise_is_as_close_as_another_machine_comes():
+    def of(value):
+        return {"f": Cells(1, {"loss": numbers(np.array([value, 1.0]))})}
+
+    assert promise(of(1.0), of(1.0 + 1e-11), {})["f"].results["loss"].within == 1e-9
+    loose = promise(of(1.0), of(1.0 + 1e-6), {})
+    assert loose["f"].results["loss"].within == pytest.approx(1e-5)
+    assert broken(of(1.0 + 1e-6), loose) == []
+    assert broken(of(1.0 + 1e-4), loose) != []
+
+
+def test_cells_that_come_or_go_are_told():
+    other = {"g": FOUND["f"]}
+    assert broken(other, FOUND) == ["cells of ['g'], promised are ['f']"]
+    assert "gives ['loss']" in broken({"f": Cells(1, {"loss": FOUND["f"].results["loss"]})}, FOUND)[0]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ A sentence about every case, such as a bound, is refuted by one that violates it
 judged by all values in place of an interval of their mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -78,8 +78,8 @@ class Claim:
     `quantity(dataset)` is one number per seed; `accepted` is the interval of values for which the sentence is true,
     `(-inf, inf)` ends allowed; `measure` says the quantity in words with its unit. `scale` says which values it can
     have; `every_seed` that the sentence is about every case, so that one seed outside refutes it. `expected` gives the
-    outcome expected at each size, None where unknown. `note` says what was measured instead, where the sentence fails.
-    `moved` says what was changed after a first look at the numbers: a threshold, or the quantity itself.
+    outcome expected at each size, as far as it is known. `note` says what was measured instead, where the sentence
+    fails. `moved` says what was changed after a first look at the numbers: a threshold, or the quantity itself.
     """
 
     sentence: str
@@ -87,7 +87,7 @@ class Claim:
     measure: str
     quantity: Callable[[xr.Dataset], np.ndarray]
     accepted: tuple[float, float]
-    expected: dict[str, Outcome | None] = field(default_factory=dict)
+    expected: Mapping[str, Outcome] = field(default_factory=dict)
     note: str = ""
     scale: Scale = Scale.REAL
     every_seed: bool = False

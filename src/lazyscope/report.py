@@ -26,6 +26,7 @@ from lazyscope.claims import CONFIDENCE, Finding, Outcome, corrected, threshold_
 from lazyscope.store import named, write_atomic
 
 PAGE, LEAD = "index.html", "lead.json"
+UNKNOWN = "unknown"  # of an outcome that was not measured before
 INTERACTIVE, NARROW = ".interactive.json", ".narrow.svg"
 ITEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
 WORDS = ("sentence", "outcome", "reason", "measure", "interval", "of", "note", "moved")  # of a finding
@@ -74,12 +75,17 @@ def describe(finding: Finding, size: str) -> dict[str, Any]:
         "threshold": threshold_text(claim.accepted),
         "seeds": finding.seeds,
         "outcome": finding.outcome.value,
-        "expected": "unknown" if expected is None else expected.value,
+        "expected": UNKNOWN if expected is None else expected.value,
         "reason": finding.reason,
         "note": claim.note,
         "moved": claim.moved,
         "p": None if math.isnan(finding.p) else finding.p,
     }
+
+
+def surprising(described: dict[str, Any]) -> bool:
+    """Whether a finding, as `describe` gives it, has another outcome than was expected, where one was."""
+    return described["expected"] not in (UNKNOWN, described["outcome"])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ Examples:
   lazyscope report lazyscope-out                   make the page again from what is there
   lazyscope report a/ b/ --out both                diagnoses side by side
   lazyscope --version                              which version this is
-  lazyscope store status lazyscope-out             which cells are kept; `check` verifies them, `export` writes them out
+  lazyscope store status lazyscope-out             which cells are kept; `check`, `export` and `prune` them
 """
 
 COMMANDS: dict[

@@ -1,7 +1,6 @@
 """`lazyscope reproduce`: figures, their claims and the page."""
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ class Reproduce:
     seeds: int | None = None
     """Number of independent trials; default: the figure's own number at this size."""
     check: bool = False
-    """Exit with status 1 when an outcome differs from the one expected at this size."""
+    """List every outcome other than the one expected at this size, and exit with status 1 where there is one."""
     json: bool = False
     """Print one JSON object with every claim and the path of the page instead of tables."""
     quiet: bool = False
@@ -58,10 +57,12 @@ class Reproduce:
         """Reproduce the figures one after the other; the page is there after the first."""
         names, changes = self._validated(), self._changes()
         process.prepare_jax()
+        from lazyscope import report
         from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.loading import in_one_line, on_figure
-        from lazyscope.cli.terminal import print_findings, progress_bar
-        from lazyscope.papers.reproduce import reproduce, unexpected
+        from lazyscope.cli.terminal import print_findings, print_unexpected, progress_bar
+        from lazyscope.papers.reproduce import reproduce
+        from lazyscope.papers.variation import in_store
         from lazyscope.store import Store
 
         own = {name: on_figure(name) for name in names if name not in FIGURES}
@@ -74,10 +75,10 @@ class Reproduce:
             for name in names:
                 with (
                     in_one_line(name, "the figure") if changes or name in own else nullcontext(),
-                    store.used_for(name),
+                    store.used_for(in_store(name, changes)),
                     progress_bar(name, unit="cells", quiet=self.quiet) as progress,
                 ):
-                    item, findings = reproduce(
+                    item, _ = reproduce(
                         name,
                         size=self.size,
                         seeds=self.seeds,
@@ -89,7 +90,7 @@ class Reproduce:
                         own=own.get(name),
                         changes=changes,
                     )
-                surprises += unexpected(findings, self.size)
+                surprises += [(item.name, finding) for finding in item.findings if report.surprising(finding)]
                 page = _page(self.out)
                 items.append(item)
                 if not (self.json or self.quiet):
@@ -100,8 +101,7 @@ class Reproduce:
         if self.json or page is not None:
             print(_as_json(items, page) if self.json else page)
         if self.check and surprises:
-            for finding in surprises:
-                print(f"unexpected: {finding.claim.sentence} ({finding.outcome.value})", file=sys.stderr)
+            print_unexpected(surprises)
             return 1
         return int(page is None)
 

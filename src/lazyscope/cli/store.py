@@ -1,5 +1,6 @@
 """`lazyscope store`: the cells that are kept."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -93,13 +94,68 @@ class StoreExport:
 
 
 @dataclass
+class StorePrune:
+    """Say what nothing can ask for any more, and remove it when told to.
+
+    That is: cells that figures of an earlier version asked for, of functions, versions and settings that no figure has
+    now at any size; chunks that were set aside; files that a killed process left half-written. Cells of your own
+    functions and figures stay, and so do those of `--set`, of more seeds, and states of unfinished runs.
+
+    Example: lazyscope store prune lazyscope-out
+    """
+
+    folder: StoreFolder
+    """A store, or a folder that `lazyscope reproduce` wrote."""
+    yes: bool = False
+    """Remove it without asking. Without, a terminal is asked, and elsewhere nothing is removed."""
+
+    def run(self) -> int:
+        """Print what would go and how large it is, then remove it or say how; exit status 2 while a process writes."""
+        from lazyscope import store
+        from lazyscope.cli.terminal import print_store, size_in_words
+        from lazyscope.papers.programs import asked, of_a_figure
+
+        folder = store.locate(self.folder)
+        found = store.unused(folder, asked)
+        others = [s for s in store.status(folder)[0] if asked(s) and not of_a_figure(s)]
+        if others:
+            named = sorted({", ".join(s.names) or s.function for s in others})
+            say(f"{sum(s.cells for s in others)} cells are no figure's and stay: {'; '.join(named)}")
+        if not found.files:
+            print(f"{folder}: nothing to remove")
+            return 0
+        if found.cells:
+            print_store(f"{folder}: no figure asks for these", found.cells)
+        for path in (*found.aside, *found.half_written):
+            print(path)
+        size = size_in_words(found.bytes)
+        if not (self.yes or _agreed(f"remove {len(found.files)} files, {size}? [y/N] ")):
+            say(f"nothing is removed: `lazyscope store prune {self.folder} --yes` removes {size}")
+            return 0
+        gone = store.prune(folder, asked)
+        print(f"{folder}: {sum(s.cells for s in gone.cells)} cells and {size} removed")
+        return 0
+
+
+def _agreed(question: str) -> bool:
+    """What a terminal answers; no where there is none."""
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        return False
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+@dataclass
 class StoreCommand:
-    """The finished cells that `reproduce` keeps: what is there, is it whole, write it out."""
+    """The finished cells that `reproduce` keeps: what is there, is it whole, write it out, drop what is of no use."""
 
     command: tyro.conf.OmitArgPrefixes[
         Annotated[StoreStatus, tyro.conf.subcommand("status", prefix_name=False)]
         | Annotated[StoreCheck, tyro.conf.subcommand("check", prefix_name=False)]
         | Annotated[StoreExport, tyro.conf.subcommand("export", prefix_name=False)]
+        | Annotated[StorePrune, tyro.conf.subcommand("prune", prefix_name=False)]
     ]
 
     def run(self) -> int:

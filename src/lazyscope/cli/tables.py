@@ -18,15 +18,16 @@ HARD = "\xa0"  # a blank at which no line ends
 UNLIMITED = 100_000
 
 
-def width() -> int | None:
-    """Columns of the terminal that standard output is, None where it is none."""
-    isatty = getattr(sys.stdout, "isatty", None)
+def width(stream: Any = None) -> int | None:
+    """Columns of the terminal that a stream, by default standard output, is; None where it is none."""
+    isatty = getattr(stream or sys.stdout, "isatty", None)
     return shutil.get_terminal_size().columns if isatty is not None and isatty() else None
 
 
-def console() -> Console:
-    """Standard output at its own width."""
-    return Console(highlight=False, width=width() or UNLIMITED, height=25)  # rich heeds them in a pair alone
+def console(stream: Any = None) -> Console:
+    """A stream, by default standard output, at its own width."""
+    # Rich heeds width and height in a pair alone.
+    return Console(file=stream, highlight=False, width=width(stream) or UNLIMITED, height=25)
 
 
 def wrapped(text: str, indent: str = "  ") -> str:
@@ -42,6 +43,7 @@ def print_table(
     wraps: Collection[str] = (),
     numbers: Collection[str] = (),
     footer: Sequence[Any] | None = None,
+    stream: Any = None,
 ) -> None:
     """`rows` under `headings`; columns in `wraps` give way where the terminal is narrow, `numbers` stand to the right.
 
@@ -56,7 +58,7 @@ def print_table(
         else _longest(column)
         for heading, column in zip(headings, columns, strict=True)
     ]
-    out = console()
+    out = console(stream)
     if sum(needed) + BETWEEN * (len(headings) - 1) > out.width:
         _print_paragraphs(out, headings, cells, last, title)
         return

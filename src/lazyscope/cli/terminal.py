@@ -1,8 +1,9 @@
 """What the command line prints: a progress line with time left, and tables."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -92,31 +93,47 @@ def print_findings(item: Item) -> None:
         out.print(grid)
 
 
-def print_store(folder: str, summaries: Sequence[Summary]) -> None:
-    """The cells of a store per figure, function and settings, and their total."""
+def print_unexpected(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Findings, as a page has them, whose outcome is another than expected, beside their figures; on standard error."""
+    print_table(
+        ("figure", "claim", "expected", "outcome", "measured", "accepted"),
+        [
+            (name, f["sentence"], f["expected"], f["outcome"], f"{f['mean']} ({f['interval']})", f["threshold"])
+            for name, f in rows
+        ],
+        title="other outcomes than expected",
+        wraps=("claim", "measured"),
+        stream=sys.stderr,
+    )
+
+
+def print_store(title: str, summaries: Sequence[Summary]) -> None:
+    """Cells of a store per figure, function and settings, and their total."""
     rows = [
         (
             ", ".join(s.names) or "(unnamed)",
             f"{'.'.join(s.function.split('.')[-2:])} v{s.version}",
-            s.digest[:8],
+            s.program.digest[:8],
             ", ".join(f"{name}: {len(values)}" for name, values in sorted(s.axes.items())),
             len(s.seeds),
             s.cells,
-            s.chunks,
-            _size(s.bytes),
+            len(s.chunks),
+            size_in_words(s.bytes),
         )
         for s in summaries
     ]
-    cells, chunks, size = (sum(getattr(s, name) for s in summaries) for name in ("cells", "chunks", "bytes"))
+    cells, chunks = sum(s.cells for s in summaries), sum(len(s.chunks) for s in summaries)
+    size = size_in_words(sum(s.bytes for s in summaries))
     print_table(
         ("figure", "function", "settings", "axes", "seeds", "cells", "chunks", "size"),
         rows,
-        title=folder,
+        title=title,
         wraps=("figure", "function", "axes"),
         numbers=("seeds", "cells", "chunks", "size"),
-        footer=("all", "", "", "", "", cells, chunks, _size(size)),
+        footer=("all", "", "", "", "", cells, chunks, size),
     )
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """Bytes in kB or MB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -11,7 +11,7 @@ import matplotlib.figure
 import xarray as xr
 from jaxtyping import Array, Key
 
-from lazyscope.claims import Claim, Outcome
+from lazyscope.claims import Claim
 from lazyscope.papers.stated_settings import Setting
 from lazyscope.sweep import Progress, Store, sweep
 
@@ -93,13 +93,6 @@ class Figure(Generic[Settings]):
     numbers: Callable[[xr.Dataset], list[list[str]]]
     stated: tuple[Setting, ...] = ()
     interactive: Callable[[xr.Dataset], dict[str, Any]] | None = None
-
-
-def expected(
-    quick: Outcome | None, *, paper: Outcome | None = None, tiny: Outcome | None = None
-) -> dict[str, Outcome | None]:
-    """The outcome of a claim at each size, as it was measured; None where it was not, or decides nothing."""
-    return {"tiny": tiny, "quick": quick, "paper": paper}
 
 
 def prefixed(ds: xr.Dataset, prefix: str, *axes: str) -> xr.Dataset:

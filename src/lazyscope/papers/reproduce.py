@@ -15,6 +15,7 @@ from lazyscope import claims, figures, report
 from lazyscope.claims import Finding
 from lazyscope.papers import stated_settings
 from lazyscope.papers.figure import Figure, Trials
+from lazyscope.papers.outcomes import expecting
 from lazyscope.papers.registry import FIGURES
 from lazyscope.papers.variation import label, varied
 from lazyscope.store import Store, export, provenance
@@ -24,9 +25,9 @@ ROOT_SEED = 0  # every figure starts from this key; trials differ by their seed
 
 
 def load(name: str) -> Figure[Any]:
-    """The figure of this name."""
+    """The figure of this name, with the outcomes expected of its claims."""
     module, _, figure = FIGURES[name].figure.partition(":")
-    return getattr(importlib.import_module(f"lazyscope.papers.{module}"), figure)
+    return expecting(name, getattr(importlib.import_module(f"lazyscope.papers.{module}"), figure))
 
 
 def reproduce(
@@ -112,11 +113,6 @@ def own_name(name: str) -> str:
     """The name of a figure on disk: a file's and an object's for `FILE.py:OBJECT`."""
     place, _, figure = name.rpartition(":")
     return f"{Path(place).stem}-{figure}" if place else name
-
-
-def unexpected(findings: list[Finding], size: str) -> list[Finding]:
-    """Findings whose outcome is not the one expected at this size (None expects nothing)."""
-    return [f for f in findings if f.claim.expected.get(size) not in (None, f.outcome)]
 
 
 def root_key() -> Key[Array, ""]:

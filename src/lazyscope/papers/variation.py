@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lazyscope.papers.stated_settings import in_words, leaves, named_parts
 
 T = TypeVar("T")
+VARIED = " --set "  # in the names under which stores have cells of varied figures
 
 
 def varied(settings: T, changes: Mapping[str, str]) -> T:
@@ -34,6 +35,11 @@ def label(name: str, changes: Mapping[str, str]) -> str:
     """The name of a varied figure, on the page and on disk."""
     words = [name, *(part for change in changes.items() for part in change)]
     return "-".join(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words)
+
+
+def in_store(name: str, changes: Mapping[str, str]) -> str:
+    """What a store calls a figure, and a varied one."""
+    return name + "".join(f"{VARIED}{setting}={value}" for setting, value in changes.items())
 
 
 def _put(settings: Any, path: str, value: Any) -> Any:

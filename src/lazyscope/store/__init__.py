@@ -21,20 +21,24 @@ from lazyscope.store.files import StoreError, export, named, write_atomic
 from lazyscope.store.folder import Store
 from lazyscope.store.keys import stored_as
 from lazyscope.store.origin import provenance
+from lazyscope.store.pruning import Unused, prune, unused
 
 __all__ = [
     "Problem",
     "Store",
     "StoreError",
     "Summary",
+    "Unused",
     "check",
     "export",
     "export_cells",
     "locate",
     "named",
     "provenance",
+    "prune",
     "status",
     "stored_as",
+    "unused",
     "write_atomic",
     "write_csv",
     "write_netcdf",

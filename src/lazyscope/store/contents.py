@@ -19,6 +19,7 @@ from lazyscope.store import chunks
 from lazyscope.store.chunks import DamagedError, Header
 from lazyscope.store.files import StoreError, export, write_atomic
 from lazyscope.store.folder import CHUNKS, MARKER, aside_files, check_format, chunk_files, names_in
+from lazyscope.store.keys import Program
 
 Write = Callable[[xr.Dataset, Path], Path]
 
@@ -34,16 +35,23 @@ class Problem(NamedTuple):
 class Summary:
     """What a store holds of one function with one set of settings; `names` are what it was computed for."""
 
-    function: str
-    version: int
-    digest: str
-    settings: dict[str, Any]
+    program: Program
+    names: tuple[str, ...] = ()
     cells: int = 0
-    chunks: int = 0
     bytes: int = 0
+    chunks: list[Path] = field(default_factory=list)
     seeds: set[int] = field(default_factory=set)
     axes: dict[str, set[str]] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
+
+    @property
+    def function(self) -> str:
+        """The name that stores know it by."""
+        return self.program.description["function"]
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+        return self.program.description["version"]
 
 
 def locate(folder: Path) -> Path:
@@ -61,21 +69,16 @@ def status(folder: Path) -> tuple[list[Summary], list[Problem], list[Path]]:
     problems = []
     names = names_in(folder)
     for path, header in _headers(folder, problems):
-        program = header.program
-        text = program.description
-        summary = found.setdefault(
-            program.digest,
-            Summary(str(text.get("function")), int(text.get("version", 0)), program.digest, text.get("settings", {})),
-        )
-        summary.names = tuple(names.get(program.digest, ()))
+        digest = header.program.digest
+        summary = found.setdefault(digest, Summary(header.program, tuple(names.get(digest, ()))))
         summary.cells += len(header.rows)
-        summary.chunks += 1
+        summary.chunks.append(path)
         summary.bytes += path.stat().st_size
         for row in header.rows:
             summary.seeds.add(row.seed)
             for name, value in row.coords:
                 summary.axes.setdefault(name, set()).add(json.dumps(value))
-    ordered = sorted(found.values(), key=lambda s: (s.names, s.function, s.version, s.digest))
+    ordered = sorted(found.values(), key=lambda s: (s.names, s.function, s.version, s.program.digest))
     return ordered, problems, aside_files(folder)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, Claim, Scale
-from lazyscope.papers.figure import Figure, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure
 from lazyscope.papers.image_nets.training import RUNS, STATED, at_every_scale, nets
 from lazyscope.papers.quantities import FIRST, LAST, at
 
@@ -53,7 +53,6 @@ CLAIMS = (
         quantity=at(least_stable, alpha=LAST),
         accepted=(0.99, np.inf),
         scale=Scale.SHARE,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Away from it they do.",
@@ -62,7 +61,6 @@ CLAIMS = (
         quantity=at(least_stable, alpha=FIRST),
         accepted=(-np.inf, 0.9),
         scale=Scale.SHARE,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Stability increases with alpha.",
@@ -70,7 +68,6 @@ CLAIMS = (
         measure="largest fall of the mean share from one alpha to the next (0: it never falls)",
         quantity=at(fall),
         accepted=(-0.01, np.inf),
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Deeper layers change more.",
@@ -78,7 +75,6 @@ CLAIMS = (
         measure="mean share in the first half of the layers minus the second half, at the smallest alpha",
         quantity=at(depth, alpha=FIRST),
         accepted=(0.0, np.inf),
-        expected=expected(HOLDS),
     ),
 )
 

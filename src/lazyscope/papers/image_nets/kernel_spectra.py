@@ -30,10 +30,10 @@ import xarray as xr
 from jaxtyping import Array, Float, Key
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.datasets import Images, cifar10, gaussian_images, photographs, shuffled_pixels, uniform_noise
 from lazyscope.models import Model
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.figure import Cell, Figure, Size, Trials
 from lazyscope.papers.image_nets.training import small_net
 from lazyscope.papers.quantities import Quantity, at, difference
 from lazyscope.papers.stated_settings import Setting
@@ -171,7 +171,6 @@ def _alike(sentence: str, kind: str, note: str = "") -> Claim:
         quantity=rank_against_real(kind),
         accepted=ALIKE,
         scale=Scale.RATIO,
-        expected=expected(HOLDS),
         note=note,
     )
 
@@ -184,7 +183,6 @@ def _conditioning(sentence: str, kind: str, accepted: tuple[float, float]) -> Cl
         measure=f"decades of λ1/λn above those on noise, {KINDS[kind][0]}, over those on real images",
         quantity=at(share_of_conditioning, kind=kind),
         accepted=accepted,
-        expected=expected(HOLDS),
         moved=HINDSIGHT,
     )
 
@@ -197,7 +195,6 @@ CLAIMS = (
         quantity=rank_against_real("noise"),
         accepted=(2.0, np.inf),
         scale=Scale.RATIO,
-        expected=expected(FAILS),
         note="Deep in the net images of noise look alike, because pooling averages independent pixels.",
     ),
     Claim(
@@ -206,7 +203,6 @@ CLAIMS = (
         measure="decades from the first eigenvalue to the middle of the spectrum, real images less noise",
         quantity=difference(at(fall, kind="real"), at(fall, kind="noise")),
         accepted=(0.5, np.inf),
-        expected=expected(FAILS),
         note="They do in the last quarter of the spectrum alone: see the condition number.",
     ),
     Claim(
@@ -216,7 +212,6 @@ CLAIMS = (
         quantity=at(lambda ds: ds.condition.sel(kind="real") / ds.condition.sel(kind="noise")),
         accepted=(2.0, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS),
         note="Photographs owe it to smooth patches, which are nearly equal; 40 images of CIFAR do not show it.",
         moved=HINDSIGHT,
     ),

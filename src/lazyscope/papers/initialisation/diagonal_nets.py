@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, Key
 from scipy import optimize
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.dynamics import gradient_flow
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.figure import Cell, Figure, Size, Trials
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio
 from lazyscope.papers.student import decades
 from lazyscope.problems import Problem
@@ -165,7 +165,6 @@ CLAIMS = (
         quantity=at(lambda ds: ds.to_least_q.max("tau")),
         accepted=(-np.inf, 1e-3),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="From large weights it is the solution of least l2 norm: the kernel regime.",
@@ -174,7 +173,6 @@ CLAIMS = (
         quantity=at("to_least_l2", tau=LAST),
         accepted=(-np.inf, 1e-3),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="From small weights it is the solution of least l1 norm: the rich regime.",
@@ -183,7 +181,6 @@ CLAIMS = (
         quantity=at("to_least_l1", tau=FIRST),
         accepted=(-np.inf, 0.05),
         scale=Scale.SIZE,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The lazy end generalises worse where the truth is sparse.",
@@ -191,7 +188,6 @@ CLAIMS = (
         measure="log10 of the distance to the truth at the smallest tau over that at the largest",
         quantity=log10_ratio(at("to_truth", tau=FIRST), at("to_truth", tau=LAST)),
         accepted=(-np.inf, -1.0),
-        expected=expected(HOLDS),
     ),
 )
 

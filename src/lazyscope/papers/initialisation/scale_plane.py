@@ -23,9 +23,9 @@ import xarray as xr
 from matplotlib.ticker import NullFormatter
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.papers import crossings
-from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.figure import Figure, Size, Trials, prefixed
 from lazyscope.papers.initialisation.plane_training import AT_EQUAL_TIME, WITH_NOTE_STEPS, Net
 from lazyscope.papers.quantities import Quantity
 from lazyscope.papers.stated_settings import FULL_BATCH, NOTE_RULE, Setting, unused
@@ -211,7 +211,6 @@ def _slope_claim(prefix: str, sentence: str, target: float, width: float, moved:
         measure="slope of log alpha against log tau along a level of the test loss, equal kernel_time",
         quantity=slope(prefix),
         accepted=(target - width, target + width),
-        expected=expected(HOLDS, paper=HOLDS),
         note=IDENTITY,
         moved=moved,
     )
@@ -228,7 +227,6 @@ def _equal_claim(prefix: str, sentence: str, note: str) -> Claim:
         quantity=equal_cells(prefix),
         accepted=(-np.inf, -6.0),
         every_seed=True,
-        expected=expected(FAILS) if note else expected(HOLDS, paper=HOLDS),
         note=note,
     )
 
@@ -240,7 +238,6 @@ CLAIMS = (
         measure="slope of log alpha against log tau along the median of the best test loss, the note's grid and steps",
         quantity=note_slope,
         accepted=(-2.1, -1.9),
-        expected=expected(FAILS),
         note="Each cell there is trained for another time: more at small alpha. The slope is -2 only where nothing is "
         "trained and the loss is the initial one.",
         moved="this claim was added, once the plane was known.",
@@ -259,7 +256,6 @@ CLAIMS = (
         quantity=straightness,
         accepted=(0.999, np.inf),
         scale=Scale.SHARE,
-        expected=expected(HOLDS, paper=HOLDS),
     ),
     _slope_claim("plain_", "To maintain the test loss alpha decays as 1/tau^q, q = 2 (plain).", -2, 0.02),
     _equal_claim("equal_", "Cells with equal alpha·tau² are one and the same run.", ""),
@@ -273,7 +269,6 @@ CLAIMS = (
         quantity=untrained,
         accepted=(np.log(2), np.inf),
         scale=Scale.RATIO,
-        expected=expected(FAILS, paper=FAILS),
         note="They are initial losses: kernel_time per step falls as alpha^−3 there, and 2000 steps train nothing.",
     ),
     Claim(
@@ -282,7 +277,6 @@ CLAIMS = (
         measure="ln of the corner's value minus ln(m alpha² tau⁴/4); single draws of m units scatter by about 1/2",
         quantity=formula,
         accepted=(-2.0, 2.0),
-        expected=expected(HOLDS, paper=HOLDS),
     ),
 )
 

@@ -16,8 +16,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, Claim, Scale
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Size, Trials
 from lazyscope.papers.initialisation import panels
 from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio, rank_correlation
@@ -76,7 +76,6 @@ FIG1C = Figure(
             quantity=rank_correlation("end_test_loss", "tau"),
             accepted=(0.8, np.inf),
             scale=Scale.CORRELATION,
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="The end test loss at large tau is several times that at small tau.",
@@ -84,7 +83,6 @@ FIG1C = Figure(
             measure="log10 of end test loss at the largest tau over that at the smallest",
             quantity=log10_ratio(at("end_test_loss", tau=LAST), at("end_test_loss", tau=FIRST)),
             accepted=(np.log10(3), np.inf),
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="In the lazy regime the best test loss along training lies below that at the end.",
@@ -92,7 +90,6 @@ FIG1C = Figure(
             measure="log10 of end over best test loss at the largest tau",
             quantity=log10_ratio(at("end_test_loss", tau=LAST), at("best_test_loss", tau=LAST, step=LAST)),
             accepted=(0.05, np.inf),
-            expected=expected(HOLDS, paper=HOLDS),
             note="The best is chosen on the test loss itself, so it is not a test loss any more.",
         ),
     ),
@@ -124,7 +121,6 @@ FIG4 = replace(
             measure="log10 of end test loss at tau = 1 over that at the smallest tau",
             quantity=rise,
             accepted=(np.log10(2), np.inf),
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="The test loss then reaches a plateau as tau increases further.",
@@ -132,7 +128,6 @@ FIG4 = replace(
             measure="end test loss at the largest tau over that at the first tau >= 3, minus 1",
             quantity=plateau,
             accepted=(-0.05, 0.05),
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="On the plateau training is lazy: the net ends where its linearisation ends.",
@@ -141,7 +136,6 @@ FIG4 = replace(
             quantity=distance_to_linearised,
             accepted=(-np.inf, 0.02),
             scale=Scale.SIZE,
-            expected=expected(HOLDS, paper=HOLDS),
             note="Both at the same steps; the linearised model itself would go on to the dashed level.",
         ),
     ),

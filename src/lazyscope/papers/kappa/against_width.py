@@ -16,8 +16,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.claims import Claim
+from lazyscope.papers.figure import Figure, Size, Trials
 from lazyscope.papers.kappa.closed_form import OVER_WIDTH
 from lazyscope.papers.quantities import LAST, Quantity, at, power
 from lazyscope.papers.stated_settings import TRAINING, Setting, unused
@@ -100,11 +100,10 @@ def _slope_claim(exponent: float, sentence: str, low: float, high: float) -> Cla
         measure=f"slope of log kappa against log m, {NAMES[exponent]}, targets times 100",
         quantity=power("kappa", "width", exponent=exponent),
         accepted=(low, high),
-        expected=expected(HOLDS),
     )
 
 
-def _bound_claim(sentence: str, variable: str, exponents: tuple[float, ...], quick: Outcome) -> Claim:
+def _bound_claim(sentence: str, variable: str, exponents: tuple[float, ...]) -> Claim:
     targets = "targets times 100" if variable == "kappa" else "targets of the teacher"
     return Claim(
         sentence=f"{sentence} ({targets})",
@@ -112,7 +111,6 @@ def _bound_claim(sentence: str, variable: str, exponents: tuple[float, ...], qui
         measure=f"kappa over the bound, at the width and scale where its mean is largest, {targets}",
         quantity=bound_ratio(variable, exponents),
         accepted=(-np.inf, 1.0),
-        expected=expected(quick),
         note="The constant is missing: the second term is in proportion to ‖y‖, which the printed bound does not know."
         if variable == "kappa"
         else "",
@@ -130,20 +128,18 @@ CLAIMS = (
         measure=f"slope of log kappa against log m, {NAMES[1.0]}, targets of the teacher",
         quantity=power("kappa_unit", "width", exponent=1.0),
         accepted=(-0.05, 0.05),
-        expected=expected(INCONCLUSIVE),
         note="At these widths h(w0) is most of the residual, and its part of kappa falls as m^(−1/2) at any scale.",
     ),
-    _bound_claim(BOUND, "kappa", EXPONENTS, FAILS),
-    _bound_claim(BOUND, "kappa_unit", EXPONENTS, HOLDS),
-    _bound_claim(SQRT_BOUND, "kappa", (0.5,), FAILS),
-    _bound_claim(SQRT_BOUND, "kappa_unit", (0.5,), HOLDS),
+    _bound_claim(BOUND, "kappa", EXPONENTS),
+    _bound_claim(BOUND, "kappa_unit", EXPONENTS),
+    _bound_claim(SQRT_BOUND, "kappa", (0.5,)),
+    _bound_claim(SQRT_BOUND, "kappa_unit", (0.5,)),
     Claim(
         sentence="As alpha grows bigger the criterion decreases.",
         source="note §1.1, rescaled model",
         measure="largest change of log10 kappa from one alpha to the next, raw output; decreasing is below 0",
         quantity=at(largest_rise, width=LAST),
         accepted=(-np.inf, 0.0),
-        expected=expected(INCONCLUSIVE),
         note="Where ⟨h(w0), y⟩ > 0 kappa is least at a finite alpha, a few per cent below kappa_inf; elsewhere it "
         "decreases all the way to kappa_inf.",
     ),
@@ -153,7 +149,6 @@ CLAIMS = (
         measure="slope of log kappa against log alpha over the last two decades, raw output",
         quantity=power(two_last_decades, "alpha", width=LAST),
         accepted=(-np.inf, -0.9),
-        expected=expected(FAILS, tiny=FAILS),
         note="It needs h(w0) = 0: raw, kappa tends to kappa_inf = ‖h‖‖D²h‖/‖Dh‖² > 0. Nor do such nets become lazy "
         "themselves: note-s1.1-regimes.",
     ),
@@ -163,7 +158,6 @@ CLAIMS = (
         measure="slope of log kappa against log alpha, centred output",
         quantity=power("kappa_centred", "alpha", width=LAST),
         accepted=(-1.01, -0.99),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="What it tends to with the raw output is kappa_inf.",
@@ -171,7 +165,6 @@ CLAIMS = (
         measure="kappa at the largest alpha over kappa_inf, minus 1",
         quantity=at(lambda ds: ds.kappa_raw.isel(alpha=-1) / ds.kappa_inf - 1, width=LAST),
         accepted=(-0.01, 0.01),
-        expected=expected(HOLDS),
     ),
 )
 

@@ -21,10 +21,10 @@ from jaxtyping import Array, Float, Key, PyTree
 from matplotlib.axes import Axes
 
 from lazyscope import figures, tree
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.dynamics import default_record, gradient_descent
 from lazyscope.models import Doubled, two_layer
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.figure import Cell, Figure, Size, Trials
 from lazyscope.papers.quantities import FIRST, LAST, at, log10_ratio
 from lazyscope.problems import Problem
 
@@ -185,7 +185,6 @@ FIG1A = Figure(
             quantity=MOVEMENT,
             accepted=(1.0, np.inf),
             scale=Scale.RATIO,
-            expected=expected(HOLDS),
         ),
         Claim(
             sentence="The particles gather along the teacher's directions.",
@@ -194,7 +193,6 @@ FIG1A = Figure(
             quantity=at("aligned_mass"),
             accepted=(0.8, np.inf),
             scale=Scale.SHARE,
-            expected=expected(INCONCLUSIVE),
             note="Half of the mass does, 1 to 98 %. 15 points do not determine the teacher: particles also gather "
             "between its units.",
         ),
@@ -204,7 +202,6 @@ FIG1A = Figure(
             measure="log10 of final over initial train loss",
             quantity=FITTED,
             accepted=(-np.inf, -2.0),
-            expected=expected(HOLDS),
         ),
     ),
     draw=draw,
@@ -226,7 +223,6 @@ FIG1B = replace(
             quantity=MOVEMENT,
             accepted=(-np.inf, 0.1),
             scale=Scale.SIZE,
-            expected=expected(HOLDS),
         ),
         Claim(
             sentence="The particles do not turn to the teacher's directions.",
@@ -235,7 +231,6 @@ FIG1B = replace(
             quantity=at(lambda ds: np.degrees(ds.turn)),
             accepted=(-np.inf, 10.0),
             scale=Scale.SIZE,
-            expected=expected(HOLDS),
         ),
         Claim(
             sentence="The net fits the training points all the same.",
@@ -243,7 +238,6 @@ FIG1B = replace(
             measure="log10 of final over initial train loss",
             quantity=FITTED,
             accepted=(-np.inf, -2.0),
-            expected=expected(HOLDS),
         ),
     ),
 )

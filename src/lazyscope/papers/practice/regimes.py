@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.diagnose import regime
-from lazyscope.papers.figure import Figure, Size, Trials, expected, side_by_side
+from lazyscope.papers.figure import Figure, Size, Trials, side_by_side
 from lazyscope.papers.practice.networks import INITIALISATIONS, NETS, OPTIMISERS, TRAINED, Practice
 from lazyscope.papers.quantities import LAZY, Quantity, at
 from lazyscope.papers.stated_settings import ours
@@ -107,7 +107,6 @@ CLAIMS = (
         quantity=share("lazy"),
         accepted=(-np.inf, 0.1),
         scale=Scale.SHARE,
-        expected=expected(HOLDS),
         note="The note gives the CNNs of [2] as an example, with a large tau. They have the usual initialisation "
         "(Xavier); what is large there is the output scale alpha (chizat2019-fig3a, code of [2]).",
     ),
@@ -118,7 +117,6 @@ CLAIMS = (
         quantity=share("not lazy"),
         accepted=(0.5, np.inf),
         scale=Scale.SHARE,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The NTK parametrisation moves the kernel less than muP, which learns features at every width.",
@@ -126,7 +124,6 @@ CLAIMS = (
         measure="mean log10 of k, the largest kernel change of a weight, NTK over muP, with SGD at the largest width",
         quantity=ntk_against_mup,
         accepted=(-np.inf, 0.0),
-        expected=expected(INCONCLUSIVE),
         note="At so small a width the two differ little; the paper size goes to 1024.",
     ),
 )

@@ -19,10 +19,10 @@ import xarray as xr
 from jaxtyping import Array, Key
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.dynamics import DIVERGED, gradient_descent
 from lazyscope.models import Model, two_layer, two_layer_linear
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, prefixed
 from lazyscope.papers.quantities import Quantity, at, log10, power
 from lazyscope.problems import Problem
 from lazyscope.store import stored_as
@@ -145,7 +145,6 @@ CLAIMS = (
         quantity=log10(largest("peak", LAZY)),
         accepted=(-np.inf, 1e-9),
         every_seed=True,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="There the curvature stays where it was.",
@@ -154,7 +153,6 @@ CLAIMS = (
         quantity=at(lazy_curvature),
         accepted=(-np.inf, 0.1),
         scale=Scale.SIZE,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Between 2/λ0 and 4/λ0 the loss first rises.",
@@ -162,7 +160,6 @@ CLAIMS = (
         measure="least log10 of the highest train loss over the first, 2.2 < η·λ0 < 3.6, widest linear net",
         quantity=log10(at(lambda ds: inside(ds, "peak", CATAPULT).min("rate"))),
         accepted=(np.log10(2), np.inf),
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It then falls, below where it started.",
@@ -170,7 +167,6 @@ CLAIMS = (
         measure="largest log10 of the last train loss over the first, 2.2 < η·λ0 < 3.6, widest linear net",
         quantity=log10(largest("last", CATAPULT)),
         accepted=(-np.inf, 0.0),
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The curvature ends below 2/η.",
@@ -180,7 +176,6 @@ CLAIMS = (
         accepted=(-np.inf, 2.0),
         scale=Scale.RATIO,
         every_seed=True,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="The loss rises to a height proportional to the width.",
@@ -188,7 +183,6 @@ CLAIMS = (
         measure="slope of log (highest over first train loss) against log m at η·λ0 = 3",
         quantity=power(lambda ds: ds.peak.sel(rate=3.0, method="nearest"), "width"),
         accepted=(0.8, 1.2),
-        expected=expected(INCONCLUSIVE),
         note="1.0 on average, with a wide interval: the height also depends on how deep the curvature has to fall, by "
         "chance, at each width.",
     ),
@@ -199,7 +193,6 @@ CLAIMS = (
         quantity=at(lambda ds: inside(ds, "diverged", BEYOND).mean("rate")),
         accepted=(0.95, np.inf),
         scale=Scale.SHARE,
-        expected=expected(INCONCLUSIVE),
         note="The edge of one example is blurred by ten: one run in six survives at 4.5, none from 5 on.",
     ),
     Claim(
@@ -209,7 +202,6 @@ CLAIMS = (
         quantity=relu_limit,
         accepted=(10.0, 14.0),
         scale=Scale.RATIO,
-        expected=expected(FAILS),
         note="Not two layers of this width on ten examples: they diverge where the linear net does, near 4/λ0.",
     ),
 )

@@ -22,8 +22,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
-from lazyscope.papers.figure import Figure, Trials, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Trials
 from lazyscope.papers.quantities import FIRST, LAST, Quantity, at, log10_ratio, power, rank_correlation
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.surfaces import panels
@@ -92,157 +92,128 @@ def bump_difference(ds: xr.Dataset) -> np.ndarray:
     return (bumps.sel(exponent=MEAN) - bumps.sel(exponent=SQRT)).values
 
 
-def _claim(
-    sentence: str,
-    source: str,
-    measure: str,
-    quantity: Quantity,
-    accepted: tuple[float, float],
-    quick: Outcome,
-    note: str = "",
-    scale: Scale = Scale.REAL,
-) -> Claim:
-    return Claim(sentence, source, measure, quantity, accepted, expected(quick), note, scale=scale)
-
-
 WIDER = np.log10(1.2)
 RAW_PLANE = "on the note's plane, raw weights"
 CLAIMS = (
-    _claim(
+    Claim(
         "For 1/m the landscape is wide under different values of m (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the radius at the largest width over that at the smallest, 1/m, {RAW_PLANE}",
         growth("note_radius", MEAN),
         (-0.15, np.inf),
-        HOLDS,
         note="Raw lengths grow as √m by themselves: by 0.60 from m = 8 to 128.",
     ),
-    _claim(
+    Claim(
         "For 1/m the landscape is wide under different values of m.",
         "note §4.7, Figure 2; in a unit common to all widths (ours)",
         "log10 of the filter-normalised radius at the largest width over that at the smallest, 1/m",
         growth("radius", MEAN),
         (-0.15, 0.15),
-        INCONCLUSIVE,
     ),
-    _claim(
+    Claim(
         "For 1/√m it is narrow for small m, narrower than 1/m (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the radius at m^(−1/2) over that at 1/m, smallest width, {RAW_PLANE}",
         at_small_width("note_radius"),
         (-np.inf, -WIDER),
-        HOLDS,
         note="In raw weights the curvature of alpha·h goes as alpha².",
     ),
-    _claim(
+    Claim(
         "For 1/√m it is deep for small m, deeper than 1/m (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the depth (rim minus lowest) at m^(−1/2) over that at 1/m, smallest width, {RAW_PLANE}",
         at_small_width("note_depth"),
         (0.0, np.inf),
-        HOLDS,
         note="The rim lies at the same distance in raw weights and the loss there goes as alpha².",
     ),
-    _claim(
+    Claim(
         "For 1/√m the depth grows as m grows (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the depth at the largest width over that at the smallest, m^(−1/2), {RAW_PLANE}",
         growth("note_depth", SQRT),
         (0.0, np.inf),
-        HOLDS,
     ),
-    _claim(
+    Claim(
         "For 1/√m the solutions lie deeper as m grows.",
         "ours, on note §4.7",
         "log10 of the zero predictor's loss over the solutions', m^(−1/2): largest width minus smallest",
         log10_ratio(at("solution_loss", exponent=SQRT, width=FIRST), at("solution_loss", exponent=SQRT, width=LAST)),
         (0.0, np.inf),
-        FAILS,
     ),
-    _claim(
+    Claim(
         "For 1/√m it becomes wider at the bottom as m grows (the note's plane).",
         "note §4.7, Figure 2",
         f"log10 of the radius at the largest width over that at the smallest, m^(−1/2), {RAW_PLANE}",
         growth("note_radius", SQRT),
         (WIDER, np.inf),
-        HOLDS,
         note="Raw lengths grow as √m by themselves: by 0.60 from m = 8 to 128.",
     ),
-    _claim(
+    Claim(
         "For 1/√m it is narrow for small m and becomes wider as m grows.",
         "note §4.7, Figure 2; in a unit common to all widths (ours)",
         "log10 of the filter-normalised radius at the largest width over that at the smallest, m^(−1/2)",
         growth("radius", SQRT),
         (WIDER, np.inf),
-        HOLDS,
     ),
-    _claim(
+    Claim(
         "The landscape of 1/m is wider than that of 1/√m (raw weights, the note's unit).",
         "note §4.7, Figure 2",
         "log10 of the radius in raw weights at 1/m over that at m^(−1/2), mean over widths",
         mean_over_sqrt("raw_radius"),
         (WIDER, np.inf),
-        HOLDS,
         note="In raw weights the curvature of alpha·h goes as alpha², so this is mostly a choice of unit.",
     ),
-    _claim(
+    Claim(
         "It is wider in a unit common to both scales, too.",
         "ours, on note §4.7",
         "log10 of the filter-normalised radius at 1/m over that at m^(−1/2), mean over widths",
         mean_over_sqrt("radius"),
         (WIDER, np.inf),
-        FAILS,
     ),
-    _claim(
+    Claim(
         "At large m there is a bump in the middle of the landscape of 1/m.",
         "note §4.7, Figure 2",
         "log10 of the test loss of the mean of the solutions over their mean loss, 1/m, largest width",
         bump("mean_loss"),
         (np.log10(2), np.inf),
-        HOLDS,
     ),
-    _claim(
+    Claim(
         "The bump appears as m increases.",
         "note §4.7, Figure 2",
         "slope of log10 (test loss of the mean of the solutions over their mean loss) against log10 m, 1/m",
         power(lambda ds: ds.mean_loss / ds.solution_loss, "width", exponent=MEAN),
         (0.0, np.inf),
-        INCONCLUSIVE,
         note="It is there at every width, as the mean of nets whose units are in different orders.",
     ),
-    _claim(
+    Claim(
         "The bump is one of 1/m: it is smaller for 1/√m.",
         "note §4.7, Figure 2",
         "the same number at 1/m minus that at m^(−1/2), mean over widths",
         bump_difference,
         (0.0, np.inf),
-        INCONCLUSIVE,
     ),
-    _claim(
+    Claim(
         "The bump is one of the landscape: it stays when hidden units are put into the same order.",
         "ours, on note §4.7",
         "log10 of the test loss of the mean over the solutions' after permutation alignment, 1/m, largest width",
         bump("aligned_mean_loss"),
         (np.log10(2), np.inf),
-        FAILS,
     ),
-    _claim(
+    Claim(
         "A wider loss landscape leads to a better generalisation (over widths and scales).",
         "note §4.7",
         "Spearman correlation of filter-normalised radius and test loss over widths and scales",
         rank_correlation("radius", "solution_loss"),
         (-np.inf, -0.5),
-        FAILS,
         note="Six cells that differ in width, output scale and, twentyfold, in kernel_time, none at its end.",
         scale=Scale.CORRELATION,
     ),
-    _claim(
+    Claim(
         "A wider loss landscape leads to a better generalisation (one width and scale).",
         "note §4.7",
         "Spearman correlation of a solution's radius with its test loss over draws, mean over widths and scales",
         at(lambda ds: ds.within.mean(["width", "exponent"])),
         (-np.inf, -0.5),
-        FAILS,
         note="Solutions of one problem from different draws, trained alike.",
         scale=Scale.CORRELATION,
     ),

@@ -24,8 +24,8 @@ import xarray as xr
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import figures, landscape
-from lazyscope.claims import FAILS, HOLDS, Claim, Outcome, Scale
-from lazyscope.papers.figure import Figure, Trials, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Trials
 from lazyscope.papers.quantities import LAST, Quantity, at, log10_ratio
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP
 from lazyscope.papers.surfaces import panels
@@ -178,11 +178,10 @@ def _claim(
     measure: str,
     quantity: Quantity,
     accepted: tuple[float, float],
-    quick: Outcome,
     note: str = "",
     scale: Scale = Scale.REAL,
 ) -> Claim:
-    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, expected(quick), note, scale=scale)
+    return Claim(sentence, source, f"{measure}, largest width", quantity, accepted, note=note, scale=scale)
 
 
 CLAIMS = (
@@ -192,7 +191,6 @@ CLAIMS = (
         "distance of their shadows from the centre over that of the 1/m solutions' shadows",
         widest("distance_ratio", "note"),
         (-np.inf, 0.5),
-        HOLDS,
         scale=Scale.RATIO,
     ),
     _claim(
@@ -201,7 +199,6 @@ CLAIMS = (
         "share of their squared distance from the centre that lies in the plane",
         widest("in_plane", "note"),
         (0.5, np.inf),
-        FAILS,
         scale=Scale.SHARE,
     ),
     _claim(
@@ -210,7 +207,6 @@ CLAIMS = (
         "log10 of the 1/m loss at their shadows over that at the shadows of the 1/m solutions",
         log10_ratio(widest("shadow_loss", "note"), widest("mean_shadow_loss", "note")),
         (0.05, np.inf),
-        HOLDS,
     ),
     _claim(
         "That says something of where they are, more than that they are near the middle.",
@@ -218,7 +214,6 @@ CLAIMS = (
         "log10 of the 1/m loss at their shadows over that at points of the plane as far from its centre",
         log10_ratio(widest("shadow_loss", "note"), widest("ring_loss", "note")),
         (0.05, np.inf),
-        FAILS,
     ),
     _claim(
         "Where they really are the loss of 1/m is higher than elsewhere.",
@@ -226,7 +221,6 @@ CLAIMS = (
         "log10 of the 1/m loss of their weights over that of random weights as far from the centre",
         log10_ratio(widest("true_loss", "note"), widest("around_loss", "note")),
         (0.05, np.inf),
-        HOLDS,
         note="With these weights 1/m puts out 1/√m of what they were trained for: about the zero predictor's loss.",
     ),
     _claim(
@@ -235,7 +229,6 @@ CLAIMS = (
         "log10 of their own test loss over the surface at their shadows",
         log10_ratio(widest("own_loss", "note"), widest("shadow_loss", "note")),
         (-0.1, 0.1),
-        FAILS,
     ),
     _claim(
         "They lie at a bump still when hidden units are put into one order.",
@@ -243,7 +236,6 @@ CLAIMS = (
         "log10 of the 1/m loss in the middle of the aligned plane over the mean loss of the 1/m solutions",
         log10_ratio(widest("middle_loss", "aligned"), widest("mean_solution_loss", "aligned")),
         (np.log10(2), np.inf),
-        FAILS,
     ),
 )
 

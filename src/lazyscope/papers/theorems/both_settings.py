@@ -17,8 +17,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
-from lazyscope.papers.figure import Figure, Size, Trials, expected, prefixed
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Size, Trials, prefixed
 from lazyscope.papers.quantities import LAST, at, log10_ratio, power
 from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.assumptions import STARTS, Starts, independences, offsets, ranks
@@ -93,27 +93,25 @@ def rate_change(values: xr.DataArray) -> np.ndarray:
     return (late_rate(values, 0.67) / late_rate(middle, 0.5) - 1).values
 
 
-def _decay_claim(convex: str, sentence: str, quick: Outcome, note: str = "") -> Claim:
+def _decay_claim(convex: str, sentence: str, note: str = "") -> Claim:
     return Claim(
         sentence=sentence,
         source="note §3.2",
         measure="late log-slope of the linearised flow's loss over that before, minus 1; exponential is 0",
         quantity=lambda ds: rate_change(ds.loss_left.sel(convex=convex).rename(loss_unit="unit")),
         accepted=(-0.15, 0.15),
-        expected=expected(quick),
         note=note,
         moved="the flow was followed for 12 units of time at first, which ends below the integrator's tolerance.",
     )
 
 
-def _rank_claim(device: str, what: str, outcome: Outcome, note: str = "") -> Claim:
+def _rank_claim(device: str, what: str, note: str = "") -> Claim:
     return Claim(
         sentence=f"Dh(w) has constant rank around w0 ({what}).",
         source="note §3.2, assumption",
         measure="rank at 0.001 per weight from w0 minus that at w0, over the number of weights; all weights free",
         quantity=at(lambda ds: (ds.rank_nearby - ds["rank"]) / ds.parameters, device=device),
         accepted=(-0.01, 0.01),
-        expected=expected(outcome, tiny=outcome),
         note=note,
     )
 
@@ -125,7 +123,6 @@ CLAIMS = (
         measure="late log-slope of the residual over that before, minus 1, at the largest alpha",
         quantity=lambda ds: rate_change(ds.residual.isel(alpha=-1)),
         accepted=(-0.15, 0.15),
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It converges to the global minimum.",
@@ -134,7 +131,6 @@ CLAIMS = (
         quantity=at(lambda ds: ds.residual.max("alpha"), unit=LAST),
         accepted=(-np.inf, 1e-3),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
         note="At alpha = 1 as well, far below the theorem's threshold.",
     ),
     Claim(
@@ -143,21 +139,18 @@ CLAIMS = (
         measure="slope of log of the largest output gap over all times against log alpha, alpha >= 100",
         quantity=power("output_gap", "alpha", alpha=slice(100, None)),
         accepted=(-1.05, -0.95),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     _decay_claim(
         "quartic",
         "R strictly convex: the linearised flow converges linearly (quartic loss).",
-        FAILS,
         "It falls as a power of the time. What is needed is strong convexity.",
     ),
     _decay_claim(
         "logistic",
         "R strictly convex: the linearised flow converges linearly (logistic loss).",
-        FAILS,
         "It falls as 1/t, and where labels can be fitted there is no minimiser to converge to.",
     ),
-    _decay_claim("strongly convex", "R strongly convex and smooth, not quadratic: it converges linearly.", HOLDS),
+    _decay_claim("strongly convex", "R strongly convex and smooth, not quadratic: it converges linearly."),
     Claim(
         sentence="With h(w0) = 0 the global minimiser does not depend on α.",
         source="note §3.2",
@@ -165,7 +158,6 @@ CLAIMS = (
         quantity=at("weights_apart", output="centred"),
         accepted=(-np.inf, 0.01),
         scale=Scale.SIZE,
-        expected=expected(FAILS, tiny=FAILS),
         note="Its outputs αh̄(w̄*) do not depend on α; w̄* − w0 is in proportion to 1/α.",
     ),
     Claim(
@@ -175,7 +167,6 @@ CLAIMS = (
         quantity=at("end_apart", output="centred"),
         accepted=(-np.inf, 1e-9),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="w̄* − w0 is in proportion to 1/α.",
@@ -183,7 +174,6 @@ CLAIMS = (
         measure="slope of log ‖w̄* − w0‖ against log α, h(w0) = 0",
         quantity=power("minimiser", "linear_alpha", output="centred"),
         accepted=(-1.001, -0.999),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="Initialised with ‖h(w0)‖ <= C0 it converges at an exponential rate, as guaranteed.",
@@ -193,7 +183,6 @@ CLAIMS = (
         accepted=(-np.inf, 1.0),
         scale=Scale.RATIO,
         every_seed=True,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="A large ‖h(w0)‖ de-stabilises the model: the guarantee fails at 1000·C0.",
@@ -202,14 +191,12 @@ CLAIMS = (
         quantity=at("offset_guarantee", size=1000.0),
         accepted=(1.0, np.inf),
         scale=Scale.RATIO,
-        expected=expected(FAILS),
         note="C0 is sufficient only: a thousand times as far the guarantee still holds.",
     ),
-    _rank_claim("centred", "centred net", HOLDS),
+    _rank_claim("centred", "centred net"),
     _rank_claim(
         "symmetrised",
         "symmetrised net",
-        FAILS,
         "Its pairs have the same derivatives at w0 alone, so that the theorem does not cover the note's own start.",
     ),
     Claim(
@@ -219,7 +206,6 @@ CLAIMS = (
         quantity=lambda ds: rate_at_largest_alpha(_under(ds)),
         accepted=(0.9, 1.1),
         scale=Scale.RATIO,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="It converges to a local minimum that the variations of w can reach: the projection.",
@@ -227,7 +213,6 @@ CLAIMS = (
         measure="train loss at the end over the projection's on the range of Dh(w0), minus 1, at the largest alpha",
         quantity=lambda ds: excess(_under(ds)),
         accepted=(-0.01, 0.01),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="It does not reach the global minimiser, which is out of reach of the variations of w.",
@@ -236,7 +221,6 @@ CLAIMS = (
         quantity=lambda ds: left_over(_under(ds)),
         accepted=(0.01, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="The same net can go lower: where it ends is not its global minimum.",
@@ -247,7 +231,6 @@ CLAIMS = (
             at(lambda ds: ds.under_train_loss.min("under_alpha"), under_unit=LAST),
         ),
         accepted=(float(np.log10(1.01)), np.inf),
-        expected=expected(INCONCLUSIVE),
         note="The claim before compares with 0, which no net of ten weights reaches on 60 examples.",
     ),
 )

@@ -17,8 +17,8 @@ import matplotlib.figure
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Size, Trials
 from lazyscope.papers.quantities import Quantity, at, farthest, power, slopes
 from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.flows import Net, draw_power, horizons
@@ -85,7 +85,6 @@ CLAIMS = (
         measure=FAR.format("sup ‖w − w0‖", -1),
         quantity=slope("moved", -1),
         accepted=(-1.05, -0.95),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="sup ‖w_α(t) − w̄_α(t)‖ = O(1/α²).",
@@ -93,7 +92,6 @@ CLAIMS = (
         measure=FAR.format("sup ‖w − w̄‖", -2),
         quantity=slope("weight_gap", -2),
         accepted=(-2.1, -1.9),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="sup ‖αh(w_α(t)) − αh̄(w̄_α(t))‖ = O(1/α).",
@@ -101,7 +99,6 @@ CLAIMS = (
         measure=FAR.format("the output gap", -1),
         quantity=slope("output_gap", -1),
         accepted=(-1.05, -0.95),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="sup ‖w_α(t) − w0‖ <= (1/α) √(T R(αh(w0))).",
@@ -111,7 +108,6 @@ CLAIMS = (
         accepted=(0, 1),
         scale=Scale.RATIO,
         every_seed=True,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="Doubling gains an order over centring: the output gap of smooth doubled nets is O(1/α²).",
@@ -119,7 +115,6 @@ CLAIMS = (
         measure="slope of log output gap against log alpha, doubled smooth nets, the one farthest from −2",
         quantity=slope("output_gap", -2, device="doubled"),
         accepted=(-2.1, -1.9),
-        expected=expected(HOLDS, tiny=HOLDS),
         note="w − w̄ is O(1/α²) for both devices; in a doubled net its image under Dh(w0) cancels to the next order.",
     ),
     Claim(
@@ -128,7 +123,6 @@ CLAIMS = (
         measure="slope of log output gap against log alpha, centred ReLU net",
         quantity=power("output_gap", "alpha", net="relu, centred"),
         accepted=(-1.2, -0.8),
-        expected=expected(INCONCLUSIVE),
         note="While gates flip, no power of alpha describes the gap.",
     ),
 )

@@ -20,8 +20,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Outcome, Scale
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Size, Trials
 from lazyscope.papers.quantities import LAST, at, farthest, power, slopes
 from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.assumptions import STARTS, Starts, independences, smoothnesses
@@ -91,18 +91,16 @@ def _loss_claim(general: str, what: str) -> Claim:
         measure="slope of log sup ‖w − w̄‖ over a fixed horizon against log alpha, centred tanh net",
         quantity=power("loss_apart", "loss_alpha", general=general),
         accepted=(-2.1, -1.9),
-        expected=expected(HOLDS),
     )
 
 
-def _smooth_claim(activation: str, sentence: str, quick: Outcome, note: str) -> Claim:
+def _smooth_claim(activation: str, sentence: str, note: str = "") -> Claim:
     return Claim(
         sentence=sentence,
         source="note §3",
         measure=f"slope of log ‖Dh(w0 + δu) − Dh(w0)‖ against log δ, {activation}; Lipschitz is 1",
         quantity=power("differential_change", "shift", activation=activation),
         accepted=(0.9, 1.1),
-        expected=expected(quick),
         note=note,
     )
 
@@ -111,11 +109,10 @@ CLAIMS = (
     _smooth_claim(
         "ReLU",
         "The main assumption, a locally Lipschitz differential, is met by the note's student (ReLU).",
-        INCONCLUSIVE,
         "Dh jumps where a gate flips: δ must be small enough for many to flip, which a net this small does not show in "
         "every draw. The theorems speak of smooth activations.",
     ),
-    _smooth_claim("tanh", "It is met by the nets of these theorems here (tanh).", HOLDS, ""),
+    _smooth_claim("tanh", "It is met by the nets of these theorems here (tanh)."),
     Claim(
         sentence="Setting h(w0) = 0 makes the linearised flow independent of α.",
         source="note §3",
@@ -123,7 +120,6 @@ CLAIMS = (
         quantity=at("flow_apart", output="centred"),
         accepted=(-np.inf, 1e-9),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
         note="Of the outputs αh̄ and of α(w̄ − w0); w̄ itself moves in proportion to 1/α.",
     ),
     Claim(
@@ -133,7 +129,6 @@ CLAIMS = (
         quantity=at("flow_apart", output="raw"),
         accepted=(0.1, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     _loss_claim("non-convex", "a loss that is not convex"),
     _loss_claim("logistic", "logistic loss"),
@@ -143,7 +138,6 @@ CLAIMS = (
         measure="slope of log sup ‖w − w̄‖ against log alpha, the one farthest from −2 over centred and doubled",
         quantity=lambda ds: farthest(slopes(ds.weight_gap, "alpha"), -2),
         accepted=(-2.1, -1.9),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="The model generalises as the linearised model beyond the training set.",
@@ -152,7 +146,6 @@ CLAIMS = (
         quantity=at(lambda ds: abs(ds.test_loss / ds.linear_test_loss - 1).max("net"), alpha=LAST),
         accepted=(-np.inf, 0.01),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="On held-out points the outputs of flow and linearised flow differ by O(1/α).",
@@ -160,7 +153,6 @@ CLAIMS = (
         measure="slope of log of the largest difference over points and time against log alpha, centred",
         quantity=power("test_gap", "alpha", net="tanh, centred"),
         accepted=(-1.05, -0.95),
-        expected=expected(HOLDS, tiny=HOLDS),
         note="The doubled net's falls as 1/α²: its pairs cancel the second-order term at every point.",
     ),
     Claim(
@@ -171,7 +163,6 @@ CLAIMS = (
         accepted=(0, 1),
         scale=Scale.RATIO,
         every_seed=True,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="After K iterations the relative gap is at most K² Lip(Dh)‖αh(w0) − y‖/(α Lip(h)²).",
@@ -181,7 +172,6 @@ CLAIMS = (
         accepted=(0, 1),
         scale=Scale.RATIO,
         every_seed=True,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="The relative gap between the gradient flow of the model and its linearisation grows as K².",
@@ -189,7 +179,6 @@ CLAIMS = (
         measure="slope of log gap against log K for K <= 0.01, the one farthest from 2 over models and alpha",
         quantity=lambda ds: growth(_finite(ds)),
         accepted=(1.8, 2.2),
-        expected=expected(HOLDS, tiny=HOLDS),
         note="For K of order 1 and more both flows settle and the gap saturates: the K² is that of the bound alone.",
     ),
 )

@@ -21,9 +21,9 @@ import xarray as xr
 from jaxtyping import Array, Key
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.dynamics import kernel_flow
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected, prefixed
+from lazyscope.papers.figure import Cell, Figure, Size, Trials, prefixed
 from lazyscope.papers.initialisation.training import experiment
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, TRAINING, Setting, ours, unused
 from lazyscope.papers.student import Protocol, decades, setup
@@ -164,7 +164,6 @@ CLAIMS = (
         quantity=distance_to_linearised,
         accepted=(-np.inf, 0.02),
         scale=Scale.SIZE,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="Under-parameterised and lazy, the model converges to a local minimum: the projection of the targets.",
@@ -172,7 +171,6 @@ CLAIMS = (
         measure="train loss at the end at the largest tau over the projection's on the range of Dh(w0), minus 1",
         quantity=excess,
         accepted=(-0.01, 0.01),
-        expected=expected(INCONCLUSIVE),
         note="A unit with a small readout is a slow direction: this budget suffices for most seeds, not for all. "
         "The limit of the linearised descent is the projection exactly.",
     ),
@@ -182,7 +180,6 @@ CLAIMS = (
         measure="log10 of ‖∇F‖ at the end over its start, a net trained at tau = 100",
         quantity=lambda ds: np.log10(ds.end_gradient.isel(end_step=-1).values),
         accepted=(-np.inf, -3.0),
-        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -192,7 +189,6 @@ CLAIMS = (
         quantity=lambda ds: ds.convexity.values,
         accepted=(-1e-6, np.inf),
         every_seed=True,
-        expected=expected(HOLDS),
         moved=AT_100,
         note="To second order: half of its eigenvalues are 0, a symmetrised net having twice the weights of its rank.",
     ),
@@ -202,7 +198,6 @@ CLAIMS = (
         measure="train loss at the end of that net over the projection's, minus 1",
         quantity=lambda ds: ds.end_loss.isel(end_step=-1).values - 1,
         accepted=(-0.01, 0.01),
-        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -212,7 +207,6 @@ CLAIMS = (
         quantity=lambda ds: (ds.end_loss.isel(end_step=-1) * ds.projection_share).values,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS),
         moved=AT_100,
     ),
     Claim(
@@ -222,7 +216,6 @@ CLAIMS = (
         quantity=share_left,
         accepted=(1e-3, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It is not the global minimum: the same net trained from small weights goes lower.",
@@ -230,7 +223,6 @@ CLAIMS = (
         measure="log10 of the train loss at the end at the largest tau over the least at any tau, counted up to 2",
         quantity=above_rich,
         accepted=(float(np.log10(2)), np.inf),
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="Convergence to it is geometric.",
@@ -239,7 +231,6 @@ CLAIMS = (
         quantity=decay,
         accepted=(-np.inf, -0.9),
         scale=Scale.CORRELATION,
-        expected=expected(HOLDS),
     ),
 )
 

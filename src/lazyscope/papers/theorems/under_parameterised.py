@@ -14,8 +14,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, Claim, Scale
-from lazyscope.papers.figure import Figure, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure
 from lazyscope.papers.quantities import LAST, at
 from lazyscope.papers.stated_settings import ours
 from lazyscope.papers.theorems.convergence import (
@@ -52,7 +52,6 @@ CLAIMS = (
         measure="late decay rate of ‖∇F‖ in units of λ at the largest alpha over that at the one before, minus 1",
         quantity=rate_change,
         accepted=(-0.05, 0.05),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="That rate is the linearised flow's: λ, the smallest nonzero eigenvalue of K(w0)/n.",
@@ -61,7 +60,6 @@ CLAIMS = (
         quantity=rate_at_largest_alpha,
         accepted=(0.9, 1.1),
         scale=Scale.RATIO,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="The limit is a local minimum of F_α.",
@@ -70,7 +68,6 @@ CLAIMS = (
         quantity=at("convexity", alpha=LAST),
         accepted=(0, np.inf),
         every_seed=True,
-        expected=expected(HOLDS, tiny=HOLDS),
         note="Positive definite: a strict local minimum.",
     ),
     Claim(
@@ -79,7 +76,6 @@ CLAIMS = (
         measure="train loss at the end over the projection's, minus 1, at the largest alpha",
         quantity=excess,
         accepted=(-0.01, 0.01),
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
     Claim(
         sentence="It is not the global minimum.",
@@ -88,7 +84,6 @@ CLAIMS = (
         quantity=left_over,
         accepted=(0.01, np.inf),
         scale=Scale.RATIO,
-        expected=expected(HOLDS, tiny=HOLDS),
     ),
 )
 

@@ -20,10 +20,10 @@ import xarray as xr
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import figures
-from lazyscope.claims import HOLDS, INCONCLUSIVE, Claim, Scale
+from lazyscope.claims import Claim, Scale
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.models import center, two_layer
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.figure import Cell, Figure, Size, Trials
 from lazyscope.papers.quantities import LAST, at, log10, log10_ratio, power
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.papers.student import held_out
@@ -150,7 +150,6 @@ CLAIMS = (
         quantity=log10(at(largest_loss, width=LAST)),
         accepted=(-np.inf, np.log10(SOLVED)),
         every_seed=True,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="It does not stop on the way there.",
@@ -158,7 +157,6 @@ CLAIMS = (
         measure="largest slope of log train loss against log steps over the second half, widest nets",
         quantity=at(late_slope, width=LAST),
         accepted=(-np.inf, -0.5),
-        expected=expected(HOLDS),
         note="The loss falls as a power of the time: the theorem gives no rate.",
     ),
     Claim(
@@ -168,7 +166,6 @@ CLAIMS = (
         quantity=at(stuck_share, width=TEACHER_WIDTH),
         accepted=(0.1, np.inf),
         scale=Scale.SHARE,
-        expected=expected(HOLDS),
     ),
     Claim(
         sentence="As m grows the training of 1/m nets tends to that of one distribution of units.",
@@ -176,7 +173,6 @@ CLAIMS = (
         measure="slope of log spread of the outputs over initialisations against log m, in the middle of training",
         quantity=power("spread", "width", width=slice(2 * TEACHER_WIDTH, None)),
         accepted=(-0.6, -0.4),
-        expected=expected(INCONCLUSIVE),
         note="Steeper at these widths: a few narrow nets that are still far from the target carry the spread at m = 8.",
     ),
     Claim(
@@ -185,7 +181,6 @@ CLAIMS = (
         measure="log10 of the least train loss that their linearisations end at over the largest of the nets",
         quantity=log10_ratio(at(lambda ds: ds.lazy_loss.min("init"), width=LAST), at(largest_loss, width=LAST)),
         accepted=(1.0, np.inf),
-        expected=expected(HOLDS),
     ),
 )
 

@@ -22,11 +22,11 @@ import xarray as xr
 from jaxtyping import Array, Key, PyTree
 
 from lazyscope import figures, tree
-from lazyscope.claims import HOLDS, Claim
+from lazyscope.claims import Claim
 from lazyscope.dynamics import gradient_descent, linearized_descent
 from lazyscope.measures import trained_gap
 from lazyscope.models import two_layer
-from lazyscope.papers.figure import Cell, Figure, Size, Trials, expected
+from lazyscope.papers.figure import Cell, Figure, Size, Trials
 from lazyscope.papers.quantities import LAST, at, power
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, ours
 from lazyscope.papers.student import held_out
@@ -167,7 +167,6 @@ def _share_claim(variable: str, what: str, note: str = "") -> Claim:
         measure="share of the trained net's change on held-out inputs that they explain, largest width, centred net",
         quantity=at(variable, initial_width=LAST),
         accepted=(0.9, np.inf),
-        expected=expected(None),
         note=note,
     )
 
@@ -179,7 +178,6 @@ def _spread_claim(variable: str, sentence: str, what: str, note: str = "") -> Cl
         measure=f"slope of log standard deviation of {what} over draws against log m, alpha = m^(−1/2)",
         quantity=power(variable, "initial_width"),
         accepted=(-np.inf, -0.4),
-        expected=expected(None),
         note=note,
     )
 
@@ -191,7 +189,6 @@ def _slope_claim(variable: str, sentence: str, what: str, *, low: float, note: s
         measure=f"slope of log {what} against log m, alpha = m^(−1/2)",
         quantity=power(variable, "width"),
         accepted=(low, -0.4),
-        expected=expected(HOLDS),
         note=note,
         moved=moved,
     )

@@ -18,8 +18,8 @@ import numpy as np
 import xarray as xr
 
 from lazyscope import figures
-from lazyscope.claims import FAILS, HOLDS, INCONCLUSIVE, Claim, Scale
-from lazyscope.papers.figure import Figure, Size, Trials, expected
+from lazyscope.claims import Claim, Scale
+from lazyscope.papers.figure import Figure, Size, Trials
 from lazyscope.papers.quantities import LAST, LAZY, Quantity, at, difference, log10_ratio, power
 from lazyscope.papers.stated_settings import FULL_BATCH, NO_STOP, Setting
 from lazyscope.papers.width.training import EXPONENTS, MEAN, NAMES, SQRT, TRAIN, WidthProtocol
@@ -129,7 +129,6 @@ FIG2A = Figure(
             measure="slope of log end test loss against log m over m >= 32",
             quantity=slope("end_test_loss", SQRT),
             accepted=(0.0, np.inf),
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="With alpha = 1/m wide nets generalise better than with m^(−1/2).",
@@ -137,7 +136,6 @@ FIG2A = Figure(
             measure="log10 of end test loss at m^(−1/2) over that at 1/m, at the largest width",
             quantity=log10_ratio(LAST_LOSS[SQRT], LAST_LOSS[MEAN]),
             accepted=(np.log10(2), np.inf),
-            expected=expected(INCONCLUSIVE, paper=HOLDS),
         ),
     ),
     draw=draw,
@@ -163,7 +161,6 @@ S4_5 = replace(
             measure="slope of log end test loss against log m over m >= 32: m^(−1/2) minus 1/m, paired by seed",
             quantity=slope_difference("end_test_loss"),
             accepted=(0.0, np.inf),
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="1/m remains stable as m grows.",
@@ -171,7 +168,6 @@ S4_5 = replace(
             measure="slope of log end test loss against log m over m >= 32 at 1/m",
             quantity=slope("end_test_loss", MEAN),
             accepted=(-0.1, 0.1),
-            expected=expected(HOLDS),
             note="Of this budget: see the claim below. At paper size with three trials inconclusive, −0.003 to 0.134.",
         ),
         Claim(
@@ -181,7 +177,6 @@ S4_5 = replace(
             quantity=at(unfinished, exponent=MEAN),
             accepted=(-np.inf, 0.1),
             scale=Scale.SHARE,
-            expected=expected(FAILS),
         ),
         Claim(
             sentence="The difference is one of output scale, not of training time.",
@@ -189,7 +184,6 @@ S4_5 = replace(
             measure="log10 of test loss at m^(−1/2) over that at 1/m at equal kernel_time, at the largest width",
             quantity=log10_ratio(at(equal_time_loss, width=LAST), LAST_LOSS[MEAN]),
             accepted=(np.log10(2), np.inf),
-            expected=expected(HOLDS, paper=HOLDS),
             note="At equal steps m^(−1/2) trains for 20 times the kernel_time of 1/m; here it stops at a twentieth.",
         ),
         Claim(
@@ -198,7 +192,6 @@ S4_5 = replace(
             measure="slope of log g against log m over m >= 32 at m^(−1/2); kappa would fall as m^(−1/2)",
             quantity=slope("gap", SQRT),
             accepted=(-np.inf, -0.1),
-            expected=expected(HOLDS, paper=HOLDS),
         ),
         Claim(
             sentence="Its bound decreases faster than that of 1/m: more lazy behaviour as m grows (outputs).",
@@ -206,7 +199,6 @@ S4_5 = replace(
             measure="slope of log g against log m over m >= 32: m^(−1/2) minus 1/m, paired by seed",
             quantity=slope_difference("gap"),
             accepted=(-np.inf, 0.0),
-            expected=expected(HOLDS),
             note="At equal steps, so 1/m has trained for a twentieth of the kernel_time.",
         ),
         Claim(
@@ -215,7 +207,6 @@ S4_5 = replace(
             measure="slope of log j against log m over m >= 32: m^(−1/2) minus 1/m, paired by seed",
             quantity=slope_difference("differential_change"),
             accepted=(-np.inf, 0.0),
-            expected=expected(HOLDS),
         ),
         Claim(
             sentence="At the largest width they train lazily.",
@@ -224,7 +215,6 @@ S4_5 = replace(
             quantity=at("gap", exponent=SQRT, width=LAST),
             accepted=(-np.inf, LAZY.gap_lazy),
             scale=Scale.SIZE,
-            expected=expected(FAILS, paper=FAILS),
         ),
     ),
     stated=(FULL_BATCH, NO_STOP),
