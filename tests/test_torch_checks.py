@@ -108,6 +108,58 @@ def test_a_second_derivative_that_jax_has_otherwise_is_seen(monkeypatch):
         ls.adapters.from_torch(module, x)
 
 
+class Tokens(nn.Module):
+    """A patch embedding: PyTorch's derivative of its batch normalisation is wrong for one example."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1, bias=False), nn.BatchNorm2d(3))
+        self.readout = nn.Linear(3, 2)
+
+    def forward(self, x):
+        tokens = nn.functional.layer_norm(self.embed(x).flatten(2).transpose(1, 2), (3,))
+        return torch.tanh(self.readout(tokens)).mean(1)
+
+
+def tokens():
+    torch.manual_seed(0)
+    return Tokens().double().eval(), torch.randn(2, 2, 6, 6).double()
+
+
+def test_where_the_derivative_of_pytorch_is_wrong_that_of_the_outputs_differences_is_taken():
+    module, x = tokens()
+    said = r"derivative of Tokens by embed\.0\.weight, .* is wrong, by .*, which differences of the outputs confirm"
+    with pytest.warns(UserWarning, match=said):
+        apply, params0 = ls.adapters.from_torch(module, x)
+    (slopes,) = jax.vjp(lambda p: apply(p, x), params0)[1](jnp.ones((2, 2)))
+    random = np.random.default_rng(0)
+    for key, parameter in module.named_parameters():
+        way = torch.tensor(random.standard_normal(parameter.shape))
+
+        def moved(t, key=key, parameter=parameter, way=way):
+            with torch.no_grad():
+                return float(torch.func.functional_call(module, {key: parameter + t * way}, (x,)).sum())
+
+        expected = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        np.testing.assert_allclose(np.sum(slopes[key] * way.numpy()), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_wrong_rule_is_refused_where_pytorch_is_wrong_too(monkeypatch):
+    def flat(x):  # right in value, a little less steep
+        return 0.999 * jnp.tanh(x) + 0.001 * jax.lax.stop_gradient(jnp.tanh(x))
+
+    monkeypatch.setitem(OPERATIONS, "tanh", flat)
+    with pytest.raises(ValueError, match=r"must agree on Tokens, got derivatives by embed\.0\.weight"):
+        ls.adapters.from_torch(*tokens())
+
+
+def test_a_derivative_that_pytorch_means_is_refused_where_jax_has_that_of_the_differences():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(12, 1)).double()
+    with pytest.raises(ValueError, match=r"must agree on Sequential, got derivatives by 0\.weight"):
+        ls.adapters.from_torch(module, torch.tensor([[1, 2, 2, 4], [0, 3, 3, 3]]))
+
+
 def test_a_derivative_that_tracing_does_not_see_is_refused_as_such():
     module, x = Of(lambda p, x: Halved.apply(p * x)).double(), torch.randn(3, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"must be what torch\.export sees of it, got derivatives by p"):

@@ -19,8 +19,9 @@ from lazyscope.adapters.torch.converted import Converted
 from lazyscope.adapters.torch.graph import canonical, doubled, unreached
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
-from lazyscope.adapters.torch.probing import leading, probe, retraced, widely
+from lazyscope.adapters.torch.probing import leading, probe, retraced
 from lazyscope.adapters.torch.tracing import export, first_line, trace
+from lazyscope.adapters.torch.widening import widely
 from lazyscope.progress import Progress, heard, silent
 
 _NUM_PROBES = 4

@@ -33,9 +33,20 @@ class Graph:
         """The same with every real number in float64, on the CPU."""
         return _function(self.exported.graph_module, widened)
 
+    @cached_property
+    def relaid(self) -> Callable[..., Any]:
+        """The same as `wide`, where each gradient on the way back is copied to lie in memory in its axes' order.
 
-def replayed(graph: Graph, params: Mapping[str, Any], rows: Sequence[Any], wide: bool) -> Any:
-    """The result on `rows`, by parameters keyed as the module's. Buffers are copied: the graph may write into them."""
+        No derivative may depend on that; PyTorch's of a BatchNorm of one example does.
+        """
+        return _function(self.exported.graph_module, _relaid)
+
+
+def replayed(graph: Graph, function: Callable[..., Any], params: Mapping[str, Any], rows: Sequence[Any]) -> Any:
+    """The result of one of the graph's functions on `rows`, by parameters keyed as the module's.
+
+    Buffers are copied: the graph may write into them.
+    """
     from torch.export.graph_signature import OutputKind  # pyright: ignore[reportMissingImports]
 
     fixed = {name: tensor.detach().clone() for name, tensor in graph.fixed.items()}
@@ -43,7 +54,7 @@ def replayed(graph: Graph, params: Mapping[str, Any], rows: Sequence[Any], wide:
     values |= dict(zip(graph.sources, rows, strict=True))
     signature = graph.exported.graph_signature
     inputs = [values[spec.arg.name] for spec in signature.input_specs]
-    results = (graph.wide if wide else graph.narrow)(*inputs)
+    results = function(*inputs)
     outputs = zip(signature.output_specs, results, strict=True)
     return next(v for s, v in outputs if s.kind == OutputKind.USER_OUTPUT and s.arg.name == graph.result)
 
@@ -88,7 +99,7 @@ def _called(node: Any, cast: Callable[[Any], Any]) -> Any:
     operation = named(node.target)
     if operation in _SWITCHES:
         return _SWITCHES[operation]
-    return _WIDE.get(operation, node.target) if cast is widened else node.target
+    return node.target if cast is _as_it_is else _WIDE.get(operation, node.target)
 
 
 def _with_gradients(enabled: bool, block: Callable[..., Any], *operands: Any) -> Any:
@@ -158,6 +169,15 @@ def widened(value: Any) -> Any:
         return torch.device("cpu")
     if isinstance(value, torch.dtype):
         return torch.complex128 if value.is_complex else torch.float64 if value.is_floating_point else value
+    return value
+
+
+def _relaid(value: Any) -> Any:
+    from torch import Tensor, contiguous_format  # pyright: ignore[reportMissingImports]
+
+    value = widened(value)
+    if isinstance(value, Tensor) and value.requires_grad:
+        value.register_hook(lambda gradient: gradient.clone(memory_format=contiguous_format))
     return value
 
 
