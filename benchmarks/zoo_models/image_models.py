@@ -65,6 +65,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cait_xxs24_224": {"depth": 2},
     "xcit_nano_12_p16_224": {"depth": 2},
     "swin_tiny_patch4_window7_224": {"window_size": 4, "depths": (1, 2), "num_heads": (2, 4), "embed_dim": 16},
+    "gmlp_ti16_224": {"num_blocks": 2},
     "densenet121": {"block_config": (2, 2), "growth_rate": 8},
     "pvt_v2_b0": {"depths": (1, 1, 1, 1)},
     "edgenext_xx_small": {"depths": (1, 1, 2, 1)},
@@ -100,7 +101,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "vit_b_16": {"image_size": 32},
     "inception_v3": {"init_weights": True, "aux_logits": False},
     "googlenet": {"init_weights": True, "aux_logits": False},
-    "maxvit_t": {"input_size": (64, 64)},
+    "maxvit_t": {
+        "stem_channels": 64,
+        "partition_size": 2,
+        "block_channels": [64, 128, 256, 512],
+        "block_layers": [1, 1, 1, 1],
+        "head_dim": 32,
+        "stochastic_depth_prob": 0.2,
+    },
 }
 
 
@@ -114,7 +122,11 @@ def of_timm(name: str, size: int) -> Built:
 def of_torchvision(name: str, size: int) -> Built:
     import torchvision
 
-    module = torchvision.models.get_model(name, weights=None, num_classes=3, **ARGUMENTS.get(name, {}))
+    arguments = {"num_classes": 3, **ARGUMENTS.get(name, {})}
+    if name == "maxvit_t":  # the function of that name has windows of 7 by 7, for images of 224 by 224
+        module = torchvision.models.MaxVit((size, size), **arguments)
+    else:
+        module = torchvision.models.get_model(name, weights=None, **arguments)
     return module, torch.randn(2, 3, size, size), None
 
 

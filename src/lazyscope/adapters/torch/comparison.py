@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lazyscope.adapters.torch.compilation import quickly
 from lazyscope.adapters.torch.differences import slope
 from lazyscope.adapters.torch.probing import Gradients, Probe
 from lazyscope.adapters.torch.tracing import first_line
@@ -48,8 +49,7 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
     small layer does not hide behind a large one.
     """
 
-    # The lowest level: nearly all time is compilation.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @partial(jax.jit, compiler_options=quickly())
     def products(
         params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], Array]:
@@ -145,13 +145,17 @@ def _apart_in_all(
 
 
 def _whole(gradients: Gradients) -> float:
-    return float(np.sqrt(sum(np.sum(g.astype(float) ** 2) for g in gradients.values() if g is not None)))
+    return float(np.linalg.norm([_norm(g) for g in gradients.values() if g is not None]))
+
+
+def _norm(v: np.ndarray) -> float:
+    flat = v.astype(float, copy=False).ravel()
+    return float(np.sqrt(np.vdot(flat, flat)))
 
 
 def _close(found: np.ndarray, expected: np.ndarray, tolerance: float, floor: float) -> bool:
     # Norms, not elements: near 0 an element is rounding noise. `not >` would pass NaN.
-    error, size = (float(np.linalg.norm(v.astype(float).ravel())) for v in (found - expected, expected))
-    return error <= tolerance * max(size, floor)
+    return _norm(found - expected) <= tolerance * max(_norm(expected), floor)
 
 
 def _differ(what: str, found: np.ndarray, expected: np.ndarray) -> str:
