@@ -1,6 +1,7 @@
 """Whether a module, its graph in PyTorch, and its program in JAX agree."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -48,21 +49,11 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
     Transposed products rather than forward ones: they show each parameter by itself, so that a derivative lost in a
     small layer does not hide behind a large one.
     """
-
-    @partial(jax.jit, compiler_options=quickly())
-    def products(
-        params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
-    ) -> tuple[dict[str, Array], dict[str, Array], Array]:
-        def pulled(p: dict[str, Array]) -> tuple[dict[str, Array], Array]:
-            values, pull = jax.vjp(lambda q: apply(q, x), p)
-            return pull(c)[0], values
-
-        return jax.jvp(pulled, (params,), (v,), has_aux=True)
-
     try:
+        both = products(apply)
         # Arrays of NumPy: one by one, JAX would compile how to take each.
         (gradients, _, values), (_, changes, _) = (
-            jax.device_get(products(start, x, wide.cotangent, wide.direction)) for start in (wide.params, wide.moved)
+            jax.device_get(both(start, x, wide.cotangent, wide.direction)) for start in (wide.params, wide.moved)
         )
     except Exception as error:
         raise ValueError(
@@ -97,6 +88,22 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
             "give; that of JAX is",
             stacklevel=4,
         )
+
+
+def products(apply: Apply) -> Callable[..., tuple[dict[str, Array], dict[str, Array], Array]]:
+    """The function of w, x, c and v that returns Dhᵀ c, D(Dhᵀ c)·v and h."""
+
+    @partial(jax.jit, compiler_options=quickly())
+    def both(
+        params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array], Array]:
+        def pulled(p: dict[str, Array]) -> tuple[dict[str, Array], Array]:
+            values, pull = jax.vjp(lambda q: apply(q, x), p)
+            return pull(c)[0], values
+
+        return jax.jvp(pulled, (params,), (v,), has_aux=True)
+
+    return both
 
 
 def _first(gradients: Gradients, pytorch: Derivatives) -> list[tuple[str, np.ndarray, np.ndarray]]:
