@@ -65,12 +65,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "cait_xxs24_224": {"depth": 2},
     "xcit_nano_12_p16_224": {"depth": 2},
     "swin_tiny_patch4_window7_224": {"window_size": 4, "depths": (1, 2), "num_heads": (2, 4), "embed_dim": 16},
-    "gmlp_ti16_224": {"num_blocks": 2},
     "densenet121": {"block_config": (2, 2), "growth_rate": 8},
     "pvt_v2_b0": {"depths": (1, 1, 1, 1)},
     "edgenext_xx_small": {"depths": (1, 1, 2, 1)},
     "fastvit_t8": {"layers": (1, 1, 1, 1)},
 }
+BLOCKS = {"gmlp_ti16_224": 2}  # their number is no option
 TORCHVISION: dict[str, int] = {
     "alexnet": 64,
     "resnet18": 32,
@@ -116,7 +116,10 @@ def of_timm(name: str, size: int) -> Built:
     import timm
 
     options = SMALL.get(name, {}) | ({"img_size": size} if name.startswith(SIZED) else {})
-    return timm.create_model(name, pretrained=False, num_classes=3, **options), torch.randn(2, 3, size, size), None
+    module = timm.create_model(name, pretrained=False, num_classes=3, **options)
+    if name in BLOCKS:
+        module.blocks = module.blocks[: BLOCKS[name]]
+    return module, torch.randn(2, 3, size, size), None
 
 
 def of_torchvision(name: str, size: int) -> Built:
