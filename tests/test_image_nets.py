@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 
 from lazyscope import Problem, cross_entropy, square_loss
 from lazyscope.datasets import photographs, write_cifar10
 from lazyscope.dynamics import centred_training, train_in_epochs
-from lazyscope.papers.image_nets import kernel_spectra, training
+from lazyscope.papers.figure import Trials
+from lazyscope.papers.image_nets import gates, kernel_spectra, training
 from lazyscope.papers.image_nets.training import Deep, load_state, save_state, small_net
 from lazyscope.tangent import jacobian
 from lazyscope.vision import layers, network
@@ -217,3 +219,31 @@ def test_interrupted_cells_go_on_from_their_checkpoint(tmp_path, monkeypatch):
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_of_fewer_layers_is_judged_by_its_own(monkeypatch):
+    shares = {2: [0.9, 0.5], 4: [0.8, 0.7, 0.6, 0.5]}
+
+    def trainings(deep, alphas, trials):
+        layers = np.tile(shares[deep.epochs], (len(alphas), 3, 1))
+        outputs = np.ones((len(alphas), 3, 2, 1))
+        return xr.Dataset(
+            {
+                "stability": (("alpha", "seed", "layer"), layers),
+                "outputs": (("alpha", "seed", "image", "class"), outputs),
+            },
+            {"alpha": list(alphas)},
+        )
+
+    monkeypatch.setattr(training, "trainings", trainings)
+    runs = training.Runs(tuple((f"net {n}", Deep(epochs=n)) for n in shares), (1.0, 1e7))
+    ds = training.at_every_scale(runs, Trials(KEY, 3))
+    np.testing.assert_allclose(gates.depth(ds).isel(alpha=0), min(0.9 - 0.5, 0.75 - 0.55))
+    np.testing.assert_allclose(gates.least_stable(ds).isel(alpha=0, seed=0), [0.5, 0.5])
+    columns = [f"{name}, {what}" for name, n in (("net 2", 2), ("net 4", 4)) for what in ("mean", *_layers(n))]
+    assert gates.numbers(ds)[0] == ["alpha", *columns]
+    assert np.all(ds.gap == 0)
+
+
+def _layers(count):
+    return [f"layer {i + 1}" for i in range(count)]

@@ -11,11 +11,9 @@ Three controls (`lazyscope.datasets.controls`) tell which property of real image
 pixels in another order, one for all or one for each, and Gaussian images of the mean and covariance of all images that
 there are. A trial is a draw of weights, of a set of n images and of each control.
 
-quick uses patches of photographs, 1/8 of the width, n = 64 and five trials, in float64: about 50 s on two idle cores.
-Measured there: effective rank 23.6 on photographs, 25.8 on Gaussian images, 20.5 with pixels shuffled, 16.2 on noise,
-so that the paper's two sentences fail, as they do on 40 images of CIFAR (`docs/papers.md`, Photographs). The condition
-number is 130 times that on noise, which photographs owe to smooth patches and CIFAR does not show.
-paper: 495 images of CIFAR-10 (`--data DIR`) at full width, some eight hours of one core by extrapolation, not run here.
+quick uses patches of photographs, 1/8 of the width and n = 64, in float64; the same on other images: `docs/papers.md`,
+Photographs. paper: 495 images of CIFAR-10 (`--data DIR`) at full width, some eight hours of one core by extrapolation,
+not run here.
 """
 
 from collections.abc import Callable

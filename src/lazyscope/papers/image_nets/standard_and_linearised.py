@@ -7,8 +7,8 @@ Figure 3a (`training.py`). The paper's nets are eight times as wide as these; it
 are known from the paper alone: with CIFAR-10, other widths and two orders of magnitude more training they are not what
 a quick run should give. Which of two nets is better is what both can say.
 
-quick: VGG-11 alone, at 1/8 of its width on the digits, from the runs of Figure 3a where those are in the store. tiny: a
-net of three convolutions. paper: both nets at width factor 8 on CIFAR-10 (`--data DIR`), not run here.
+quick: both at 1/8 of their width on the digits, from the runs of Figure 3a where those are in the store. tiny: a net of
+three convolutions. paper: both nets at width factor 8 on CIFAR-10 (`--data DIR`), not run here.
 """
 
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ import xarray as xr
 
 from lazyscope import figures
 from lazyscope.claims import Claim
-from lazyscope.papers.figure import Figure, Size, Trials
-from lazyscope.papers.image_nets.training import PAPER, QUICK, TINY, Deep, trainings
+from lazyscope.papers.figure import Figure, Size, Trials, side_by_side
+from lazyscope.papers.image_nets.training import PAPER, QUICK_NETS, TINY, Deep, trainings
 from lazyscope.papers.quantities import at
 from lazyscope.papers.stated_settings import Setting
 from lazyscope.vision import resnet18
@@ -46,7 +46,7 @@ class Table:
 WIDE = replace(PAPER, factor=8)
 SIZES = {
     "tiny": Size(Table((("VGG-11", TINY),)), seeds=3),
-    "quick": Size(Table((("VGG-11", QUICK),)), seeds=3),
+    "quick": Size(Table(QUICK_NETS), seeds=3),
     "paper": Size(Table((("VGG-11", WIDE), ("ResNet-18", replace(WIDE, net=resnet18)))), seeds=3),
 }
 STATED = (
@@ -64,10 +64,8 @@ CAPTION = (
 
 def compute(settings: Table, trials: Trials) -> xr.Dataset:
     """Accuracies by net, mode and split."""
-    parts = [trainings(deep, tuple(MODES.values()), trials) for _, deep in settings.nets]
-    names = [name for name, _ in settings.nets]
-    accuracy = xr.concat([ds.accuracy for ds in parts], "net").assign_coords(net=names)
-    return xr.Dataset({"accuracy": accuracy.rename(alpha="mode").assign_coords(mode=list(MODES))})
+    nets = {name: trainings(deep, tuple(MODES.values()), trials)[["accuracy"]] for name, deep in settings.nets}
+    return side_by_side("net", nets).rename(alpha="mode").assign_coords(mode=list(MODES))
 
 
 def standard_is_better(ds: xr.Dataset) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""VGG-11 and others at many output scales: the runs of Figures 3a, 3b and Table 1 of Chizat et al. 2019, §3.2.
+"""VGG-11 and ResNet-18 at many output scales: the runs of Figures 3a, 3b and Table 1 of Chizat et al. 2019, §3.2.
 
 A cell is one training of alpha·(h(w) − h(w0)) from Xavier-normal weights by SGD with momentum 0.9 and learning rate
 lr0/(1 + epoch/3), as in their code, on F_alpha; alpha = inf trains the Taylor-linearised net. Recorded at the
@@ -13,7 +13,7 @@ four: in u = alpha·(w − w0) a step of the lazy net does not depend on alpha, 
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from jaxtyping import Array, Key, PyTree
 from lazyscope.datasets import Images, cifar10, crop_and_flip, digit_images
 from lazyscope.dynamics import EpochState, train_in_epochs
 from lazyscope.models import Model
-from lazyscope.papers.figure import Cell, Size, Trials
+from lazyscope.papers.figure import Cell, Size, Trials, side_by_side
 from lazyscope.papers.stated_settings import Setting
 from lazyscope.problems import Loss, Problem, square_loss
 from lazyscope.store import stored_as, write_atomic
-from lazyscope.vision import layers, vgg11
+from lazyscope.vision import layers, resnet18, vgg11
 from lazyscope.vision.networks import network
 
 CLASSES = 10
@@ -192,33 +192,42 @@ TINY = Deep(net=small_net, examples=64, held_out=64, epochs=4, batch=32, rate=0.
 
 @dataclass(frozen=True)
 class Runs:
-    """A training at several output scales; the linearised net (alpha = inf) is always there."""
+    """Nets by name with their trainings, and output scales; the linearised nets (alpha = inf) are always there."""
 
-    deep: Deep
+    nets: tuple[tuple[str, Deep], ...]
     alphas: tuple[float, ...]
 
 
+# λmax(K(w0))/n of VGG-11 is 5 to 7 over the trials and that of ResNet-18, which adds its blocks, 21 to 270.
+QUICK_NETS = (("VGG-11", QUICK), ("ResNet-18", replace(QUICK, net=resnet18, rate=0.01)))
 RUNS = {
-    "tiny": Size(Runs(TINY, (1.0, 1e7)), seeds=3),
-    "quick": Size(Runs(QUICK, (1.0, 3.0, 20.0, 1e7)), seeds=3),
-    "paper": Size(Runs(PAPER, (0.5, 1.0, 5.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)), seeds=3),
+    "tiny": Size(Runs((("VGG-11", TINY),), (1.0, 1e7)), seeds=3),
+    "quick": Size(Runs(QUICK_NETS, (1.0, 3.0, 20.0, 1e7)), seeds=3),
+    "paper": Size(Runs((("VGG-11", PAPER),), (0.5, 1.0, 5.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)), seeds=3),
 }
 STATED = (
-    Setting("deep.cifar", "yes", "digits where CIFAR-10 is not at hand", stand_in="on digits"),
-    Setting("deep.factor", "1", "time"),
-    Setting("deep.epochs", "100", "time"),
-    Setting("deep.batch", "128", "few images"),
-    Setting("deep.rate", "the best of 1, 0.1, 0.01, 0.001", "one run in place of four"),
+    Setting("nets.VGG-11.cifar", "yes", "digits where CIFAR-10 is not at hand", stand_in="on digits"),
+    Setting("nets.VGG-11.factor", "1", "time"),
+    Setting("nets.VGG-11.epochs", "100", "time"),
+    Setting("nets.VGG-11.batch", "128", "few images"),
+    Setting("nets.VGG-11.rate", "the best of 1, 0.1, 0.01, 0.001", "one run in place of four"),
     Setting("seeds", "not stated"),
 )
 
 
 def at_every_scale(settings: Runs, trials: Trials) -> xr.Dataset:
-    """The runs of Figures 3a and 3b; `gap` is that to the linearised net."""
-    ds = trainings(settings.deep, (*settings.alphas, np.inf), trials)
-    return ds.assign(gap=gap(ds)).drop_vars("outputs")
+    """The runs of Figures 3a and 3b over net and alpha; `gap` is that to the linearised net.
+
+    Layers are counted from the first; a net that has fewer than another has NaN for the rest.
+    """
+    nets = {}
+    for name, deep in settings.nets:
+        ds = trainings(deep, (*settings.alphas, np.inf), trials)
+        ds = ds.assign(gap=gap(ds)).drop_vars("outputs")
+        nets[name] = ds.assign_coords(layer=np.arange(1, ds.sizes["layer"] + 1))
+    return side_by_side("net", nets, join="outer")
 
 
-def nets(ds: xr.Dataset) -> xr.Dataset:
-    """The runs without those of the linearised net."""
+def not_linearised(ds: xr.Dataset) -> xr.Dataset:
+    """The runs without those of the linearised nets."""
     return ds.sel(alpha=np.isfinite(ds.alpha))
