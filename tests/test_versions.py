@@ -63,7 +63,7 @@ FOUND = {"f": Cells(1, {"loss": numbers(np.array([1e-8, -1.0, 0.0, np.nan])), "s
 
 
 def test_numbers_of_cells_are_few():
-    assert FOUND["f"].results["loss"] == pytest.approx((3, -0.33333333, 0.33333334, 1e-4, 1e-9), rel=1e-7)
+    assert FOUND["f"].results["loss"] == pytest.approx((3, -0.33333333, 0.33333334, 1e-4, 1e-9, 1e-9), rel=1e-7)
 
 
 @pytest.mark.parametrize("entries", [[1e-8, -1.0, 0.0, 1.0], [1.00001e-8, -1.0, 0.0, np.nan], [1e-8, 1.0, 0.0, np.nan]])
