@@ -70,10 +70,10 @@ FIGURES: dict[str, Entry] = {
         "theorems.under_parameterised:THM2_5", "Convergence of under-parameterised nets", (6, 8, 40)
     ),
     "chizat2019-fig3a": Entry(
-        "image_nets.accuracy:FIG3A", "Image nets against output scale: accuracy", (15, 40, 360_000), ("paper",)
+        "image_nets.accuracy:FIG3A", "Image nets against output scale: accuracy", (15, 120, 360_000), ("paper",)
     ),
     "chizat2019-fig3b": Entry(
-        "image_nets.gates:FIG3B", "Image nets against output scale: gates", (15, 40, 360_000), ("paper",)
+        "image_nets.gates:FIG3B", "Image nets against output scale: gates", (15, 120, 360_000), ("paper",)
     ),
     "chizat2019-fig3c": Entry(
         "image_nets.kernel_spectra:FIG3C", "Kernel spectra of real and random images", (15, 50, 30_000), ("paper",)
@@ -81,7 +81,7 @@ FIGURES: dict[str, Entry] = {
     "chizat2019-table1": Entry(
         "image_nets.standard_and_linearised:TABLE1",
         "Image nets, standard and linearised",
-        (20, 40, 3_600_000),
+        (20, 80, 3_600_000),
         ("paper",),
     ),
     "note-s3.1": Entry(

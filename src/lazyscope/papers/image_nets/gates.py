@@ -59,6 +59,7 @@ CLAIMS = (
         quantity=at(lambda ds: least_stable(ds).max("net"), alpha=FIRST),
         accepted=(-np.inf, 0.9),
         scale=Scale.SHARE,
+        note="After 64 steps ResNet-18 has .86 of the gates of its last layer still, VGG-11 .40.",
     ),
     Claim(
         sentence="Stability increases with alpha.",
