@@ -134,7 +134,7 @@ def promise(found, otherwise, before):
 
 
 def within(apart):
-    """Ten times a difference, as a power of ten, at least 1e-9; infinite where runs that diverge are not to be compared."""
+    """Ten times a difference, as a power of ten, at least 1e-9; nothing is promised of runs that diverge."""
     if not 10 * apart > PROMISED:
         return PROMISED
     return float(f"1e{math.ceil(math.log10(10 * apart))}") if apart < 1 else math.inf
