@@ -134,8 +134,10 @@ def promise(found, otherwise, before):
 
 
 def within(apart):
-    """Ten times a difference, as a power of ten, at least 1e-9."""
-    return max(PROMISED, float(f"1e{math.ceil(math.log10(10 * apart))}")) if apart else PROMISED
+    """Ten times a difference, as a power of ten, at least 1e-9; nothing is promised of runs that diverge."""
+    if not 10 * apart > PROMISED:
+        return PROMISED
+    return float(f"1e{math.ceil(math.log10(10 * apart))}") if apart < 1 else math.inf
 
 
 def write(record):
