@@ -49,9 +49,9 @@ def from_torch(
     The graph is compared with the module by its outputs and derivatives, in the module's type; then JAX with the graph
     in float64 on copies, whatever the type: outputs, derivatives, and one second-order product at weights moved by .1 %
     (a start at 0 is at kinks). A UserWarning says when PyTorch has no second derivative, or one that differences of its
-    first do not confirm; those differences take its place. It says, too, when PyTorch's first derivative is wrong: JAX's
-    is that which PyTorch has with contiguous gradients, and differences of the outputs confirm it. `progress` hears of the parts: traced, compared with the
-    module, compared as JAX (`lazyscope.progress`).
+    first do not confirm; those differences take its place. It says, too, when PyTorch's first derivative is wrong:
+    JAX's is what it has with contiguous gradients, and differences of the outputs confirm it. `progress` hears of the
+    parts: traced, compared with the module, compared as JAX (`lazyscope.progress`).
 
     Raises ValueError when the module does not run on the batch, has uninitialised (lazy) parameters or none to train,
     is neither float32 nor float64, returns something else than one row per example or what does not depend on its
