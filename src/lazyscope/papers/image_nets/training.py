@@ -220,11 +220,11 @@ def at_every_scale(settings: Runs, trials: Trials) -> xr.Dataset:
 
     Layers are counted from the first; a net that has fewer than another has NaN for the rest.
     """
-    nets = {}
-    for name, deep in settings.nets:
-        ds = trainings(deep, (*settings.alphas, np.inf), trials)
-        ds = ds.assign(gap=gap(ds)).drop_vars("outputs")
-        nets[name] = ds.assign_coords(layer=np.arange(1, ds.sizes["layer"] + 1))
+    found = {name: trainings(deep, (*settings.alphas, np.inf), trials) for name, deep in settings.nets}
+    nets = {
+        name: ds.assign(gap=gap(ds)).drop_vars("outputs").assign_coords(layer=np.arange(1, ds.sizes["layer"] + 1))
+        for name, ds in found.items()
+    }
     return side_by_side("net", nets, join="outer")
 
 
