@@ -3,8 +3,9 @@
     python benchmarks/zoo.py [--families FAMILY ...] [--models NAME ...] [--limit SECONDS] [--again]
         [--rows FILE] [--table]
 
-Every model is built, converted and compared in a process of its own, under a time limit. Rows that are there are kept:
-`--again` computes those anew that did not convert, or those of `--models`. `--table` writes `docs/zoo.md` from them.
+Every model is built, converted and compared in a process of its own, under a limit of the processor's time. Rows that
+are there are kept: `--again` computes those anew that did not convert, or those of `--models`. `--table` writes
+`docs/zoo.md` from them.
 Compared are outputs h(w), a transposed product Dh(w)ᵀc and a second-order product ∇²⟨c, h⟩(w)v with PyTorch's own; what
 a model computes in float32 whatever its type is computed in float64 on both sides. Where the conversion says that
 PyTorch's first derivative is wrong, compared are PyTorch's with contiguous gradients, and differences of the outputs
@@ -14,6 +15,7 @@ along random weights.
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -228,6 +230,7 @@ def alone(build: Callable[[], Any], limit: float) -> dict[str, Any]:
     if child == 0:
         os.close(readable)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         try:
             row = examined(build)
         except BaseException as problem:
@@ -237,18 +240,14 @@ def alone(build: Callable[[], Any], limit: float) -> dict[str, Any]:
             pipe.write(json.dumps(row))
         os._exit(0)
     os.close(writable)
-    os.set_blocking(readable, False)
-    began, text = time.monotonic(), b""
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() - began > limit:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            os.close(readable)
-            return {"outcome": "too slow", "why": f"not done in {limit:g} s"}
-        time.sleep(0.05)
     with os.fdopen(readable, "rb") as pipe:
         text = pipe.read()
-    return json.loads(text) if text else {"outcome": "broken", "why": "the process died"}
+    _, status = os.waitpid(child, 0)
+    if text:
+        return json.loads(text)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        return {"outcome": "too slow", "why": f"not done in {limit:g} s of the processor"}
+    return {"outcome": "broken", "why": "the process died"}
 
 
 def kept(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
