@@ -1,4 +1,4 @@
-"""Compilation for tests: quick rather than good, which halves its time or less and leaves the numbers to rounding."""
+"""Compilation for tests: at the lowest level, which halves its time and leaves the numbers to rounding."""
 
 from collections.abc import Callable
 from typing import Any
