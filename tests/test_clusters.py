@@ -105,8 +105,7 @@ from lazyscope.figures import new_figure
 from lazyscope.papers import reproduce
 from lazyscope.papers.registry import FIGURES, Entry
 from lazyscope.papers.figure import Cell, Figure, Size
-from lazyscope.papers.initialisation.training import Scales
-from lazyscope.papers.student import Protocol
+from lazyscope.papers.student import Protocol, Scales
 
 
 def cell(key, *, t):
