@@ -70,7 +70,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "edgenext_xx_small": {"depths": (1, 1, 2, 1)},
     "fastvit_t8": {"layers": (1, 1, 1, 1)},
 }
-BLOCKS = {"gmlp_ti16_224": 2}  # their number is no option
+BLOCKS = 2  # of those whose number is no option
 TORCHVISION: dict[str, int] = {
     "alexnet": 64,
     "resnet18": 32,
@@ -117,8 +117,8 @@ def of_timm(name: str, size: int) -> Built:
 
     options = SMALL.get(name, {}) | ({"img_size": size} if name.startswith(SIZED) else {})
     module = timm.create_model(name, pretrained=False, num_classes=3, **options)
-    if name in BLOCKS:
-        module.blocks = module.blocks[: BLOCKS[name]]
+    if name == "gmlp_ti16_224":
+        module.blocks = module.blocks[:BLOCKS]
     return module, torch.randn(2, 3, size, size), None
 
 
@@ -130,6 +130,8 @@ def of_torchvision(name: str, size: int) -> Built:
         module = torchvision.models.MaxVit((size, size), **arguments)
     else:
         module = torchvision.models.get_model(name, weights=None, **arguments)
+    if name == "vit_b_16":
+        module.encoder.layers = module.encoder.layers[:BLOCKS]
     return module, torch.randn(2, 3, size, size), None
 
 
