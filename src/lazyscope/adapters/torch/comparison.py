@@ -155,7 +155,8 @@ def _whole(gradients: Gradients) -> float:
     return float(np.linalg.norm([_norm(g) for g in gradients.values() if g is not None]))
 
 
-def _norm(v: np.ndarray) -> float:
+def _norm(v: np.ndarray | np.floating) -> float:
+    # NumPy makes a number of the difference of two arrays without axes.
     flat = v.astype(float, copy=False).ravel()
     return float(np.sqrt(np.vdot(flat, flat)))
 
