@@ -28,7 +28,7 @@ class Budget(NamedTuple):
 
 
 QUICK = Budget(
-    products=40,
+    products=38,
     jacobian_steps=9,
     kernel_starts=1,
     probes=0,
