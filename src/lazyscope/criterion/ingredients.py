@@ -83,7 +83,7 @@ def _climb(
     *,
     depth: int,
 ) -> tuple[Float[Array, " nk"], Float[Array, " p"], Float[Array, ""]]:
-    """u, the eigenvector of H_z of largest |eigenvalue|, by Lanczos from `u`; z, the direction of B(u, u); ‖B(u, u)‖."""
+    """The eigenvector u of H_z of largest |eigenvalue|, by Lanczos from `u`; z, the direction of B(u, u); ‖B(u, u)‖."""
     _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
     u = lanczos(product, u, depth=depth, wanted=lambda values: jnp.argmax(jnp.abs(values))).vectors[0]
     image = second_derivative(f, vector, u)
