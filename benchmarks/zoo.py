@@ -36,7 +36,6 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 import lazyscope as ls
-from lazyscope.adapters.torch.compilation import quickly
 from lazyscope.adapters.torch.differences import slope
 
 ROWS = Path(__file__).parent / "results" / "zoo.jsonl"
@@ -179,7 +178,7 @@ def compared(apply: Any, params0: Any, module: Any, batch: Any, output: Any, has
             except RuntimeError:  # PyTorch has none of hardsigmoid; the conversion put relu6 in its place
                 has_second = False
 
-    @partial(jax.jit, compiler_options=quickly())
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # nearly all time is compilation
     def products(params: Any, x: Any, tangent: Any) -> Any:
         def gradient(params: Any) -> Any:
             values, pull = jax.vjp(lambda p: apply(p, x), params)

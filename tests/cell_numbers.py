@@ -115,7 +115,11 @@ def broken(found, promised):
 def measured(figure, flags=""):
     """The numbers of a figure from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        told = {"NPROC": "1", "LAZYSCOPE_CACHE": "off", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
+        told = {
+            "NPROC": "1",
+            "LAZYSCOPE_CACHE": "off",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        }
         subprocess.run([sys.executable, __file__, "--into", folder, figure], env=os.environ | told, check=True)
         return kept(Path(folder) / "store")
 

@@ -19,7 +19,6 @@ from operators_page import PAGE, page
 from torch.testing._internal.common_methods_invocations import op_db  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree as pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.adapters.torch.compilation import quickly
 from lazyscope.adapters.torch.graph import run
 from lazyscope.adapters.torch.operations import KINDS as KINDS_OF_OPERATIONS
 from lazyscope.adapters.torch.tracing import export, first_line, trace
@@ -225,7 +224,8 @@ def by_jax(program, params, cotangent, directions):
     def everything(p):
         return value(p), *(jax.jvp(jax.grad(lambda q: jnp.vdot(c, value(q))), (p,), (v,)) if p else ())
 
-    found = jax.jit(everything, compiler_options=quickly())(weights)
+    # The lowest level: nearly all time is compilation.
+    found = jax.jit(everything, compiler_options={"xla_backend_optimization_level": 0})(weights)
     first, *derivatives = jax.device_get(found)
     return [first, *(joined([tree[key] for key in params]) for tree in derivatives)][: 3 if params else 1]
 

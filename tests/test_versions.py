@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cell_numbers import Cells, broken, numbers, promise
+from cell_numbers import Cells, broken, measured, numbers, promise, recorded
 from listening import heard
 
 from lazyscope.papers.initialisation import training
@@ -45,11 +45,11 @@ def now():
 
 
 def test_code_changes_come_with_a_version(now):
-    recorded = json.loads(RECORD.read_text())
-    assert set(now) == set(recorded), f"a cell came or went: run {__file__}"
+    known = json.loads(RECORD.read_text())
+    assert set(now) == set(known), f"a cell came or went: run {__file__}"
     for name in now:
-        assert now[name]["version"] >= recorded[name]["version"], f"the version of {name} went down"
-        assert now[name] == recorded[name], (
+        assert now[name]["version"] >= known[name]["version"], f"the version of {name} went down"
+        assert now[name] == known[name], (
             f"{name} or what it calls changed: raise its version if its numbers do, then run {__file__}"
         )
 
@@ -93,6 +93,12 @@ def test_cells_that_come_or_go_are_told():
     other = {"g": FOUND["f"]}
     assert broken(other, FOUND) == ["cells of ['g'], promised are ['f']"]
     assert "gives ['loss']" in broken({"f": Cells(1, {"loss": FOUND["f"].results["loss"]})}, FOUND)[0]
+
+
+@pytest.mark.slow
+def test_the_command_that_writes_numbers_measures_what_was_promised_without_what_tests_set(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert broken(measured("note-s3.4"), recorded()["note-s3.4"]) == []
 
 
 if __name__ == "__main__":

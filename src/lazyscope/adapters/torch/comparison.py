@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lazyscope.adapters.torch.compilation import quickly
 from lazyscope.adapters.torch.differences import slope
 from lazyscope.adapters.torch.probing import Gradients, Probe
 from lazyscope.adapters.torch.tracing import first_line
@@ -93,7 +92,9 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
 def products(apply: Apply) -> Callable[..., tuple[dict[str, Array], dict[str, Array], Array]]:
     """The function of w, x, c and v that returns Dhᵀ c, D(Dhᵀ c)·v and h."""
 
-    @partial(jax.jit, compiler_options=quickly())
+    # The lowest level: nearly all time is compilation. Older emitters of loops, twice as quick for shallow nets, take
+    # time and memory that grow faster than the depth.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(
         params: dict[str, Array], x: PyTree, c: Array, v: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], Array]:
@@ -155,7 +156,8 @@ def _whole(gradients: Gradients) -> float:
     return float(np.linalg.norm([_norm(g) for g in gradients.values() if g is not None]))
 
 
-def _norm(v: np.ndarray) -> float:
+def _norm(v: np.ndarray | np.floating) -> float:
+    # NumPy makes a number of the difference of two arrays without axes.
     flat = v.astype(float, copy=False).ravel()
     return float(np.sqrt(np.vdot(flat, flat)))
 
