@@ -322,7 +322,7 @@ def test_default_budget_reaches_99_percent_of_the_closed_form_on_the_papers_relu
     model, params, problem = wide_net(seed)
     crit = criterion(model.apply, params, problem, key=KEY)
     assert crit.hessian_norm.value >= 0.99 * relu_net_hessian_norm(params, problem.x)
-    assert crit.products <= 2000
+    assert crit.products <= DEFAULT.products + 1  # the residual has a gradient of its own
     assert crit.upper_bound.value > crit.hessian_norm.value
     assert "Frobenius" in crit.upper_bound.name
 
