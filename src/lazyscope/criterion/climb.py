@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from lazyscope import tree
@@ -34,34 +35,37 @@ class _Point(NamedTuple):
 
 def top_eigenvector(product: Product, start: PyTree, steps: Int[Array, ""] | int) -> PyTree:
     """A unit vector u of a large |u·Hu|, by so many products, the first of them with `start`."""
-    point, scale = _begin(product, start)
 
-    def move(_: Array, point: _Point) -> _Point:
-        point = _turn(point)
-        return _move(point._replace(turned=_over(scale, product(point.direction))))
+    def step(i: Array, carry: tuple[_Point, Array]) -> tuple[_Point, Array]:
+        point, scale = carry
+        image = product(point.direction)
+        scale = jax.lax.cond(i == 0, lambda: tree.unit(image), lambda: scale)
+        return _turn(_move(point._replace(turned=_over(scale, image)), i == 0)), scale
 
-    return _unit(jax.lax.fori_loop(1, steps, move, point).u)
+    point = _begin(start)
+    return _unit(jax.lax.fori_loop(0, steps, step, (point, jnp.ones_like(point.value)))[0].u)
 
 
 def top_eigenvector_by_calls(product: Product, start: PyTree, steps: int) -> PyTree:
     """`top_eigenvector` with its loop in Python, for a product that is compiled by itself (`krylov.by_calls`)."""
-    point, scale = _begin(product, start)
-    for _ in range(1, steps):
-        point = _turn_in_place(point)
-        point = _move_in_place(point._replace(turned=_over_in_place(scale, product(point.direction))))
+    point, scale = _begin(start), None
+    for i in range(steps):
+        image = product(point.direction)
+        scale = tree.unit(image) if scale is None else scale
+        point = _move_in_place(point._replace(turned=_over_in_place(scale, image)), np.asarray(i == 0))
+        if i + 1 < steps:
+            point = _turn_in_place(point)
     return _unit(point.u)
 
 
-def _begin(product: Product, start: PyTree) -> tuple[_Point, Array]:
-    """The first point, and the power of two in which products are taken, so that no square leaves the range."""
-    u = _unit(start)
-    image = product(u)
-    scale = tree.unit(image)
-    image = _over(scale, image)
-    value = tree.dot(u, image)
-    direction, turned = (jax.tree.map(jnp.zeros_like, u) for _ in range(2))
-    other, overlap = (jnp.zeros_like(value) for _ in range(2))
-    return _Point(u, image, direction, turned, value, other, overlap), scale
+def _begin(start: PyTree) -> _Point:
+    """Nowhere, with the start as the direction.
+
+    The first product also gives the power of two in which all are taken, so that no square leaves the range.
+    """
+    u, image, turned = (jax.tree.map(jnp.zeros_like, start) for _ in range(3))
+    nothing = (jnp.zeros((), jnp.result_type(*jax.tree.leaves(start))) for _ in range(3))
+    return _Point(u, image, _unit(start), turned, *nothing)
 
 
 def _unit(v: PyTree) -> PyTree:
@@ -90,13 +94,16 @@ def _turn(point: _Point) -> _Point:
     )
 
 
-def _move(point: _Point) -> _Point:
-    """To the vector of largest |Rayleigh quotient| in the plane of u and the direction, by the angle to it."""
+def _move(point: _Point, first: Array) -> _Point:
+    """To the vector of largest |Rayleigh quotient| in the plane of u and the direction, by the angle to it.
+
+    The first move is to the direction itself.
+    """
     across, other = tree.dot(point.u, point.turned), tree.dot(point.direction, point.turned)
     middle, half = (point.value + other) / 2, (point.value - other) / 2
     angle, radius, up = jnp.arctan2(across, half) / 2, jnp.hypot(half, across), middle >= 0
-    cosine = jnp.where(up, jnp.cos(angle), -jnp.sin(angle))
-    sine = jnp.where(up, jnp.sin(angle), jnp.cos(angle))
+    cosine = jnp.where(first, 0, jnp.where(up, jnp.cos(angle), -jnp.sin(angle)))
+    sine = jnp.where(first, 1, jnp.where(up, jnp.sin(angle), jnp.cos(angle)))
 
     def moved(a: PyTree, b: PyTree) -> PyTree:
         return jax.tree.map(lambda x, y: cosine * x + sine * y, a, b)
@@ -104,7 +111,7 @@ def _move(point: _Point) -> _Point:
     return point._replace(
         u=moved(point.u, point.direction),
         image=moved(point.image, point.turned),
-        value=middle + jnp.where(up, radius, -radius),
+        value=jnp.where(first, other, middle + jnp.where(up, radius, -radius)),
         other=other,
         overlap=sine,
     )

@@ -113,7 +113,7 @@ def criterion(
 ) -> Criterion:
     """The laziness criterion of alpha·h at `params`, matrix-free (note, §1.1).
 
-    `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (38; the default above a million parameters). With
+    `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (36; the default above a million parameters). With
     `step_size`, the changes in one step w1 = w0 − η∇F_alpha are measured, too. `examples` draws a random subset
     of so many examples and states what that costs. Degenerate models give limits: kappa is 0 where the residual or D²h
     is 0, inf where Dh alone is. ‖D²h‖ is a lower bound, so kappa is one. `progress` hears of the products spent
