@@ -1,11 +1,13 @@
 """All ratios of the CPU set in one table, for `make bench`.
 
-    python benchmarks/all.py [--peers]
+    python benchmarks/all.py [--peers] [--models]
+    python benchmarks/all.py --table                 the table alone, from what was measured last
 
 Runs every question in a process of its own, one after the other, and writes the table of `docs/benchmarks.md` from the
 files in `benchmarks/results`. With `--peers` also what needs an environment of its own, made where there is none
-(gigabytes from PyPI); without, the table keeps what was measured of it last. Under 20 minutes on two idle cores with
-all of it; on a busy machine ratios spread and say so.
+(gigabytes from PyPI): under 20 minutes on two idle cores. With `--models` also diagnoses of models of 5 and 40 million
+weights and their searches, most of an hour. Without, the table keeps what was measured of them last; on a busy machine
+ratios spread and say so.
 """
 
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 QUESTIONS = ("engine", "startup", "kappa", "kernel", "closed_forms", "growth", "differences", "door")
 PEERS = ("kernel_peer",)
+MODELS = ("diagnose", "search")
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -49,8 +52,9 @@ def environment() -> str:
 
 def main() -> int:
     """Measure, then write the table; returns the number of scripts that failed otherwise than by a missed goal."""
-    broken = 0
-    for question in QUESTIONS + (PEERS if "--peers" in sys.argv[1:] else ()):
+    broken, asked = 0, sys.argv[1:]
+    chosen = QUESTIONS + (PEERS if "--peers" in asked else ()) + (MODELS if "--models" in asked else ())
+    for question in () if "--table" in asked else chosen:
         began = time.perf_counter()
         print(f"{question}: {title(question)}", flush=True)
         done = subprocess.run([sys.executable, str(HERE / f"{question}.py")], check=False)
@@ -60,7 +64,7 @@ def main() -> int:
         return broken
     page = PAGE.read_text()
     before, after = page.split(BEGIN)[0], page.split(END)[1]
-    body = "\n\n".join(section(question) for question in QUESTIONS + PEERS)
+    body = "\n\n".join(section(question) for question in QUESTIONS + PEERS + MODELS)
     PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\nMeasured on: {environment()}.\n\n{END}{after}")
     print(PAGE)
     return 0

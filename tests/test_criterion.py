@@ -120,11 +120,11 @@ def test_jacobian_norm_is_the_largest_dense_singular_value(name):
 )
 def test_the_error_of_the_largest_value_follows_from_its_residual_and_gap(values, residual, error):
     pairs = RitzPairs(jnp.asarray(values), jnp.eye(2), jnp.asarray([0.5, residual]))
-    found = _largest(jnp.ones(()), pairs, pairs.vectors[::-1], 3 * jnp.eye(2), True)
+    found = _largest(jnp.ones(()), pairs, pairs.vectors[::-1], 3 * jnp.eye(2), None)
     np.testing.assert_allclose(found.error, error, rtol=1e-12)
-    np.testing.assert_allclose(found.right, [1, 0])  # images have length 1
+    np.testing.assert_allclose(found.right[0], [1, 0])  # images have length 1
     alone = _largest(
-        jnp.ones(()), RitzPairs(jnp.array([2.0]), jnp.eye(1), jnp.array([0.1])), jnp.eye(1), jnp.eye(1), True
+        jnp.ones(()), RitzPairs(jnp.array([2.0]), jnp.eye(1), jnp.array([0.1])), jnp.eye(1), jnp.eye(1), None
     )
     np.testing.assert_allclose(alone.error, 0.01 / 1.9, rtol=1e-12)
 
@@ -322,7 +322,7 @@ def test_default_budget_reaches_99_percent_of_the_closed_form_on_the_papers_relu
     model, params, problem = wide_net(seed)
     crit = criterion(model.apply, params, problem, key=KEY)
     assert crit.hessian_norm.value >= 0.99 * relu_net_hessian_norm(params, problem.x)
-    assert crit.products <= 2000
+    assert crit.products <= DEFAULT.products + 1  # the residual has a gradient of its own
     assert crit.upper_bound.value > crit.hessian_norm.value
     assert "Frobenius" in crit.upper_bound.name
 

@@ -1,28 +1,38 @@
 """The two moves of the search for ‖D²h‖, and where its random vectors come from.
 
-A slice is the top singular pair of v ↦ B(u, v) for a fixed u. A climb takes u as the eigenvector of H_z of largest
-|eigenvalue|, then z as the direction of B(u, u). Random vectors are drawn on the host: on small models, compiling JAX's
-generator takes longer than the whole search.
+A slice is the top singular pair of v ↦ B(u, v) for a fixed u. A climb takes u towards the eigenvector of H_z of largest
+|eigenvalue| (`climb`), then z as the direction of B(u, u). Random vectors are drawn on the host: on small models,
+compiling JAX's generator takes longer than the whole search.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion.budget import Counter
-from lazyscope.criterion.products import hessian_product, mixed, normalized_outputs, second_derivative, slice_product
+from lazyscope.criterion.climb import top_eigenvector, top_eigenvector_by_calls
+from lazyscope.criterion.products import (
+    Leaves,
+    curvature,
+    hessian_product,
+    leaf_outputs,
+    mixed,
+    normalized_outputs,
+    second_derivative,
+    slice_product,
+)
 from lazyscope.door import pushed
 from lazyscope.examples import Batch
 from lazyscope.krylov import lanczos, lanczos_by_calls
 from lazyscope.models import Apply
 
 SCREEN, CONTINUE = 6, 25  # Lanczos steps of a slice, first for all and then for those kept
+_LONGEST = 4  # times the products of a first climb that one takes
 _SETTLED = 1e-4  # an ascent that gains less, relative to its value, is over
 
 
@@ -30,9 +40,10 @@ class Ascent(NamedTuple):
     """A direction z in output space and u in parameter space, with the largest ‖B‖ seen on the way."""
 
     z: Array | np.ndarray
-    u: Array | np.ndarray
+    u: Leaves
     value: float
     gain: float = np.inf
+    climbs: int = 0
 
     @property
     def settled(self) -> bool:
@@ -56,12 +67,18 @@ class Moves(NamedTuple):
         v = self.random.standard_normal(self.size)
         return (v / np.linalg.norm(v)).astype(self.dtype)
 
+    def leaves(self, v: np.ndarray) -> Leaves:
+        """A vector of parameters as leaves."""
+        theta = tree.split(self.params)[0]
+        ends = np.cumsum([leaf.size for leaf in theta])[:-1]
+        return [jnp.asarray(part.reshape(leaf.shape)) for part, leaf in zip(np.split(v, ends), theta, strict=True)]
+
     def probe(self, probes: int, num_outputs: int, count: Counter) -> tuple[np.ndarray, np.ndarray]:
         """Energies E[(H_z v)_j²] = Σ_ki T_kji² of the coordinates, and each probe's ‖H_z v‖, of mean square ‖T‖_F²."""
         energy, norms = np.zeros(self.size), []
         for _ in range(probes):
             z, v = (self.random.choice([-1.0, 1.0], k).astype(self.dtype) for k in (num_outputs, self.size))
-            image = np.asarray(hessian_product(self.apply, self.params, self.x, z, v), float)
+            image = flat(hessian_product(self.apply, self.params, self.x, z, self.leaves(v))).astype(float)
             energy += image**2 / probes
             norms.append(tree.host_norm(image))
         count.add(probes)
@@ -73,17 +90,32 @@ class Moves(NamedTuple):
         count.add(cost(steps))
         run = _slice_by_calls if self.by_calls else _slice
         z, v, value = run(self.apply, self.params, self.x, u, v, np.asarray(steps), depth=CONTINUE)
-        return Ascent(z, v, float(value))
+        return Ascent(z, self.leaves(np.asarray(v)), float(value))
 
-    def climb(self, ascent: Ascent, depth: int, count: Counter) -> Ascent:
-        """One round: u for this z, then z for that u. What an unfinished eigenvector would lose is not taken."""
-        count.add(min(depth, self.size) + 1)
+    def climb(self, ascent: Ascent, steps: int, count: Counter) -> Ascent:
+        """One round: u for this z, then z for that u. The buffers of `ascent.u` are given up.
+
+        z settles within one or two rounds and u does not: a round takes twice the products of the one before, from
+        `steps` on and as far as there are any.
+        """
+        steps = min(steps * min(2**ascent.climbs, _LONGEST), self.size, max(count.left - 1, 1))
+        count.add(steps + 1)
         run = _climb_by_calls if self.by_calls else _climb
-        z, u, value = run(self.apply, self.params, self.x, ascent.z, ascent.u, self.normal(), depth=depth)
+        # A small perturbation: from an exact eigenvector nothing else would be seen.
+        z, u, value = run(self.apply, self.params, self.x, ascent.z, self._perturbed(ascent.u), steps)
         value = float(value)
-        if value < ascent.value:
-            return ascent._replace(gain=0.0)
-        return Ascent(z, u, value, value - ascent.value)
+        gain = max(value - ascent.value, 0.0)
+        return Ascent(z, u, max(value, ascent.value), gain, ascent.climbs + 1)
+
+    def _perturbed(self, u: Leaves) -> Leaves:
+        # In the type of the leaf: a large model's in double precision would be two copies of its weights.
+        each = [self.random.standard_normal(leaf.shape, leaf.dtype) for leaf in u]
+        return _add(u, each, np.asarray(1e-3 / np.sqrt(sum(np.vdot(leaf, leaf) for leaf in each)), self.dtype))
+
+
+def flat(u: Leaves) -> np.ndarray:
+    """Leaves as one vector."""
+    return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in u])
 
 
 def cost(steps: int) -> int:
@@ -117,52 +149,28 @@ def _slice_by_calls(
     return z, right, value
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="depth")
+@partial(jax.jit, static_argnums=0, donate_argnums=4)
 def _climb(
-    apply: Apply, params: PyTree, x: Batch, z: Array, u: Array, wobble: Array, *, depth: int
-) -> tuple[Array, Array, Array]:
-    # A small perturbation: from an exact eigenvector Lanczos would see nothing else.
-    return climb(*normalized_outputs(apply, params, x), z, u + 1e-3 * wobble, depth=depth)
-
-
-def climb(
-    f: Callable[[Float[Array, " p"]], Float[Array, " nk"]],
-    vector: Float[Array, " p"],
-    z: Float[Array, " nk"],
-    u: Float[Array, " p"],
-    *,
-    depth: int,
-) -> tuple[Float[Array, " nk"], Float[Array, " p"], Float[Array, ""]]:
-    """One round: u, the eigenvector of H_z of largest |eigenvalue|, by Lanczos from `u`; z, the direction of B(u, u).
-
-    Returns (z, u, ‖B(u, u)‖).
-    """
-    _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
-    u = lanczos(product, u, depth=depth, wanted=_largest).vectors[0]
-    z, value = _unit(second_derivative(f, vector, u))
+    apply: Apply, params: PyTree, x: Batch, z: Array, u: Leaves, steps: Int[Array, ""]
+) -> tuple[Array, Leaves, Array]:
+    f, theta = leaf_outputs(apply, params, x)
+    _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), theta)
+    u = top_eigenvector(product, u, steps)
+    z, value = _unit(second_derivative(f, theta, u))
     return z, u, value
 
 
 def _climb_by_calls(
-    apply: Apply,
-    params: PyTree,
-    x: Batch,
-    z: Array | np.ndarray,
-    u: Array | np.ndarray,
-    wobble: np.ndarray,
-    *,
-    depth: int,
-) -> tuple[Array, Array, Array]:
-    def product(v: Array) -> Array:
-        return hessian_product(apply, params, x, z, v)
-
-    u = lanczos_by_calls(product, jnp.asarray(u + 1e-3 * wobble), depth=depth, wanted=_largest).vectors[0]
-    z, value = _unit(mixed(apply, params, x, u, u))
+    apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, u: Leaves, steps: int
+) -> tuple[Array, Leaves, Array]:
+    u = top_eigenvector_by_calls(lambda v: hessian_product(apply, params, x, z, v), u, steps)
+    z, value = _unit(curvature(apply, params, x, u))
     return z, u, value
 
 
-def _largest(values: Array) -> Array:
-    return jnp.argmax(jnp.abs(values))
+@partial(jax.jit, donate_argnums=0)
+def _add(u: Leaves, change: Leaves, factor: Array) -> Leaves:
+    return [leaf + factor * step for leaf, step in zip(u, change, strict=True)]
 
 
 def _unit(b: Array) -> tuple[Array, Array]:

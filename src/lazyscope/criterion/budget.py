@@ -28,8 +28,8 @@ class Budget(NamedTuple):
 
 
 QUICK = Budget(
-    products=40,
-    jacobian_steps=9,
+    products=36,
+    jacobian_steps=8,
     kernel_starts=1,
     probes=0,
     coordinates=0,

@@ -8,14 +8,16 @@ the second and third form because H_z is symmetric. Finding that maximum is a no
 a tensor), so the value is a lower bound.
 """
 
-import jax.numpy as jnp
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lazyscope.criterion.ascent import CONTINUE, SCREEN, Ascent, Moves, cost
+from lazyscope import tree
+from lazyscope.criterion.ascent import CONTINUE, SCREEN, Ascent, Moves, cost, flat
 from lazyscope.criterion.budget import Budget, Counter
 from lazyscope.criterion.estimate import Search
-from lazyscope.criterion.products import host_generator, in_units, num_parameters, parameter_dtype
+from lazyscope.criterion.products import Leaves, host_generator, in_units, num_parameters, parameter_dtype
 from lazyscope.examples import Batch
 from lazyscope.krylov import by_calls
 from lazyscope.models import Apply
@@ -34,20 +36,20 @@ def hessian_norm(
     key: Key[Array, ""],
     budget: Budget,
     kernel_directions: Float[Array, "starts nk"],
-    right: Float[Array, " p"] | None = None,
+    right: Sequence[Leaves] = (),
     spent: int = 0,
     unit: float = 1.0,
     progress: Progress = silent,
-) -> tuple[Search, Float[Array, " p"], Float[np.ndarray, " probes"]]:
+) -> tuple[Search, Leaves, Float[np.ndarray, " probes"]]:
     """‖D²h‖ from below, the direction u with ‖B(u, u)‖ equal to it, and probes ‖H_z v‖ of mean square ‖D²h‖_F².
 
     Three kinds of start, since none wins everywhere: the kernel's top directions; slices, the top singular pair of
     v ↦ B(e_j, v) for coordinates e_j of much energy (in a ReLU net every hidden unit is a local maximum of its own, and
     from e_j plain alternation cannot leave); random directions. Each then climbs: u the eigenvector of H_z of largest
     |eigenvalue|, z ← B(u, u)/‖B(u, u)‖. After one climb each, the budget goes to the highest that has not settled.
-    `right`, the right singular vector of the first kernel direction, starts the first climb: on a conv net of 9 million
-    parameters six Lanczos steps from there reach what twelve do from a random vector. The search divides the outputs by
-    `unit`, a power of two of about their derivative's scale, so that products of two derivatives do not overflow.
+    The right singular vectors that belong to the kernel's directions, `right`, start their climbs, and their buffers
+    are given up; without one a climb starts from a random vector. The search divides the outputs by `unit`, a power of
+    two of about their derivative's scale, so that products of two derivatives do not overflow.
     """
     apply = in_units(apply, unit)
     count = Counter(budget.products, spent, progress)
@@ -61,8 +63,8 @@ def hessian_norm(
         by_calls(apply, params, x),
     )
     kernel = np.asarray(kernel_directions[: budget.kernel_starts])
-    nowhere = np.zeros(moves.size, moves.dtype)
-    ascents = [Ascent(z, nowhere if i or right is None else right, 0.0) for i, z in enumerate(kernel)]
+    starts = [*right, *(tree.scale(0, tree.split(params)[0]) for _ in kernel[len(right) :])]
+    ascents = [Ascent(z, u, 0.0) for z, u in zip(kernel, starts, strict=False)]
     probes = np.zeros(0)
     if budget.probes:
         energy, probes = moves.probe(budget.probes, kernel.shape[1], count)
@@ -84,7 +86,7 @@ def hessian_norm(
         agree=int(np.sum(values >= (1 - _AGREE) * top.value)),
         spread=float(spread),
     )
-    return search, jnp.asarray(top.u), unit * probes
+    return search, top.u, unit * probes
 
 
 def _slices(moves: Moves, energy: np.ndarray, budget: Budget, count: Counter) -> list[Ascent]:
@@ -100,7 +102,7 @@ def _slices(moves: Moves, energy: np.ndarray, budget: Budget, count: Counter) ->
     screened = [(moves.slice(coordinate(j), start, SCREEN, count), j) for j in chosen if count.allows(cost(SCREEN))]
     screened.sort(key=lambda pair: -pair[0].value)
     return [
-        moves.slice(coordinate(j), ascent.u, CONTINUE, count)
+        moves.slice(coordinate(j), flat(ascent.u), CONTINUE, count)
         if moves.size > SCREEN and count.allows(cost(CONTINUE))
         else ascent
         for ascent, j in screened[: min(budget.keep, affordable[1])]

@@ -4,15 +4,15 @@
 that a figure can have kappa in the program of its cell; what is known of a model in closed form takes their place.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope import passes
-from lazyscope.criterion.ascent import climb
-from lazyscope.criterion.products import normalized_outputs
+from lazyscope import passes, tree
+from lazyscope.criterion.products import normalized_outputs, second_derivative
 from lazyscope.door import entrance, linearized
 from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
@@ -67,12 +67,28 @@ def ingredients(
     z = kernel.vectors[-1]
 
     def round_(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
-        z, u, size = climb(f, vector, *carry, depth=climb_steps)
+        z, u, size = _climb(f, vector, *carry, depth=climb_steps)
         return (z, u), size
 
     _, sizes = jax.lax.scan(round_, (z, pull(z)), None, length=climbs)
     outputs = apply(params, problem.x)
     return Ingredients(outputs, problem.y, jnp.sqrt(jnp.maximum(kernel.values[-1], 0)), jnp.max(sizes))
+
+
+def _climb(
+    f: Callable[[Float[Array, " p"]], Float[Array, " nk"]],
+    vector: Float[Array, " p"],
+    z: Float[Array, " nk"],
+    u: Float[Array, " p"],
+    *,
+    depth: int,
+) -> tuple[Float[Array, " nk"], Float[Array, " p"], Float[Array, ""]]:
+    """The eigenvector u of H_z of largest |eigenvalue|, by Lanczos from `u`; z, the direction of B(u, u); ‖B(u, u)‖."""
+    _, product = jax.linearize(jax.grad(lambda w: jnp.vdot(z, f(w))), vector)
+    u = lanczos(product, u, depth=depth, wanted=lambda values: jnp.argmax(jnp.abs(values))).vectors[0]
+    image = second_derivative(f, vector, u)
+    size = tree.norm(image)
+    return image / jnp.where(size > 0, size, 1), u, size
 
 
 def _size(outputs: Array) -> Float[Array, ""]:

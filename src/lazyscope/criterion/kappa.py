@@ -113,7 +113,7 @@ def criterion(
 ) -> Criterion:
     """The laziness criterion of alpha·h at `params`, matrix-free (note, §1.1).
 
-    `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (40; the default above a million parameters). With
+    `budget` is `DEFAULT` (2000 products), `THOROUGH` or `QUICK` (36; the default above a million parameters). With
     `step_size`, the changes in one step w1 = w0 − η∇F_alpha are measured, too. `examples` draws a random subset
     of so many examples and states what that costs. Degenerate models give limits: kappa is 0 where the residual or D²h
     is 0, inf where Dh alone is. ‖D²h‖ is a lower bound, so kappa is one. `progress` hears of the products spent
@@ -153,7 +153,7 @@ def criterion(
         key=key_hessian,
         budget=budget,
         kernel_directions=directions,
-        right=right,
+        right=right if held_out is None else [tree.copy(u) for u in right],
         spent=jacobian.products,
         unit=unit,
         progress=report,
@@ -174,7 +174,7 @@ def criterion(
         extra += 1 + 4 * min(DIFFERENCE_STEPS, begun.outputs.size)
     sampling = None
     if held_out is not None:
-        sampling = subsampling(apply, params, (x, y), held_out[0], right, top, begun, problem, alpha, unit)
+        sampling = subsampling(apply, params, (x, y), held_out[0], right[0], top, begun, problem, alpha, unit)
         extra += 4
     report(budget.products, budget.products, PRODUCTS)
     return Criterion(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +23,27 @@ from lazyscope.door import pushed
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 
+Leaves = list[Array]  # a vector of parameters, as the leaves of `tree.split`: as one array it would be copied
+
+
+def leaf_outputs(apply: Apply, params: PyTree, x: Batch) -> tuple[Callable[[Leaves], Float[Array, " nk"]], Leaves]:
+    """f: parameters as leaves ↦ outputs/√n as one vector, and the leaves at `params`, no narrower than outputs."""
+    theta, merge = tree.split(params)
+    dtype, length = jnp.result_type(*theta), math.sqrt(examples.count(x))
+
+    def f(leaves: Leaves) -> Array:
+        return (apply(merge(leaves), x).reshape(-1) / length).astype(dtype)
+
+    return f, theta
+
 
 def normalized_outputs(
     apply: Apply, params: PyTree, x: Batch
 ) -> tuple[Callable[[Float[Array, " p"]], Float[Array, " nk"]], Float[Array, " p"]]:
-    """f: parameters as one vector ↦ outputs/√n as one vector, and the vector at `params`, no narrower than outputs."""
-    theta, merge = tree.split(params)
+    """`leaf_outputs` with parameters as one vector."""
+    f, theta = leaf_outputs(apply, params, x)
     vector, unravel = ravel_pytree(theta)
-    length = math.sqrt(examples.count(x))
-
-    def f(v: Array) -> Array:
-        outputs = apply(merge(unravel(v)), x)
-        return (outputs.reshape(-1) / length).astype(vector.dtype)
-
-    return f, vector
+    return lambda v: f(unravel(v)), vector
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,24 @@ def coarse_unit(size: float) -> float:
     return 2.0 ** (32 * int(math.log2(size) / 32)) if 0 < size < math.inf else 1.0
 
 
-def hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
+def hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Leaves) -> Leaves:
     """H_z v."""
     return _sum(
         apply, params, x, 0.5, lambda part, block: _hessian_product(apply, params, part, block(jnp.asarray(z)), v)
     )
 
 
-def push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:
+def curvature(apply: Apply, params: PyTree, x: Batch, u: Leaves) -> Array:
+    """B(u, u)."""
+    return _join(apply, params, x, lambda part: _curvature(apply, params, part, u))
+
+
+def push(apply: Apply, params: PyTree, x: Batch, v: Leaves) -> Array:
     """Df·v."""
     return _join(apply, params, x, lambda part: _push(apply, params, part, v))
 
 
-def pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Array:
+def pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Leaves:
     """Dfᵀz."""
     return _sum(apply, params, x, 0.5, lambda part, block: _pull(apply, params, part, block(z)))
 
@@ -98,8 +111,8 @@ def _join(apply: Apply, params: PyTree, x: Batch, product: Callable[[Batch], Arr
 
 
 def _sum(
-    apply: Apply, params: PyTree, x: Batch, power: float, product: Callable[[Batch, Callable[[Array], Array]], Array]
-) -> Array:
+    apply: Apply, params: PyTree, x: Batch, power: float, product: Callable[[Batch, Callable[[Array], Array]], Any]
+) -> Any:
     """The sum over blocks of examples of a product that is of degree 2·power in the outputs."""
     slices = list(passes.blocks(apply, params, x))
     if len(slices) == 1:
@@ -112,33 +125,36 @@ def _sum(
         )
         for s in slices
     )
-    return reduce(jnp.add, parts)
+    return reduce(tree.add, parts)
 
 
 def _size(block: slice) -> int:
     return block.stop - block.start
 
 
-def _scaled(product: Array, factor: float) -> Array:
-    return product * jnp.asarray(factor, product.dtype)
+def _scaled(product: PyTree, factor: float) -> PyTree:
+    return tree.scale(factor, product)
 
 
 @partial(jax.jit, static_argnums=0)
-def _hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Array | np.ndarray) -> Array:
-    f, vector = normalized_outputs(apply, params, x)
-    return jax.jvp(jax.grad(lambda w: jnp.vdot(z, f(w))), (vector,), (v,))[1]
+def _hessian_product(apply: Apply, params: PyTree, x: Batch, z: Array | np.ndarray, v: Leaves) -> Leaves:
+    f, theta = leaf_outputs(apply, params, x)
+    return jax.jvp(jax.grad(lambda w: jnp.vdot(z, f(w))), (theta,), (v,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def _push(apply: Apply, params: PyTree, x: Batch, v: Array) -> Array:
-    f, vector = normalized_outputs(apply, params, x)
-    return pushed(f, vector, v)[1]
+def _curvature(apply: Apply, params: PyTree, x: Batch, u: Leaves) -> Array:
+    return second_derivative(*leaf_outputs(apply, params, x), u)
 
 
 @partial(jax.jit, static_argnums=0)
-def _pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Array:
-    f, vector = normalized_outputs(apply, params, x)
-    return jax.vjp(f, vector)[1](z)[0]
+def _push(apply: Apply, params: PyTree, x: Batch, v: Leaves) -> Array:
+    return pushed(*leaf_outputs(apply, params, x), v)[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _pull(apply: Apply, params: PyTree, x: Batch, z: Array) -> Leaves:
+    return jax.vjp(*leaf_outputs(apply, params, x))[1](z)[0]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -154,11 +170,9 @@ def _slice_product(apply: Apply, params: PyTree, x: Batch, u: Array | np.ndarray
     return pull(_mixed(apply, params, x, u, v))[0]
 
 
-def second_derivative(
-    f: Callable[[Float[Array, " p"]], Float[Array, " nk"]], vector: Float[Array, " p"], u: Float[Array, " p"]
-) -> Float[Array, " nk"]:
-    """B(u, u) = D²f[u, u]."""
-    return jax.jvp(lambda w: pushed(f, w, u)[1], (vector,), (u,))[1]
+def second_derivative(f: Callable[[PyTree], Float[Array, " nk"]], at: PyTree, u: PyTree) -> Float[Array, " nk"]:
+    """B(u, u) = D²f[u, u] for parameters as one vector or as leaves."""
+    return jax.jvp(lambda w: pushed(f, w, u)[1], (at,), (u,))[1]
 
 
 def host_generator(key: Key[Array, ""]) -> np.random.Generator:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from lazyscope.criterion.products import in_units, normalized_outputs, second_derivative
+from lazyscope.criterion.products import Leaves, in_units, leaf_outputs, second_derivative
 from lazyscope.criterion.start import Start
 from lazyscope.door import pushed
 from lazyscope.examples import Batch, count, take
@@ -52,8 +52,8 @@ def subsampling(
     params: PyTree,
     data: tuple[Array, Array],
     x_held_out: Array,
-    right: Array,
-    top: Array,
+    right: Leaves,
+    top: Leaves,
     start: Start,
     problem: Problem,
     alpha: float,
@@ -83,15 +83,15 @@ def subsampling(
 
 
 @partial(jax.jit, static_argnums=0)
-def _shares(apply: Apply, params: PyTree, x: Batch, right: Array, top: Array) -> tuple[Array, Array]:
+def _shares(apply: Apply, params: PyTree, x: Batch, right: Leaves, top: Leaves) -> tuple[Array, Array]:
     """n·(its share) of each example in ‖Dh·right‖² and ‖B(top, top)‖², so that the norms² are means."""
-    f, vector = normalized_outputs(apply, params, x)
+    f, theta = leaf_outputs(apply, params, x)
     n = count(x)
 
     def by_example(v: Array) -> Array:
         return jnp.sum(v.reshape(n, -1) ** 2, axis=1) * n
 
-    return by_example(pushed(f, vector, right)[1]), by_example(second_derivative(f, vector, top))
+    return by_example(pushed(f, theta, right)[1]), by_example(second_derivative(f, theta, top))
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:
