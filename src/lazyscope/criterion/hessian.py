@@ -41,7 +41,9 @@ def hessian_norm(
     unit: float = 1.0,
     progress: Progress = silent,
 ) -> tuple[Search, Leaves, Float[np.ndarray, " probes"]]:
-    """‖D²h‖ from below, the direction u with ‖B(u, u)‖ equal to it, and probes ‖H_z v‖ of mean square ‖D²h‖_F².
+    """‖D²h‖ from below, the direction u of its last climb, and probes ‖H_z v‖ of mean square ‖D²h‖_F².
+
+    ‖B(u, u)‖ is that value, less what a climb lost that gained nothing.
 
     Three kinds of start, since none wins everywhere: the kernel's top directions; slices, the top singular pair of
     v ↦ B(e_j, v) for coordinates e_j of much energy (in a ReLU net every hidden unit is a local maximum of its own, and
