@@ -198,7 +198,7 @@ LEFT_ALONE = {
     "a product of weights": (lambda p, x: x @ (p[0] @ p[1]), [W, V], X),
     "a function of weights": (lambda w, x: x @ jnp.tanh(w), W, X),
     "scaled by entry": (lambda w, x: x @ (w * jnp.arange(1.0, 4.0)[None]), W, X),
-    "in a long loop": (lambda w, x: jax.lax.fori_loop(0, 65, lambda _, y: jnp.tanh(y @ w), x), U, X),
+    "in a longer loop": (lambda w, x: jax.lax.fori_loop(0, 5, lambda _, y: jnp.tanh(y @ w), x), U, X),
     "in a loop over them and elsewhere": (
         lambda w, x: jax.lax.scan(lambda y, v: (jnp.tanh(y @ v), None), x, w)[0] + w.sum(),
         normal(9, 3, 4, 4),

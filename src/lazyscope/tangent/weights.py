@@ -5,8 +5,8 @@ filter for a convolution, those of all its uses where it is used several times i
 ∂h/∂w = Σ_p δ_p u_pᵀ with δ_p = ∂h/∂y_p. Inputs and δ are much smaller than these matrices, and kernels follow from them
 (Novak et al. 2022, §3). δ is the derivative in a shift that is added to y. A bias that is added to y is the weight of
 one more input, which is 1. No model has to declare anything: `lazyscope.tangent.uses` says which equations are such
-products, short loops are walked turn by turn, and what is not recognised (products of parameters, long loops) is left
-to its Jacobian.
+products, loops over leaves and short ones are walked turn by turn, and what is not recognised (products of parameters,
+longer loops) is left to its Jacobian.
 """
 
 from collections import Counter
@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, PyTree
 from lazyscope.tangent.uses import Fact, Meeting, Origin, Product, Stack, Use, held, kept, meeting
 
 _CALLS = ("jit", "pjit", "checkpoint", "remat2")  # the names depend on the version of JAX
-_MOST_TURNS = 64  # of a loop that is walked turn by turn: compiling grows with them
+_MOST_TURNS = 64  # of a loop over leaves, its layers say: compiling grows with them
+_MOST_REPEATS = 4  # of a loop that uses the same leaves again: more positions soon cost more than their Jacobian
 
 
 class Place(NamedTuple):
@@ -149,7 +150,7 @@ def _step(
         inner = params["jaxpr"]
         return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, []), given, sources, meet)
     used = any(held(source) for source in sources)
-    if used and name == "scan" and 0 < params["length"] <= _MOST_TURNS:
+    if used and name == "scan" and 0 < params["length"] <= _most_turns(params, sources):
         return _turn_by_turn(params, given, sources, meet)
     outputs, nothing = _evaluate(jaxpr, equation, given), [None] * len(equation.outvars)
     if not used:
@@ -159,6 +160,11 @@ def _step(
     met = meeting(equation, given, sources, outputs)
     single = met.parts and met.axis is None
     return meet(met, outputs), [Product(met.origins[0].leaf, met.parts[0].use)] if single else nothing
+
+
+def _most_turns(params: dict[str, Any], sources: list[Fact]) -> int:
+    rows = sources[params["num_consts"] + params["num_carry"] :]
+    return _MOST_TURNS if any(held(row) for row in rows) else _MOST_REPEATS
 
 
 def _turn_by_turn(
