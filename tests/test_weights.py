@@ -293,6 +293,74 @@ def test_a_bias_is_one_more_input_of_its_weights_where_it_is_added_to_their_prod
     )
 
 
+def test_a_product_that_every_turn_of_a_loop_adds_to_has_no_bias_among_its_inputs():
+    def apply(params, x):
+        y = x @ params["w"]
+
+        def turn(before, bias):
+            return before * jnp.tanh(y + bias[None]), None
+
+        return jax.lax.scan(turn, jnp.ones_like(y), jnp.stack([params["first"], params["second"]]))[0]
+
+    params = {"first": B, "second": 2 * B, "w": W}
+    assert len(derivatives(apply, params, X, by_leaf=False)) == 3
+    check(apply, params, X)
+
+
+SQUARES, BIASES = [normal(40 + i, 3, 3) for i in range(3)], [normal(50 + i, 3) for i in range(2)]
+FIRST = ("product", "transposed", "layers", "halves")
+SECOND = (*FIRST, "scaled", "bias", "bias inside", "bias in turns", "again", "times")
+
+
+def program(moves):
+    """A model from moves: each makes a value from earlier ones (a of them, b) and leaves (number b, c)."""
+
+    def apply(params, x):
+        squares, biases = params
+        values = [jnp.tanh(x)]
+        for name, a, b, c in moves:
+            y, z = values[-1 - a % len(values)], values[-1 - b % len(values)]
+            w, v, bias = squares[b % 3], squares[c % 3], biases[c % 2]
+            pair, both = jnp.stack([w, v]), jnp.stack(biases)
+            values.append(
+                {
+                    "product": lambda y=y, w=w: y @ w,
+                    "transposed": lambda y=y, w=w: jax.checkpoint(jnp.matmul)(y, w.T),
+                    "scaled": lambda y=y, w=w: jnp.tanh(y @ (0.5 * w)),
+                    "bias": lambda y=y, bias=bias: y + bias[None],
+                    "bias inside": lambda y=y, z=z, bias=bias: jax.jit(lambda s, t, u: jnp.tanh(s + u) + t * s)(
+                        y, z, bias[None]
+                    ),
+                    "times": lambda y=y, z=z: y * jnp.tanh(z),
+                    "layers": lambda y=y, pair=pair: jax.lax.scan(lambda h, u: (jnp.tanh(h @ u), None), y, pair)[0],
+                    "bias in turns": lambda y=y, z=z, both=both: jax.lax.scan(
+                        lambda h, u: (h * jnp.tanh(y + u[None]), h), z, both, reverse=True
+                    )[1].sum(axis=0),
+                    "again": lambda y=y, w=w, bias=bias: jax.lax.fori_loop(
+                        0, 3, lambda _, h: jnp.tanh(h @ w + bias[None]), y
+                    ),
+                    "halves": lambda y=y, pair=pair: jax.vmap(lambda u: jnp.tanh(y @ u))(pair).sum(axis=0),
+                }[name]()
+            )
+        return values[-1]
+
+    return apply
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize("first", FIRST)
+def test_two_moves_that_use_leaves_have_the_kernel_of_their_jacobian(first, second):
+    moves = [(first, 0, 0, 1), (second, 0, 1, 0), ("times", 0, 2, 0)]
+    apply, params, x = program(moves), (SQUARES, BIASES), X[:3, :3]
+    kernel = expected(apply, params, x)
+    for by_leaf in (True, False):
+        found = compiled(partial(derivatives, apply, by_leaf=by_leaf))(params, x)
+        np.testing.assert_allclose(
+            sum(contract(found, found, "all")), kernel, rtol=1e-9, atol=1e-10 * max(1, np.abs(kernel).max())
+        )
+
+
 @pytest.mark.parametrize("n", [12, 13, 30])
 def test_a_kernel_of_a_batch_with_itself_is_that_of_jacobians_in_any_number_of_pieces(n):
     model = mlp((4, 6, 12), bias=True)

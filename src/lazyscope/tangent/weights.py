@@ -174,6 +174,7 @@ def _turn_by_turn(
     fixed, first = params["num_consts"], params["num_consts"] + params["num_carry"]
     length, carried = params["length"], params["num_carry"]
     values, facts, rows = given[fixed:first], sources[fixed:first], [[]] * length
+    same = [fact if held(fact) else None for fact in sources[:fixed]]  # a product enters every turn
 
     def of_turn(fact: Fact, turn: int) -> Fact:
         return fact.origins[turn] if isinstance(fact, Stack) and fact.axis == 0 else None
@@ -186,9 +187,7 @@ def _turn_by_turn(
     for turn in reversed(range(length)) if params["reverse"] else range(length):
         own = [jax.lax.index_in_dim(value, turn, keepdims=False) for value in given[first:]]
         own_facts = [of_turn(fact, turn) for fact in sources[first:]]
-        found, known = _run(
-            params["jaxpr"], [*given[:fixed], *values, *own], [*sources[:fixed], *facts, *own_facts], meet
-        )
+        found, known = _run(params["jaxpr"], [*given[:fixed], *values, *own], [*same, *facts, *own_facts], meet)
         values, facts, rows[turn] = found[:carried], known[:carried], found[carried:]
         _elsewhere(known[carried:], [], meet)
     stacked = [jnp.stack(each) for each in zip(*rows, strict=True)]
