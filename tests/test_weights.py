@@ -10,9 +10,9 @@ import pytest
 from compiled import compiled
 from hypothesis import given, settings
 
-from lazyscope import blocked_tangent_kernel, center, linearize, mlp, tangent_kernel
-from lazyscope.tangent import jacobian, weights
-from lazyscope.tangent.derivatives import Factors, Outputs, cheaper, contract, derivatives, multiplied
+from lazyscope import blocked_tangent_kernel, center, linearize, mlp, tangent_kernel, two_layer
+from lazyscope.tangent import group_kernels, jacobian, squares, weights
+from lazyscope.tangent.derivatives import Factors, Outputs, Turns, cheaper, contract, derivatives, multiplied
 from lazyscope.vision import layers, network, resnet18, vgg11
 
 KEY = jax.random.key(0)
@@ -29,7 +29,8 @@ def found(apply, params, x):
     def single(th, example):
         return apply(jax.tree.unflatten(structure, th), example[None])[0].reshape(-1)
 
-    return [None if place is None else place[:3] for place in weights.places(single, theta, x[0])]
+    places = weights.places(single, theta, x[0])
+    return [place[:3] if isinstance(place, weights.Place) else None for place in places]
 
 
 def expected(apply, params, x):
@@ -114,6 +115,57 @@ RECOGNISED = {
         IMAGES,
         [(7 * 4, 144, 3)],
     ),
+    "recomputed": (lambda w, x: jax.checkpoint(lambda w: jnp.tanh(x @ w))(w), W, X, [(1, 4, 3)]),
+    "in a loop": (lambda w, x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), U, X, [(3, 4, 4)]),
+    "in a loop that gives its steps, from the last on": (
+        lambda p, x: jnp.concatenate(
+            jax.lax.scan(lambda y, b: (z := jnp.tanh(y @ p[0] + b[None]), z @ p[1]), x, normal(17, 3, 4), reverse=True)[
+                1
+            ],
+            axis=1,
+        ),
+        [U, W],
+        X,
+        [(3, 4, 4), (3, 4, 3)],
+    ),
+    "in a loop, and handed on": (
+        lambda w, x: jax.lax.scan(lambda c, _: ((jnp.tanh(c[0] @ c[1]), c[1]), None), (x, w), length=2)[0][0],
+        U,
+        X,
+        [(2, 4, 4)],
+    ),
+    "stacked": (lambda p, x: jnp.einsum("nd,sde->nse", x, jnp.stack(p)), [U, 2 * U], X, [(1, 4, 4)] * 2),
+    "stacked along the last axis, second": (
+        lambda p, x: jnp.tanh(jnp.einsum("des,nd->esn", jnp.stack(p, axis=2), x)).transpose(2, 0, 1),
+        [W, 2 * W],
+        X,
+        [(1, 4, 3)] * 2,
+    ),
+    "stacked, each with its inputs": (
+        lambda p, x: jnp.tanh(jnp.einsum("nsd,sde->nse", x.reshape(-1, 2, 2), jnp.stack(p))),
+        [normal(7, 2, 3), normal(18, 2, 3)],
+        X,
+        [(1, 2, 3)] * 2,
+    ),
+    "joined along a new axis, and scaled": (
+        lambda p, x: jnp.tanh(jnp.einsum("sed,nd->nse", jnp.concatenate([2 * p[0][None], p[1][None]]), x)),
+        [U, 3 * U],
+        X,
+        [(1, 4, 4)] * 2,
+    ),
+    "stacked with itself": (lambda w, x: jnp.tanh(jnp.einsum("nd,sde->nse", x, jnp.stack([w, w]))), W, X, [(2, 4, 3)]),
+    "stacked, and used twice": (
+        lambda p, x: jnp.einsum("nd,sde,seg->nsg", x, jnp.stack(p), jnp.stack(p)),
+        [U, 2 * U],
+        X,
+        [(2, 4, 4)] * 2,
+    ),
+    "stacked, turn by turn": (
+        lambda p, x: jax.lax.scan(lambda y, w: (jnp.tanh(y @ w), None), x, jnp.stack(p))[0],
+        [U, 2 * U, U.T],
+        X,
+        [(1, 4, 4)] * 3,
+    ),
     "convolution": (
         lambda w, x: jnp.tanh(
             jax.lax.conv_general_dilated(x, w, (2, 1), [(1, 0), (2, 1)], rhs_dilation=(1, 2), dimension_numbers=NHWC)
@@ -146,14 +198,15 @@ LEFT_ALONE = {
     "a product of weights": (lambda p, x: x @ (p[0] @ p[1]), [W, V], X),
     "a function of weights": (lambda w, x: x @ jnp.tanh(w), W, X),
     "scaled by entry": (lambda w, x: x @ (w * jnp.arange(1.0, 4.0)[None]), W, X),
-    "in a loop": (lambda w, x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), U, X),
-    "in a scan over weights": (
-        lambda w, x: jax.lax.scan(lambda y, v: (jnp.tanh(y @ v), None), x, w)[0],
+    "in a longer loop": (lambda w, x: jax.lax.fori_loop(0, 5, lambda _, y: jnp.tanh(y @ w), x), U, X),
+    "in a loop over them and elsewhere": (
+        lambda w, x: jax.lax.scan(lambda y, v: (jnp.tanh(y @ v), None), x, w)[0] + w.sum(),
         normal(9, 3, 4, 4),
         X,
     ),
-    "recomputed": (lambda w, x: jax.checkpoint(lambda w: jnp.tanh(x @ w))(w), W, X),
-    "stacked": (lambda p, x: jnp.einsum("nd,sde->nse", x, jnp.stack(p)), [U, 2 * U], X),
+    "stacked and summed over": (lambda p, x: jnp.einsum("nd,sde->ne", x, jnp.stack(p)), [U, 2 * U], X),
+    "stacked and returned": (lambda p, x: x[:, None] * jnp.stack(p)[None], [U[0], U[1]], X),
+    "joined": (lambda p, x: jnp.tanh(x @ jnp.concatenate(p, axis=1)), [U, W], X),
     "in groups": (
         lambda w, x: jax.lax.conv_general_dilated(
             x, w, (1, 1), "VALID", dimension_numbers=NHWC, feature_group_count=2
@@ -209,6 +262,11 @@ JOINED = {
 APART = {
     "once more elsewhere": (lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) * p[1][None], [W, B], X),
     "a product used before it": (lambda p, x: (y := x @ p[0]) * jnp.tanh(y + p[1][None]), [W, B], X),
+    "a product used twice within a jit": (
+        lambda p, x: jax.jit(lambda y, b: jnp.tanh(y + b) * y)(x @ p[0], p[1][None]),
+        [W, B],
+        X,
+    ),
     "in another order": (
         lambda p, x: jnp.tanh(x @ p[0] + p[1][None]) + jnp.sin(2 * x @ p[0] + p[1][::-1][None]),
         [W, B],
@@ -235,6 +293,74 @@ def test_a_bias_is_one_more_input_of_its_weights_where_it_is_added_to_their_prod
     )
 
 
+def test_a_product_that_every_turn_of_a_loop_adds_to_has_no_bias_among_its_inputs():
+    def apply(params, x):
+        y = x @ params["w"]
+
+        def turn(before, bias):
+            return before * jnp.tanh(y + bias[None]), None
+
+        return jax.lax.scan(turn, jnp.ones_like(y), jnp.stack([params["first"], params["second"]]))[0]
+
+    params = {"first": B, "second": 2 * B, "w": W}
+    assert len(derivatives(apply, params, X, by_leaf=False)) == 3
+    check(apply, params, X)
+
+
+SQUARES, BIASES = [normal(40 + i, 3, 3) for i in range(3)], [normal(50 + i, 3) for i in range(2)]
+FIRST = ("product", "transposed", "layers", "halves")
+SECOND = (*FIRST, "scaled", "bias", "bias inside", "bias in turns", "again", "times")
+
+
+def program(moves):
+    """A model from moves: each makes a value from earlier ones (a of them, b) and leaves (number b, c)."""
+
+    def apply(params, x):
+        squares, biases = params
+        values = [jnp.tanh(x)]
+        for name, a, b, c in moves:
+            y, z = values[-1 - a % len(values)], values[-1 - b % len(values)]
+            w, v, bias = squares[b % 3], squares[c % 3], biases[c % 2]
+            pair, both = jnp.stack([w, v]), jnp.stack(biases)
+            values.append(
+                {
+                    "product": lambda y=y, w=w: y @ w,
+                    "transposed": lambda y=y, w=w: jax.checkpoint(jnp.matmul)(y, w.T),
+                    "scaled": lambda y=y, w=w: jnp.tanh(y @ (0.5 * w)),
+                    "bias": lambda y=y, bias=bias: y + bias[None],
+                    "bias inside": lambda y=y, z=z, bias=bias: jax.jit(lambda s, t, u: jnp.tanh(s + u) + t * s)(
+                        y, z, bias[None]
+                    ),
+                    "times": lambda y=y, z=z: y * jnp.tanh(z),
+                    "layers": lambda y=y, pair=pair: jax.lax.scan(lambda h, u: (jnp.tanh(h @ u), None), y, pair)[0],
+                    "bias in turns": lambda y=y, z=z, both=both: jax.lax.scan(
+                        lambda h, u: (h * jnp.tanh(y + u[None]), h), z, both, reverse=True
+                    )[1].sum(axis=0),
+                    "again": lambda y=y, w=w, bias=bias: jax.lax.fori_loop(
+                        0, 3, lambda _, h: jnp.tanh(h @ w + bias[None]), y
+                    ),
+                    "halves": lambda y=y, pair=pair: jax.vmap(lambda u: jnp.tanh(y @ u))(pair).sum(axis=0),
+                }[name]()
+            )
+        return values[-1]
+
+    return apply
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize("first", FIRST)
+def test_two_moves_that_use_leaves_have_the_kernel_of_their_jacobian(first, second):
+    moves = [(first, 0, 0, 1), (second, 0, 1, 0), ("times", 0, 2, 0)]
+    apply, params, x = program(moves), (SQUARES, BIASES), X[:3, :3]
+    kernel = expected(apply, params, x)
+    for by_leaf in (True, False):
+        found = compiled(partial(derivatives, apply, by_leaf=by_leaf))(params, x)
+        np.testing.assert_allclose(
+            sum(contract(found, found, "all")), kernel, rtol=1e-9, atol=1e-10 * max(1, np.abs(kernel).max())
+        )
+
+
 @pytest.mark.parametrize("n", [12, 13, 30])
 def test_a_kernel_of_a_batch_with_itself_is_that_of_jacobians_in_any_number_of_pieces(n):
     model = mlp((4, 6, 12), bias=True)
@@ -243,6 +369,65 @@ def test_a_kernel_of_a_batch_with_itself_is_that_of_jacobians_in_any_number_of_p
     np.testing.assert_allclose(
         tangent_kernel(model.apply, params, x), kernel, rtol=1e-10, atol=1e-12 * np.abs(kernel).max()
     )
+
+
+def deep(params, x):
+    """A net whose layers are the turns of a loop, with biases, and a head."""
+
+    def layer(y, own):
+        return jnp.tanh(y @ own["w"] + own["b"][None]), None
+
+    return jax.lax.scan(layer, x, params["layers"])[0] @ params["head"]
+
+
+DEEP = {"layers": {"w": normal(9, 3, 4, 4), "b": normal(19, 3, 4)}, "head": W}
+
+
+def layers_apart(params, x):
+    """The same, with a leaf for each layer."""
+    for w, b in zip(params["w"], params["b"], strict=True):
+        x = jnp.tanh(x @ w + b[None])
+    return x @ params["head"]
+
+
+def test_the_layers_of_a_loop_are_recognised_each_and_are_one_leaf_still():
+    check(deep, DEEP, X)
+    head, biases, layers = derivatives(deep, DEEP, X)
+    assert isinstance(head, Factors)
+    assert isinstance(biases, Turns)
+    assert isinstance(layers, Turns)
+    assert [layer.slopes.shape for layer in layers.each if isinstance(layer, Factors)] == [(5, 3, 1, 4)] * 3
+    assert len(derivatives(deep, DEEP, X, by_leaf=False)) == 4  # three layers, biases among their inputs, and a head
+    kernels = group_kernels(deep, DEEP, X)
+    rows = np.split(np.asarray(jacobian(deep, DEEP, X)), [12, 24], axis=2)
+    for kernel, own in zip(kernels.values(), rows, strict=True):
+        np.testing.assert_allclose(kernel, np.einsum("ikp,jlp->ijkl", own, own), rtol=1e-10, atol=1e-12)
+
+
+def test_squares_of_a_loop_over_layers_are_the_sums_of_those_of_its_layers():
+    moved = jax.tree.map(lambda leaf: leaf + 0.01 * normal(leaf.size, *leaf.shape), DEEP)
+    before, after = (
+        {name: list(leaf) for name, leaf in params["layers"].items()} | {"head": params["head"]}
+        for params in (DEEP, moved)
+    )
+    unit, *found = squares.squares(deep, DEEP, moved, X)
+    other, *right = squares.squares(layers_apart, before, after, X)
+    for squares_, each in zip(found, right, strict=True):  # leaves in the order of their names
+        b, head, w = each[:, :, :3].sum(axis=2), each[:, :, 3], each[:, :, 4:].sum(axis=2)
+        np.testing.assert_allclose(unit**2 * squares_, other**2 * np.stack([head, b, w], axis=2), rtol=1e-10)
+
+
+@pytest.mark.parametrize("make", [lambda: two_layer(6, 4), lambda: mlp((4, 6, 5, 3), bias=True)], ids=["two", "deep"])
+def test_both_halves_of_a_doubled_net_are_recognised_and_their_kernels_are_those_of_jacobians(make):
+    model = make()
+    params = model.init(KEY, 0.7, doubled=True)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(leaf.size, *leaf.shape), params)
+    places = found(model.apply, moved, X)
+    assert places == 2 * found(model.apply, params.plus, X)
+    assert {place is None for place, leaf in zip(places, jax.tree.leaves(params), strict=True) if leaf.ndim > 1} == {
+        False
+    }
+    check(model.apply, moved, X)
 
 
 SMALL = network(

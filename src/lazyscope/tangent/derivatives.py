@@ -9,7 +9,7 @@ which for one position and few units costs less than the inner products of Jacob
 (structured derivatives of Novak et al. 2022, §3). Whichever needs fewer operations for a pair of examples is taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -19,11 +19,13 @@ from jaxtyping import Array, Float, PyTree
 from lazyscope import examples, tree
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
-from lazyscope.tangent.weights import Place, Use, places, tapped
+from lazyscope.tangent.uses import Use
+from lazyscope.tangent.weights import Place, Turned, places, tapped
 
 Outputs = Literal["all", "diagonal", "trace"]
 """What is kept of the pairs (c, d) of outputs: all, those with c = d, or the sum of these."""
 
+_Single = Callable[[list[Array], PyTree], Array]
 _AXES = {"all": ("c", "d", "cd"), "diagonal": ("c", "c", "c"), "trace": ("c", "c", "")}
 
 
@@ -34,7 +36,13 @@ class Factors(NamedTuple):
     slopes: Float[Array, "... k positions units"]
 
 
-Derivative = Float[Array, "... k _"] | Factors
+class Turns(NamedTuple):
+    """The entries of one leaf that a loop takes turn by turn, each with its derivative."""
+
+    each: "tuple[Derivative, ...]"
+
+
+Derivative = Float[Array, "... k _"] | Factors | Turns
 
 
 def jacobians(apply: Apply, params: PyTree, x: Batch) -> list[Float[Array, "n k _"]]:
@@ -55,6 +63,28 @@ def derivatives(apply: Apply, params: PyTree, x: Batch, *, by_leaf: bool = True)
     """
     single, theta = _single(apply, params)
     found = places(single, theta, examples.take(x, 0))
+    turns = [place.turns if isinstance(place, Turned) else 0 for place in found]
+    if not any(turns):
+        return _derivatives(single, theta, x, found, by_leaf)
+
+    def together(apart: list[Array]) -> list[Array]:
+        rest = iter(apart)
+        return [jnp.stack([next(rest) for _ in range(length)]) if length else next(rest) for length in turns]
+
+    def of_entries(apart: list[Array], example: PyTree) -> Array:
+        return single(together(apart), example)
+
+    apart = [entry for leaf, length in zip(theta, turns, strict=True) for entry in (leaf if length else [leaf])]
+    rest = iter(_derivatives(of_entries, apart, x, places(of_entries, apart, examples.take(x, 0)), by_leaf))
+    if not by_leaf:
+        return list(rest)
+    return [Turns(tuple(next(rest) for _ in range(length))) if length else next(rest) for length in turns]
+
+
+def _derivatives(
+    single: _Single, theta: list[Array], x: Batch, found: Sequence[Place | Turned | None], by_leaf: bool
+) -> list[Derivative]:
+    found = [place if isinstance(place, Place) else None for place in found]
     joined = set() if by_leaf else {place.offset for place in found if place and place.offset is not None}
     shifts = {
         leaf: [jnp.zeros(use.output.shape, use.output.dtype) for use in p.uses] for leaf, p in enumerate(found) if p
@@ -88,6 +118,8 @@ def in_units(found: list[Derivative], unit: Float[Array, ""] | None) -> list[Der
     """
 
     def form(leaf: Derivative) -> Derivative:
+        if isinstance(leaf, Turns):
+            return Turns(tuple(map(form, leaf.each)))
         if not isinstance(leaf, Factors):
             return leaf if unit is None else leaf / unit
         of_inputs = tree.unit(leaf.inputs)
@@ -101,6 +133,8 @@ def cheaper(found: list[Derivative], outputs: Outputs) -> list[Derivative]:
     """The same derivatives, by Jacobians where kernels need fewer operations so."""
 
     def form(leaf: Derivative) -> Derivative:
+        if isinstance(leaf, Turns):
+            return Turns(tuple(map(form, leaf.each)))
         if not isinstance(leaf, Factors):
             return leaf
         by_factors, by_jacobians = _operations(leaf, outputs)
@@ -120,7 +154,7 @@ def contract(left: list[Derivative], right: list[Derivative], outputs: Outputs) 
     return [_contract(u, v, outputs) for u, v in zip(left, right, strict=True)]
 
 
-def _single(apply: Apply, params: PyTree) -> tuple[Callable[[list[Array], PyTree], Array], list[Array]]:
+def _single(apply: Apply, params: PyTree) -> tuple[_Single, list[Array]]:
     theta, merge = tree.split(params)
     return lambda th, example: apply(merge(th), examples.alone(example))[0].reshape(-1), theta
 
@@ -139,6 +173,8 @@ def _operations(leaf: Factors, outputs: Outputs) -> tuple[int, int]:
 
 
 def _contract(u: Derivative, v: Derivative, outputs: Outputs) -> Array:
+    if isinstance(u, Turns) and isinstance(v, Turns):
+        return sum(_contract(*pair, outputs) for pair in zip(u.each, v.each, strict=True))  # type: ignore[return-value]
     c, d, kept = _AXES[outputs]
     if not (isinstance(u, Factors) and isinstance(v, Factors)):
         return jnp.einsum(f"i{c}p,j{d}p->ij{kept}", u, v)

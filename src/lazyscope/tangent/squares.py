@@ -19,7 +19,7 @@ from lazyscope import tree
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.blocks import each_leaf, held
-from lazyscope.tangent.derivatives import Derivative, Factors
+from lazyscope.tangent.derivatives import Derivative, Factors, Turns
 
 _DOUBLE = 2  # what an operation in double precision costs against one in single precision
 
@@ -31,7 +31,7 @@ def squares(
     before, after = (each_leaf(apply, at, x) for at in (params0, params))
     with jax.enable_x64(True):
         # One small program for all leaves of one shape: that of all leaves would take longer to compile than to run.
-        found = jax.device_get([_of_leaf(*pair) for pair in zip(before, after, strict=True)])
+        found = jax.device_get([_of(*pair) for pair in zip(before, after, strict=True)])
     unit = max(float(scale) for scale, _, _ in found)
     starts, changes = (np.stack([(leaf[0] / unit) ** 2 * leaf[i] for leaf in found], axis=2) for i in (1, 2))
     return unit, starts, changes
@@ -40,6 +40,15 @@ def squares(
 def numbers(apply: Apply, params: PyTree, x: Batch) -> int:
     """About how many entries `squares` holds of one example."""
     return 2 * held(apply, params, x)
+
+
+def _of(before: Derivative, after: Derivative) -> tuple[Array, Float[Array, "n k"], Float[Array, "n k"]]:
+    if not (isinstance(before, Turns) and isinstance(after, Turns)):
+        return _of_leaf(before, after)
+    scales, *squares = zip(*(_of(*pair) for pair in zip(before.each, after.each, strict=True)), strict=True)
+    unit = jnp.max(jnp.stack(scales))
+    starts, changes = (sum((s / unit) ** 2 * part for s, part in zip(scales, parts, strict=True)) for parts in squares)
+    return unit, starts, changes  # type: ignore[return-value]
 
 
 @jax.jit
