@@ -5,6 +5,8 @@
 `tangent_kernel` in float32 on one core, one thread, after compilation, against PyTorch's three ways to the same
 numbers: a loop of backward passes, one an example and output; `torch.func.jacrev` under `vmap` and a contraction; and
 products of `torch.func.jvp` with `vjp` for every pair. Cost is processor time. Goal: twice the fastest of them.
+Weights that are stacked or taken by a loop should cost what they cost apart: both halves of a doubled net at most 1.5
+times two nets, and eight layers in a scan at most 1.5 times the same layers one by one.
 The growth is that of VGG-11 at full width (9.2 million parameters) with 10 outputs, whose Jacobian of 32 images alone
 would be 11 GiB: the exponent of the cost in n fitted over the last two doublings, from which the cost of 495 images
 follows (an extrapolation, given as such).
@@ -155,6 +157,43 @@ def case(name: str, net: tuple, x: np.ndarray, rounds: int, *, equal: bool, peer
     ]
 
 
+def structure(rounds: int) -> list[Ratio]:
+    """A doubled net over two nets, and layers of a loop over the same layers apart."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((50, WIDTHS[0])).astype(np.float32))
+    model, wide = ls.mlp(WIDTHS), jnp.asarray(np.random.default_rng(1).standard_normal((8, 64, 64)) / 8, jnp.float32)
+
+    def loop(params: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda y, w: (jnp.tanh(y @ w), None), x, params)[0][:, :10]
+
+    def apart(params: list[jax.Array], x: jax.Array) -> jax.Array:
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return x[:, :10]
+
+    single, doubled = (
+        jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model.init(jax.random.key(0), 0.1, doubled=both))
+        for both in (False, True)
+    )
+
+    def cost(apply: Callable, params: object) -> Callable[[], float]:
+        return lambda: seconds(lambda: ls.tangent_kernel(apply, params, x).block_until_ready(), time.process_time)
+
+    cases = {
+        "single": (model.apply, single),
+        "doubled": (model.apply, doubled),
+        "loop": (loop, wide),
+        "apart": (apart, list(wide)),
+    }
+    costs = interleaved({name: cost(*pair) for name, pair in cases.items()}, rounds)
+    two = [2 * one for one in costs["single"]]
+    return [
+        ratio("MLP 64-256-256-10, n = 50", "doubled over two of it", costs["doubled"], two, goal=1.5, at_most=True),
+        ratio(
+            "8 layers 64-64, n = 50", "in a loop over one by one", costs["loop"], costs["apart"], goal=1.5, at_most=True
+        ),
+    ]
+
+
 def growth(net: tuple, sizes: tuple[int, ...]) -> dict[str, float]:
     """Seconds against n, the fitted exponent over the last two doublings, and what 495 images would cost by it."""
     apply, params = net[:2]
@@ -185,6 +224,7 @@ def main(rounds: int) -> int:
     some = ("backward loop", "torch.func Jacobians")
     for n in (16, 64):
         rows += case(f"VGG-11 width 1/8, n = {n}", small, _images(n), rounds, equal=False, peers=some)
+    rows += structure(rounds)
     numbers = growth(vgg(1), (4, 8, 16, 32))
     return conclude("kernel", rows, numbers)
 
