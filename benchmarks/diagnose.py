@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -210,8 +211,7 @@ def rows_of(name: str, found: dict, again: dict | None) -> list[Ratio]:
 
 
 def _at_most(case: str, name: str, values: list[float], goal: float | None = None) -> Ratio:
-    ordered = sorted(float(value) for value in values)
-    return Ratio(case, name, ordered[0], ordered[len(ordered) // 2], ordered[-1], goal, at_most=True)
+    return Ratio(case, name, min(values), statistics.median(values), max(values), goal, at_most=True)
 
 
 def kept() -> dict:

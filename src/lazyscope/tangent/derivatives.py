@@ -9,7 +9,7 @@ which for one position and few units costs less than the inner products of Jacob
 (structured derivatives of Novak et al. 2022, §3). Whichever needs fewer operations for a pair of examples is taken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,12 +20,11 @@ from lazyscope import examples, tree
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
 from lazyscope.tangent.uses import Use
-from lazyscope.tangent.weights import Place, Turned, places, tapped
+from lazyscope.tangent.weights import Function, Place, Turned, places, tapped
 
 Outputs = Literal["all", "diagonal", "trace"]
 """What is kept of the pairs (c, d) of outputs: all, those with c = d, or the sum of these."""
 
-_Single = Callable[[list[Array], PyTree], Array]
 _AXES = {"all": ("c", "d", "cd"), "diagonal": ("c", "c", "c"), "trace": ("c", "c", "")}
 
 
@@ -82,7 +81,7 @@ def derivatives(apply: Apply, params: PyTree, x: Batch, *, by_leaf: bool = True)
 
 
 def _derivatives(
-    single: _Single, theta: list[Array], x: Batch, found: Sequence[Place | Turned | None], by_leaf: bool
+    single: Function, theta: list[Array], x: Batch, found: Sequence[Place | Turned | None], by_leaf: bool
 ) -> list[Derivative]:
     found = [place if isinstance(place, Place) else None for place in found]
     joined = set() if by_leaf else {place.offset for place in found if place and place.offset is not None}
@@ -154,7 +153,7 @@ def contract(left: list[Derivative], right: list[Derivative], outputs: Outputs) 
     return [_contract(u, v, outputs) for u, v in zip(left, right, strict=True)]
 
 
-def _single(apply: Apply, params: PyTree) -> tuple[_Single, list[Array]]:
+def _single(apply: Apply, params: PyTree) -> tuple[Function, list[Array]]:
     theta, merge = tree.split(params)
     return lambda th, example: apply(merge(th), examples.alone(example))[0].reshape(-1), theta
 

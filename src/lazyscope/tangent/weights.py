@@ -42,7 +42,7 @@ class Turned(NamedTuple):
 
 
 _Meet = Callable[[Meeting, list[Any]], list[Any]]
-_Function = Callable[[list[Array], PyTree], Array]
+Function = Callable[[list[Array], PyTree], Array]
 
 
 class _Met(NamedTuple):
@@ -54,7 +54,7 @@ class _Met(NamedTuple):
     turns: int
 
 
-def places(function: _Function, theta: list[Array], example: PyTree) -> list[Place | Turned | None]:
+def places(function: Function, theta: list[Array], example: PyTree) -> list[Place | Turned | None]:
     """For each leaf the products, or loops, through which alone it enters function(theta, example), None for others."""
     met: list[list[_Met]] = [[] for _ in theta]
 
@@ -82,7 +82,7 @@ def places(function: _Function, theta: list[Array], example: PyTree) -> list[Pla
 
 
 def tapped(
-    function: _Function, theta: list[Array], example: PyTree, shifts: dict[int, list[Array]]
+    function: Function, theta: list[Array], example: PyTree, shifts: dict[int, list[Array]]
 ) -> tuple[Array, dict[int, list[Float[Array, "positions fan_in"]]]]:
     """function(theta, example) with shifts added to all products of some leaves, and the inputs of those products."""
     inputs: dict[int, list[Array]] = {leaf: [] for leaf in shifts}
@@ -104,7 +104,7 @@ def tapped(
     return _through(function, theta, example, shift), inputs
 
 
-def _through(function: _Function, theta: list[Array], example: PyTree, meet: _Meet) -> Array:
+def _through(function: Function, theta: list[Array], example: PyTree, meet: _Meet) -> Array:
     closed, inputs = jax.make_jaxpr(function)(theta, example), jax.tree.leaves(example)
     facts = [*(Origin(leaf, 1, jnp.shape(value)) for leaf, value in enumerate(theta)), *[None] * len(inputs)]
     (output,), facts = _run(closed, [*theta, *inputs], facts, meet)
