@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 from lazyscope import sweep
 from lazyscope.sweep import Memory
@@ -63,6 +64,31 @@ def test_chunk_size_changes_no_bit(monkeypatch):
         results.append(sweep(draw, {"t": [0.5, 2.0, 3.0]}, key=KEY, seeds=3, dims=DIMS))
     assert results[0].identical(results[1])
     assert results[0].identical(results[2])
+
+
+@pytest.mark.parametrize("room", [np.inf, 0])
+def test_cells_that_are_mapped_as_on_a_card_have_the_numbers_of_those_one_by_one(monkeypatch, room):
+    program = sys.modules["lazyscope.sweep.program"]
+    in_turn = sweep(draw, {"t": [0.5, 2.0, 3.0]}, key=KEY, seeds=5, dims=DIMS)
+    monkeypatch.setattr(program, "one_by_one", lambda device: False)
+    monkeypatch.setattr(program, "room", lambda device: room)
+    mapped = sweep(draw, {"t": [0.5, 2.0, 3.0]}, key=KEY, seeds=5, dims=DIMS)
+    xr.testing.assert_allclose(mapped, in_turn, rtol=1e-14)
+
+
+def test_cells_are_mapped_in_as_large_shares_as_the_card_has_room_for(monkeypatch):
+    module = sys.modules["lazyscope.sweep.program"]
+    monkeypatch.setattr(module, "one_by_one", lambda device: False)
+    monkeypatch.setattr(module, "room", lambda device: 4 * 8 * 1000)  # what four cells return, and no more
+    made, results = [], module.Program._results
+    monkeypatch.setattr(module.Program, "_results", lambda self, *given: made.append(given[1]) or results(self, *given))
+
+    def cell(key):
+        return {"values": jax.random.normal(key, (1000,))}
+
+    ds = sweep(cell, {}, key=KEY, seeds=16, dims={"values": ("place",)})
+    assert set(made) < {1, 2, 4}
+    np.testing.assert_allclose(ds["values"].sel(seed=8), jax.random.normal(jax.random.fold_in(KEY, 8), (1000,)))
 
 
 class OneView:

@@ -141,14 +141,16 @@ def _compute(
         label = ", ".join(f"{name}={value}" for name, value in fixed)
         report(done, total, f"{label} compiling" if label else "compiling")
         program = Program(cell, cells[0], dict(fixed), key, jax.local_devices())
-        at, size = 0, program.devices  # one cell a device first, to learn how long a cell takes
+        # One cell a device first, to learn how long a cell takes; cells that run at once take no longer for being many.
+        at, size = 0, program.devices * (1 if program.in_turn else program.capacity)
         while at < len(cells):
             chunk = cells[at : at + size]
             began = time.perf_counter()
             kept.write(chunk, program.run(chunk))
             elapsed = time.perf_counter() - began
             rounds = -(-len(chunk) // program.devices)
-            size = program.devices * int(np.clip(CHUNK_SECONDS * rounds / max(elapsed, 1e-9), 1, program.capacity))
+            fitting = CHUNK_SECONDS * rounds / max(elapsed, 1e-9) if program.in_turn else np.inf
+            size = program.devices * int(np.clip(fitting, 1, program.capacity))
             at += len(chunk)
             done += len(chunk)
             report(done, total, label)
