@@ -1,7 +1,8 @@
 """What each part of a diagnosis costs: processor time, with and without that of compiling, in gradients of the loss.
 
 The parts are those that a diagnosis reports as it goes (`lazyscope.progress`). Processor time is that of all threads,
-and what else the machine does is not in it. Compiling is lowering and XLA or, where JAX has a persistent cache, loading
+and what else the machine does is not in it; on a card it is wall time, since what that does is no
+processor's. Compiling is lowering and XLA or, where JAX has a persistent cache, loading
 from there. Tracing is Python's and counts as computing.
 """
 
@@ -27,7 +28,7 @@ BEFORE = "preparing"  # what is done before the first part
 
 
 class Cost(NamedTuple):
-    """Processor seconds of a part beside compiling, as multiples of a gradient (`gradients`), and of compiling."""
+    """Seconds of a part beside compiling, as multiples of a gradient (`gradients`), and of compiling."""
 
     part: str
     seconds: float
@@ -72,7 +73,7 @@ class Meter:
     def __init__(self, report: Progress, named: Collection[str] = ()) -> None:
         self.report, self.named, self.part = report, named, BEFORE
         self.found: dict[str, list[float]] = {}
-        self.last = self.since = time.process_time()
+        self.last = self.since = _now()
         self.compiling, self.programs = 0.0, 0
 
     def __call__(self, done: int, total: int, what: str) -> None:
@@ -84,7 +85,7 @@ class Meter:
 
     def close(self) -> None:
         """The part that is going on ends here."""
-        now = time.process_time()
+        now = _now()
         spent = self.found.setdefault(self.part, [0.0, 0.0, 0])
         for i, more in enumerate((now - self.last - self.compiling, self.compiling, self.programs)):
             spent[i] += more
@@ -93,7 +94,7 @@ class Meter:
     def hear(self, event: str, duration_secs: float, **_: Any) -> None:
         """JAX has traced, lowered or compiled a program: each of these begins where the one before ended."""
         del duration_secs  # of the wall clock
-        now = time.process_time()
+        now = _now()
         if event in (_LOWERED, _COMPILED):
             self.compiling += now - self.since
             self.programs += event == _COMPILED
@@ -122,7 +123,7 @@ def metered(report: Progress, named: Collection[str] = ()) -> Iterator[Meter]:
 
 
 def gradient_seconds(apply: Apply, params: PyTree, problem: Problem) -> tuple[float, float]:
-    """Processor seconds of a gradient of the loss on the training data, and of compiling it.
+    """Seconds of a gradient of the loss on the training data, and of compiling it.
 
     That of one block of examples, times their number, where they do not fit one pass (`lazyscope.passes`).
     """
@@ -130,15 +131,19 @@ def gradient_seconds(apply: Apply, params: PyTree, problem: Problem) -> tuple[fl
     if size < count(x):
         x, y = first(x, size), first(y, size)
     with metered(silent) as meter:
-        took = [_processor_time(partial(_gradient, apply, problem.loss, params, x, y)) for _ in range(1 + _GRADIENTS)]
+        took = [_time(partial(_gradient, apply, problem.loss, params, x, y)) for _ in range(1 + _GRADIENTS)]
         compiling = meter.compiling
     return min(took[1:]) * count(problem.x) / size, compiling
 
 
-def _processor_time(function: Callable[[], Any]) -> float:
-    began = time.process_time()
+def _now() -> float:
+    return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
+
+
+def _time(function: Callable[[], Any]) -> float:
+    began = _now()
     jax.block_until_ready(function())
-    return time.process_time() - began
+    return _now() - began
 
 
 @partial(jax.jit, static_argnums=(0, 1))

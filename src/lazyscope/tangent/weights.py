@@ -147,11 +147,10 @@ def _step(
 ) -> tuple[list[Any], Sequence[Fact]]:
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        inner = params["jaxpr"]
-        return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, []), given, sources, meet)
+        return _run(_body(equation), given, sources, meet)
     used = any(held(source) for source in sources)
-    if used and name == "scan" and 0 < params["length"] <= _most_turns(params, sources):
-        return _turn_by_turn(params, given, sources, meet)
+    if used and name == "scan" and 0 < params["length"] <= _most_turns(equation, sources):
+        return _turn_by_turn(equation, given, sources, meet)
     outputs, nothing = _evaluate(jaxpr, equation, given), [None] * len(equation.outvars)
     if not used:
         return outputs, nothing
@@ -162,17 +161,28 @@ def _step(
     return meet(met, outputs), [Product(met.origins[0].leaf, met.parts[0].use)] if single else nothing
 
 
-def _most_turns(params: dict[str, Any], sources: list[Fact]) -> int:
-    rows = sources[params["num_consts"] + params["num_carry"] :]
+def _body(equation: JaxprEqn) -> ClosedJaxpr:
+    inner = equation.params["jaxpr"]
+    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
+
+
+def _rows(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """Where the rows of a scan begin: each turn has one axis less of them. Newer JAX names their number otherwise."""
+    return sum(len(there.aval.shape) == len(here.aval.shape) for there, here in zip(outside, inside, strict=True))
+
+
+def _most_turns(equation: JaxprEqn, sources: list[Fact]) -> int:
+    rows = sources[_rows(equation.invars, _body(equation).jaxpr.invars) :]
     return _MOST_TURNS if any(held(row) for row in rows) else _MOST_REPEATS
 
 
 def _turn_by_turn(
-    params: dict[str, Any], given: list[Any], sources: list[Fact], meet: _Meet
+    equation: JaxprEqn, given: list[Any], sources: list[Fact], meet: _Meet
 ) -> tuple[list[Any], list[Fact]]:
     """A scan, its body evaluated at each turn; of what is stacked each turn has its own leaf."""
-    fixed, first = params["num_consts"], params["num_consts"] + params["num_carry"]
-    length, carried = params["length"], params["num_carry"]
+    body, length = _body(equation), equation.params["length"]
+    first, carried = _rows(equation.invars, body.jaxpr.invars), _rows(equation.outvars, body.jaxpr.outvars)
+    fixed = first - carried
     values, facts, rows = given[fixed:first], sources[fixed:first], [[]] * length
     same = [fact if held(fact) else None for fact in sources[:fixed]]  # a product enters every turn
 
@@ -184,10 +194,10 @@ def _turn_by_turn(
             meet(Meeting((fact,), turns=length), [])
         elif of_turn(fact, 0) is None:
             _elsewhere([fact], [], meet)
-    for turn in reversed(range(length)) if params["reverse"] else range(length):
+    for turn in reversed(range(length)) if equation.params["reverse"] else range(length):
         own = [jax.lax.index_in_dim(value, turn, keepdims=False) for value in given[first:]]
         own_facts = [of_turn(fact, turn) for fact in sources[first:]]
-        found, known = _run(params["jaxpr"], [*given[:fixed], *values, *own], [*same, *facts, *own_facts], meet)
+        found, known = _run(body, [*given[:fixed], *values, *own], [*same, *facts, *own_facts], meet)
         values, facts, rows[turn] = found[:carried], known[:carried], found[carried:]
         _elsewhere(known[carried:], [], meet)
     stacked = [jnp.stack(each) for each in zip(*rows, strict=True)]
