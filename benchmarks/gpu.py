@@ -111,14 +111,13 @@ def image_net(size: Size) -> dict[str, Any]:
         return jax.tree.map(lambda leaf, change: leaf - 1e-3 * change, params, slope)
 
     with jax.default_matmul_precision("highest"):
-        lowered, seconds = step.lower(params), []
-        compiled = lowered.compile()
+        compiled, seconds = step.lower(params).compile(), []
         for _ in range(size.steps):
             began = time.perf_counter()
             params = jax.block_until_ready(compiled(params))
             seconds.append(time.perf_counter() - began)
     one = float(np.median(seconds))
-    return {"steps a second": 1 / one, "images a second": size.images / one, "GFLOP/s": _flop(lowered) / one / 1e9}
+    return {"steps a second": 1 / one, "images a second": size.images / one, "GFLOP/s": _flop(step, params) / one / 1e9}
 
 
 def language_model(size: Size) -> dict[str, Any]:
@@ -141,9 +140,11 @@ def picture_model(size: Size) -> dict[str, Any]:
 
 def _diagnosed(apply: Any, params: Any, problem: Any) -> dict[str, Any]:
     # Two diagnoses, kappa included, of weights one step of descent away; the second compiles nothing.
+    def loss(weights: Any) -> Any:
+        return problem.loss(apply(weights, problem.x), problem.y)
+
     with jax.default_matmul_precision("highest"):
-        lowered = jax.jit(jax.grad(lambda p: problem.loss(apply(p, problem.x), problem.y))).lower(params)
-        gradient = lowered.compile()
+        gradient = jax.jit(jax.grad(loss)).lower(params).compile()
         slope = gradient(params)
         one = _best(lambda: gradient(params), 10)
     length = sum(float(jnp.vdot(leaf, leaf)) for leaf in jax.tree.leaves(slope)) ** 0.5
@@ -164,7 +165,7 @@ def _diagnosed(apply: Any, params: Any, problem: Any) -> dict[str, Any]:
         "seconds of a gradient": one,
         "gradients": second / one,
         "parts": {} if found.costs is None else {part.part: part.seconds for part in found.costs.parts},
-        "GFLOP/s": _flop(lowered) / one / 1e9,
+        "GFLOP/s": _flop(jax.grad(loss), params) / one / 1e9,
         "GiB": memory / 2**30,
         "regime": str(found.regime),
         "g": float(found.gap),
@@ -214,9 +215,11 @@ def _kept(card: str) -> dict[str, Any]:
     return kept["numbers"] if kept.get("card") == card else {}
 
 
-def _flop(lowered: jax.stages.Lowered) -> float:
-    # Of the program as it was written: compiled for a card, its products are calls of a library that nobody counts.
-    return float((lowered.cost_analysis() or {}).get("flops", np.nan))
+def _flop(function: Callable[..., Any], *inputs: Any) -> float:
+    # Of the program as it is written, for the CPU: a card's products are calls of a library, which nobody counts.
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), inputs)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return float((jax.jit(function).lower(*shapes).cost_analysis() or {}).get("flops", np.nan))
 
 
 def _best(call: Callable[[], Any], repeats: int) -> float:

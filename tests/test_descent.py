@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,11 @@ from lazyscope import (
     gradient_descent,
     linearize,
     linearized_descent,
+    minibatches,
+    sgd,
+    square_loss,
     teacher_student,
+    tree,
     two_layer,
 )
 from lazyscope.dynamics import BUDGET, DIVERGED, STOPPED, default_record
@@ -166,6 +171,38 @@ def test_large_tau_in_v_units_agrees_with_raw_float64():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "alpha"), [(jnp.float64, 1e13), (jnp.float32, 1e4)])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_steps_below_the_rounding_of_the_weights_are_not_lost(dtype, alpha, stochastic):
+    """Weights of size 1 move by 1/alpha in all: descent still ends where the linearised model does."""
+    problem = jax.tree.map(lambda v: v.astype(dtype), (PROBLEM.x, PROBLEM.y, PROBLEM.x_test))
+    params0 = jax.tree.map(lambda v: v.astype(dtype), MODEL.init(jax.random.key(1), doubled=True))
+    x, y, x_test = problem
+    eta, steps = 0.3, 3000
+    if stochastic:
+        run = sgd(
+            MODEL.apply,
+            params0,
+            minibatches(Problem(x, y), len(x)),
+            alpha=alpha,
+            optimizer=optax.sgd(eta),
+            num_steps=steps,
+            key=jax.random.key(2),
+            loss=square_loss,
+        )
+    else:
+        run = gradient_descent(MODEL.apply, params0, Problem(x, y), alpha=alpha, step_size=eta, num_steps=steps)
+    wide = jax.tree.map(lambda v: v.astype(float), params0)
+    exact = linearized_descent(
+        MODEL.apply, wide, PROBLEM, alpha=alpha, step_size=eta, steps=np.array([0.0, float(steps)])
+    ).observed[1][-1]
+    outputs = alpha * np.asarray(MODEL.apply(run.params, x_test), float)
+    movement = float(tree.norm(tree.sub(run.params, params0)) / tree.norm(params0))
+    assert movement < 200 * float(jnp.finfo(dtype).eps)
+    assert np.linalg.norm(outputs - exact) < 0.02 * np.linalg.norm(exact)
+    assert bool(run.status.precision_limited) == (movement < 100 * float(jnp.finfo(dtype).eps))
+
+
 def test_kernel_time_counts_in_units_of_the_largest_eigenvalue():
     params0 = MODEL.init(jax.random.key(1))
     run = gradient_descent(MODEL.apply, params0, PROBLEM, step_size=0.1, num_steps=5)

@@ -27,7 +27,10 @@ def test_every_part_runs_at_the_dry_size_and_keeps_nothing():
     found = {
         name: json.loads(numbers) for name, _, numbers in (line.partition(": ") for line in done.stdout.splitlines())
     }
-    assert list(found) == ["float32 product", "chizat2019-fig1c", "note-fig3", "VGG-11", "GPT-2 small, diagnosis"]
+    figures, diagnoses = ["chizat2019-fig1c", "note-fig3"], ["GPT-2 small, diagnosis", "ViT-B/16, diagnosis"]
+    assert list(found) == ["float32 product", "float64 product", "digits", *figures, "VGG-11", *diagnoses]
+    assert 1e-8 < found["digits"]["float32 from float64"] < 1e-5
+    assert all(found[name]["other than on the CPU"] == [] for name in figures)
     # Two blocks of 12 w² + 13 w weights, two embeddings and the last norm, at w = 16.
     assert found["GPT-2 small, diagnosis"]["weights"] == 2 * (12 * 16**2 + 13 * 16) + (64 + 8) * 16 + 2 * 16
     assert found["VGG-11"]["steps a second"] > 0

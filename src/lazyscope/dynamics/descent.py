@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lazyscope import passes, tree
 from lazyscope.door import entrance
-from lazyscope.dynamics.loop import ending, kept_rows, through, visited
+from lazyscope.dynamics.loop import ending, kept_rows, taken, through, visited
 from lazyscope.dynamics.run import Run, check_positive, check_record
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
@@ -57,6 +57,7 @@ class _Data(NamedTuple):
 class _State(NamedTuple):
     step: Array
     theta: list[Array]
+    lost: list[Array]
     optimizer: Any
     best_test: Array
     watched: Array
@@ -139,14 +140,14 @@ def _descend(
         value, gradient = jax.value_and_grad(train_loss)(state.theta)
         gradient = tree.scale(1 / alpha**2, gradient)
         updates, memory = optimizer.update(gradient, state.optimizer)
-        theta = optax.apply_updates(state.theta, updates)
+        theta, lost = taken(state.theta, updates, state.lost)
         best = state.best_test
         if test_every is not None:
             due = state.step % test_every == 0
             best = jax.lax.cond(due, lambda: jnp.fmin(best, test_loss(state.theta)), lambda: best)
         if stop is None:
-            return state._replace(step=state.step + 1, theta=theta, optimizer=memory, best_test=best)
-        return _watch(state, stop, test_loss(state.theta) if stop.on_test else value, theta, memory, best)
+            return state._replace(step=state.step + 1, theta=theta, lost=lost, optimizer=memory, best_test=best)
+        return _watch(state, stop, test_loss(state.theta) if stop.on_test else value, theta, lost, memory, best)
 
     def look(state: _State, until: Array) -> tuple[_State, tuple[Any, ...]]:
         test = test_loss(state.theta)
@@ -159,6 +160,7 @@ def _descend(
     state = _State(
         step=jnp.zeros((), int),
         theta=theta0,  # type: ignore[arg-type]
+        lost=jax.tree.map(jnp.zeros_like, theta0),
         optimizer=optimizer.init(theta0),
         best_test=jnp.full((), jnp.nan, dtype),
         watched=jnp.full((), jnp.inf, dtype),
@@ -174,7 +176,9 @@ def _descend(
         start=alpha * apply(params0, x),
         outputs=alpha * apply(merge(state.theta), x),
         y=y,
+        theta0=theta0,
         theta=state.theta,
+        lost=state.lost,
         running=state.running,
         rate=step_size * sharpness,
         late_loss=train[late],
@@ -193,7 +197,7 @@ def _descend(
     )
 
 
-def _watch(state: _State, stop: EarlyStop, loss: Array, theta: Any, memory: Any, best: Array) -> _State:
+def _watch(state: _State, stop: EarlyStop, loss: Array, theta: Any, lost: Any, memory: Any, best: Array) -> _State:
     # `loss` is that of state.theta. Where it calls for a stop the step is not taken: the parameters stay those judged.
     improved = loss < state.watched - stop.min_delta
     waited = jnp.where(improved, 0, state.waited + 1)
@@ -202,6 +206,7 @@ def _watch(state: _State, stop: EarlyStop, loss: Array, theta: Any, memory: Any,
     return _State(
         step=state.step + running.astype(int),
         theta=keep(theta, state.theta),
+        lost=keep(lost, state.lost),
         optimizer=keep(memory, state.optimizer),
         best_test=best,
         watched=jnp.where(improved, loss, state.watched),

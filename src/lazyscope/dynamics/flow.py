@@ -26,6 +26,7 @@ from lazyscope.dynamics.run import (
     Status,
     check_positive,
     check_times,
+    movement_rounded,
     precision_limited,
     residual_norm,
 )
@@ -144,14 +145,16 @@ def _flow(
     train, test = (jnp.where(reached, values, jnp.nan) for values in (train, test))
     kept, late = jnp.searchsorted(stops, times), train[jnp.searchsorted(stops, 0.9 * last)]
     train, test, seen = jax.tree.map(lambda leaf: leaf[kept], (train, test, seen))
-    params = merge(at(jax.tree.map(lambda leaf: leaf[0], end)))
+    moved = jax.tree.map(lambda leaf: leaf[0], end)
+    params = merge(at(moved))
     outputs = alpha * apply(params, x)
     finite = jnp.all(jnp.isfinite(outputs)) & (solution.result != diffrax.RESULTS.nonfinite)
     done = solution.result == diffrax.RESULTS.successful
     status = Status(
         code=jnp.where(finite, jnp.where(done, BUDGET, STOPPED), DIVERGED),
         unstable=~finite,
-        precision_limited=precision_limited(alpha * apply(params0, x), residual_norm(loss, outputs, y)),
+        precision_limited=precision_limited(alpha * apply(params0, x), residual_norm(loss, outputs, y))
+        | movement_rounded(theta0, tree.scale(1 / alpha, moved)),
         still_improving=loss(outputs, y) < 0.99 * late,
     )
     return Run(

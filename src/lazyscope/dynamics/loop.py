@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Status, precision_limited, residual_norm
+from lazyscope import tree
+from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Status, movement_rounded, precision_limited, residual_norm
 from lazyscope.problems import Loss
 
 
@@ -34,13 +35,26 @@ def through(
     return jax.lax.scan(segment, state, jnp.asarray(steps))
 
 
+def taken(theta: list[Array], moves: PyTree, lost: list[Array]) -> tuple[list[Array], list[Array]]:
+    """The weights after `moves`, and what rounding lost of these, to be made up for at the next step (Kahan 1965).
+
+    A step is of order 1/alpha, so that at a large output scale a weight of size 1 would keep few of its digits, in the
+    end none, and training would stall far from where it leads to. `lost` is as small as that rounding; 0 at the start.
+    """
+    due = tree.add(moves, lost)
+    after = tree.add(theta, due)
+    return after, tree.sub(due, tree.sub(after, theta))
+
+
 def ending(
     loss: Loss,
     *,
     start: Array,
     outputs: Array,
     y: Array,
+    theta0: list[Array],
     theta: list[Array],
+    lost: list[Array],
     running: Array,
     rate: Float[Array, ""],
     late_loss: Float[Array, ""],
@@ -51,7 +65,8 @@ def ending(
     return Status(
         code=jnp.where(finite, jnp.where(running, BUDGET, STOPPED), DIVERGED),
         unstable=~finite | (rate > 2),
-        precision_limited=precision_limited(start, residual_norm(loss, outputs, y)),
+        precision_limited=precision_limited(start, residual_norm(loss, outputs, y))
+        | movement_rounded(theta0, tree.add(tree.sub(theta, theta0), lost)),
         still_improving=final < 0.99 * late_loss,
     )
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from lazyscope import tree
 from lazyscope.criterion.precision import drowned
 from lazyscope.problems import Loss, square_loss
 
@@ -22,7 +23,8 @@ class Status(NamedTuple):
 
     `code`: 0 budget used up, 1 stopped early, 2 diverged (a loss that is not finite).
     `unstable`: η·λmax(K)/n > 2 at the end, for a loss of curvature 1 in the outputs.
-    `precision_limited`: 10·eps·‖alpha·h(w0)‖ > 0.1·(final residual), the start is too large for the float type.
+    `precision_limited`: 10·eps·‖alpha·h(w0)‖ > 0.1·(final residual), the start is too large for the float type, or
+    10·eps·‖w0‖ > 0.1·‖w − w0‖, it rounds what the weights moved.
     `still_improving`: the last tenth of the time lowered the train loss by more than 1 %.
     """
 
@@ -128,6 +130,12 @@ def residual_norm(loss: Loss, outputs: Array, y: Array) -> Float[Array, ""]:
 def precision_limited(start: Float[Array, "n *out"], residual: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether the outputs alpha·h at the start drown the residual in their rounding (`criterion.precision`)."""
     return drowned(jnp.linalg.norm(start.reshape(-1)) / np.sqrt(start.shape[0]), residual, start.dtype)
+
+
+def movement_rounded(theta0: list[Array], moved: list[Array]) -> Bool[Array, ""]:
+    """Whether the weights drown what they moved in their rounding, by the same rule; not where they do not move."""
+    movement = tree.norm(moved)
+    return (movement > 0) & drowned(tree.norm(theta0), movement, movement.dtype)
 
 
 def _short(steps: tuple[float, ...]) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lazyscope import examples, tree
 from lazyscope.door import entrance
-from lazyscope.dynamics.loop import ending, kept_rows, through, visited
+from lazyscope.dynamics.loop import ending, kept_rows, taken, through, visited
 from lazyscope.dynamics.run import Run, check_positive, check_record
 from lazyscope.examples import Batch
 from lazyscope.models import Apply
@@ -29,6 +29,7 @@ Batches = Callable[[Key[Array, ""]], tuple[Batch, Batch]]
 class _State(NamedTuple):
     step: Array
     theta: list[Array]
+    lost: list[Array]
     optimizer: Any
     step_size: Array
     time: Array
@@ -126,9 +127,11 @@ def _train(
         moves = jax.tree.leaves(updates)
         square = tree.dot(gradient, gradient)
         step_size = -tree.dot(moves, gradient) / jnp.where(square > 0, square, 1)
+        theta, lost = taken(state.theta, moves, state.lost)
         return _State(
             step=state.step + 1,
-            theta=tree.add(state.theta, moves),
+            theta=theta,
+            lost=lost,
             optimizer=memory,
             step_size=step_size,
             time=state.time + step_size,
@@ -144,6 +147,7 @@ def _train(
     state = _State(
         step=jnp.zeros((), int),
         theta=theta0,
+        lost=jax.tree.map(jnp.zeros_like, theta0),
         optimizer=optimizer.init(grouped(theta0)),
         step_size=jnp.zeros((), dtype),
         time=jnp.zeros((), dtype),
@@ -159,7 +163,9 @@ def _train(
         start=alpha * apply(params0, x),
         outputs=alpha * apply(params, x),
         y=y,
+        theta0=theta0,
         theta=state.theta,
+        lost=state.lost,
         running=state.running,
         rate=state.step_size * largest_eigenvalue(apply, params, x),
         late_loss=train_on_last[late],

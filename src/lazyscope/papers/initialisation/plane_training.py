@@ -86,4 +86,4 @@ def with_note_steps(
     return {"best": best, "start": test_loss(params0), "width": jnp.asarray(float(protocol.width))}
 
 
-WITH_NOTE_STEPS = Cell(with_note_steps, 1)
+WITH_NOTE_STEPS = Cell(with_note_steps, 2)

@@ -133,7 +133,7 @@ def reference(key: Key[Array, ""], *, taus: tuple[float, ...], protocol: Protoco
 
 TRAIN = Cell(
     train,
-    2,
+    3,
     dict.fromkeys(("train_loss", "test_loss", "best_test_loss", "kernel_time"), ("step",))
     | {"outputs_test": ("example",)},
 )

@@ -162,7 +162,7 @@ def speed(key: Key[Array, ""], *, tau: Array, spec: Speed) -> dict[str, Array]:
     return dict(zip(("rule_steps", "fixed_steps", "best_steps"), taken, strict=True))
 
 
-STALL = Cell(stall, 1, static=("fraction", "momentum"))
+STALL = Cell(stall, 2, static=("fraction", "momentum"))
 SGD_STALL = Cell(sgd_stall, 1)
 SPARSE_STALL = Cell(sparse_stall, 1)
 EDGE = Cell(edge, 1, static=("momentum",))
