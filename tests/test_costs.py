@@ -18,9 +18,12 @@ KEY = jax.random.key(0)
 PROBLEM = ls.teacher_student(KEY, n=12, d=3, n_test=6)
 
 
-def test_parts_begin_at_0_or_by_their_names_and_compiling_is_told_apart(monkeypatch):
+@pytest.mark.parametrize(("device", "of"), [("cpu", "time.process_time"), ("gpu", "time.perf_counter")])
+def test_parts_begin_at_0_or_by_their_names_and_compiling_is_told_apart(monkeypatch, device, of):
+    """Processor time where the processor computes; a card's work is none."""
     clock = iter([0.0, 1.0, 1.5, 3.5, 4.0, 4.5, 7.0])
-    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    monkeypatch.setattr(of, lambda: next(clock))
     heard = []
     meter = Meter(lambda *call: heard.append(call), ("second",))
     meter(0, 10, "first")

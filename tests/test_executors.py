@@ -143,7 +143,27 @@ def test_a_function_that_is_no_name_for_itself_goes_by_value():
     assert isinstance(sent, ByValue)
     for function in (sent, pickle.loads(pickle.dumps(sent))):
         assert function(KEY, t=2.0)["value"] == jitted(KEY, t=2.0)["value"]
-    assert sendable(jitted, [], Answering()) is jitted, "Dask and submitit send by value themselves"
+
+
+def with_activation(key, *, t, activation):
+    return {"value": activation(t * jax.random.normal(key)), "same": jnp.array(activation is jnp.tanh)}
+
+
+@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, jax.nn.softplus, jax.nn.gelu, np.tanh, jitted])
+def test_functions_that_a_module_has_arrive_as_themselves(activation):
+    function = partial(with_activation, activation=activation)
+    with executors.local(1) as pool:
+        sent = [sendable(function, [], executor) for executor in (pool, Answering())]
+    assert all(pickle.loads(pickle.dumps(one)).keywords["activation"] is activation for one in sent)
+
+
+@pytest.mark.slow
+def test_workers_ask_which_activation_they_were_given_and_hear_what_this_process_hears():
+    function = partial(with_activation, activation=jnp.tanh)
+    with executors.local(1) as pool:
+        ds = run(pool, function=function, axes={"t": [0.5]}, dims={})
+    assert ds.same.all()
+    xr.testing.assert_identical(ds, run(function=function, axes={"t": [0.5]}, dims={}))
 
 
 @pytest.mark.parametrize("values", [[], [lambda: 1]])

@@ -1,9 +1,9 @@
 """What each part of a diagnosis costs: processor time, with and without that of compiling, in gradients of the loss.
 
 The parts are those that a diagnosis reports as it goes (`lazyscope.progress`). Processor time is that of all threads,
-and what else the machine does is not in it; on a card it is wall time, since what that does is no
-processor's. Compiling is lowering and XLA or, where JAX has a persistent cache, loading
-from there. Tracing is Python's and counts as computing.
+and what else the machine does is not in it; on a card it is wall time, since what that does is no processor's.
+Compiling is lowering and XLA or, where JAX has a persistent cache, loading from there. Tracing is Python's and counts
+as computing.
 """
 
 import math

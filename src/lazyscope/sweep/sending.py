@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from lazyscope.executors import in_words, local
@@ -33,42 +35,74 @@ class ByValue:
 def sendable(function: Function, values: Sequence[Any], executor: Executor) -> Function:
     """`function` as workers get it; `values` are those of static axes, which go along.
 
-    Local processes and the standard pool import functions by name. What they cannot import, of a notebook or of
-    standard input, goes by value where cloudpickle is there, as Dask and submitit send it anyway.
+    Workers import functions by name. What they cannot import, of a notebook or of standard input, goes by value where
+    cloudpickle is there, as Dask and submitit send it anyway. What it holds and a module has under its name, such as
+    `jax.numpy.tanh`, arrives as that and not as a copy: code asks with `is` which activation it was given.
 
     Raises ValueError for a lambda, a function inside another, and what can be sent in neither way.
     """
     _check_name(function)
-    if not isinstance(executor, local | ProcessPoolExecutor):
-        return function
+    here = isinstance(executor, local | ProcessPoolExecutor)
     try:
         by_name = pickle.dumps((function, values))
     except Exception as error:  # pickle says it in many types
         reason = in_words(error)
     else:
-        if b"__main__" not in by_name or _is_file():
+        if not here or b"__main__" not in by_name or _is_file():
             return function
         reason = "no worker can read the session or the input that defines it"
+    sent = _by_value(function)
     try:
-        from cloudpickle import dumps
-
-        sent = ByValue(dumps(function))
         pickle.loads(pickle.dumps((sent, values)))
     except Exception:
         sent = None
+    if not here:
+        return sent or function
     if sent is None or (b"__main__" in pickle.dumps(values) and not _is_file()):
         raise ValueError(f"workers need a function that they can import, got {name_of(function)!r} ({reason}): {HOW}")
     return sent
+
+
+def _by_value(function: Function) -> ByValue | None:
+    try:
+        from cloudpickle import Pickler
+    except ImportError:
+        return None
+
+    class Sender(Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            # Functions and classes of modules go by name as they are; compiled ones would go as copies.
+            if callable(obj) and not isinstance(obj, type | FunctionType) and _has_its_name(obj):
+                return obj.__qualname__
+            return super().reducer_override(obj)
+
+    code = BytesIO()
+    try:
+        Sender(code).dump(function)
+    except Exception:
+        return None
+    return ByValue(code.getvalue())
+
+
+def _has_its_name(obj: Any) -> bool:
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+        return False
+    return _found(module, name) is obj
+
+
+def _found(module: str, name: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _check_name(function: Function) -> None:
     inner: Any = function
     while isinstance(inner, partial):
         inner = inner.func
-    found: Any = sys.modules.get(getattr(inner, "__module__", None) or "")
-    for part in getattr(inner, "__qualname__", "?").split("."):
-        found = getattr(found, part, None)
-    if found is not inner:
+    if _found(getattr(inner, "__module__", None) or "", getattr(inner, "__qualname__", "?")) is not inner:
         raise ValueError(f"workers need a function that they can import, got {name_of(function)!r}: {HOW}")
 
 

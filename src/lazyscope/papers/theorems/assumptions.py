@@ -135,7 +135,7 @@ def smoothness(key: Key[Array, ""], *, n: int, d: int, width: int, relu: bool) -
 
 
 INDEPENDENCE = Cell(independence, 1, {"minimiser": ("linear_alpha",)})
-OFFSET = Cell(offset, 1)
+OFFSET = Cell(offset, 2)
 RANK = Cell(rank_nearby, 1)
 SMOOTHNESS = Cell(smoothness, 1, {"change": ("shift",)})
 

@@ -128,7 +128,7 @@ def under_parameterised(key: Key[Array, ""], *, alpha: Array, net: Net, units: f
     }
 
 
-OVER_PARAMETERISED = Cell(over_parameterised, 1, dict.fromkeys(("residual", "linear_residual"), ("unit",)))
+OVER_PARAMETERISED = Cell(over_parameterised, 2, dict.fromkeys(("residual", "linear_residual"), ("unit",)))
 UNDER_PARAMETERISED = Cell(under_parameterised, 1, dict.fromkeys(("train_loss", "gradient"), ("unit",)))
 
 

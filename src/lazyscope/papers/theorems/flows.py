@@ -147,7 +147,7 @@ def fixed_horizon(
     }
 
 
-HORIZON = Cell(fixed_horizon, 1)
+HORIZON = Cell(fixed_horizon, 2)
 
 
 def horizons(nets: dict[str, Net], alphas: tuple[float, ...], horizon: float, trials: Trials) -> xr.Dataset:
@@ -196,7 +196,7 @@ def finite_bound(
     }
 
 
-FINITE_BOUND = Cell(finite_bound, 1, dict.fromkeys(("gap", "bound", "confined"), ("K",)))
+FINITE_BOUND = Cell(finite_bound, 2, dict.fromkeys(("gap", "bound", "confined"), ("K",)))
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def decay(key: Key[Array, ""], *, loss: Loss, spec: Losses) -> dict[str, Array]:
     return {"loss_left": run.train_loss / loss(jnp.zeros(spec.over.n), problem.y)}
 
 
-GENERAL_LOSS = Cell(fixed_horizon, 1)
+GENERAL_LOSS = Cell(fixed_horizon, 2)
 CONVEX_LOSS = Cell(decay, 2, {"loss_left": ("loss_unit",)})
 
 
