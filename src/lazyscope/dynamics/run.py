@@ -4,6 +4,7 @@ Everything is an array, so that runs can be jitted, mapped and stored; words app
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -129,7 +130,7 @@ def residual_norm(loss: Loss, outputs: Array, y: Array) -> Float[Array, ""]:
 
 def precision_limited(start: Float[Array, "n *out"], residual: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether the outputs alpha·h at the start drown the residual in their rounding (`criterion.precision`)."""
-    return drowned(jnp.linalg.norm(start.reshape(-1)) / np.sqrt(start.shape[0]), residual, start.dtype)
+    return drowned(jnp.linalg.norm(start.reshape(-1)) / math.sqrt(start.shape[0]), residual, start.dtype)
 
 
 def movement_rounded(theta0: list[Array], moved: list[Array]) -> Bool[Array, ""]:
