@@ -154,11 +154,11 @@ def test_scale_law_holds_for_general_tau(tau, rate, doubled):
     scaled = jax.tree.map(lambda leaf: tau * leaf, params0)
     eta = rate / top
     runs = [
-        gradient_descent(MODEL.apply, p, PROBLEM, alpha=a, step_size=s, num_steps=100)
+        gradient_descent(MODEL.apply, p, PROBLEM, alpha=a, step_size=s, num_steps=50)
         for p, a, s in ((scaled, 1.3, eta / tau**2), (params0, 1.3 * tau**2, eta))
     ]
-    # Where gates flip, one rounding of the start alone changes losses by 1.4e-9.
-    np.testing.assert_allclose(runs[0].train_loss, runs[1].train_loss, rtol=1e-7)
+    # After 100 steps one rounding of the start alone changes losses by 1.4e-9.
+    np.testing.assert_allclose(runs[0].train_loss, runs[1].train_loss, rtol=1e-9)
     np.testing.assert_allclose(runs[0].kernel_time, runs[1].kernel_time, rtol=1e-8)
 
 
