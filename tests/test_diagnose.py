@@ -11,8 +11,10 @@ import pytest
 
 import lazyscope as ls
 from lazyscope.diagnose import Thresholds, regime, regimes
+from lazyscope.diagnose.gap import gap as gap_of
 from lazyscope.diagnose.regime import near
 from lazyscope.dynamics import gradient_descent
+from lazyscope.measures import trained_gap
 
 KEY = jax.random.key(2)
 PROBLEM = ls.teacher_student(jax.random.key(0), n=60, d=8, n_test=60)
@@ -99,6 +101,51 @@ def test_a_centred_smooth_net_at_large_alpha_is_lazy_and_at_small_alpha_is_not()
 
 
 @pytest.mark.slow
+def in_float32(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+
+
+@pytest.mark.parametrize("alpha", [3e3, 1e4])
+def test_float32_gives_the_verdict_of_float64_where_single_steps_are_below_its_rounding(alpha):
+    params0 = in_float32(TANH.init(KEY))
+    x, y, x_test, y_test = in_float32((PROBLEM.x, PROBLEM.y, PROBLEM.x_test, PROBLEM.y_test))
+    model = ls.center(TANH.apply, params0)
+    found = ls.diagnose(model, params0, ls.Problem(x, y, x_test, y_test), key=KEY, alpha=alpha, with_kappa=False)
+    assert found.regime == "lazy"
+    assert float(found.gap) < 0.02
+    assert not [line for line in found.advice if "float type rounds" in line]
+
+
+def test_weights_that_moved_by_less_than_their_type_resolves_are_named_in_place_of_other_advice():
+    params0 = in_float32(TANH.init(KEY))
+    moved = jax.tree.map(lambda leaf: leaf * (1 + jnp.float32(1e-6)), params0)
+    problem = ls.Problem(*in_float32((PROBLEM.x, PROBLEM.y)))
+    found = ls.diagnose(TANH.apply, params0, problem, params=moved, key=KEY, with_kappa=False)
+    assert found.advice[0].startswith("the weights moved by 9e-07 of their size, which their float type rounds")
+    assert found.recommendation is None
+
+
+@pytest.mark.parametrize("target", [0.1, 0.7, 1 / 3])
+@pytest.mark.parametrize("n", [3, 7, 10, 20])
+def test_equal_targets_have_no_spread_whatever_their_mean_is_rounded_to(target, n):
+    y = jnp.full(n, target)
+    f, linear, f0 = y + jnp.linspace(0, 0.1, n), y + jnp.linspace(0, 0.11, n), jnp.zeros(n)
+    expected = float(jnp.linalg.norm(f - linear) / jnp.linalg.norm(f - f0))
+    np.testing.assert_allclose(trained_gap(f, linear, f0, y), expected, rtol=1e-12)
+    np.testing.assert_allclose(float(gap_of(ls.square_loss, f, linear, f0, y)), expected, rtol=1e-12)
+
+
+def test_a_loss_without_curvature_at_the_start_is_told_from_a_model_without_derivative():
+    def absolute(f, y):
+        return jnp.mean(jnp.abs(f - y))
+
+    problem = ls.Problem(PROBLEM.x, PROBLEM.y, loss=absolute)
+    with pytest.raises(ValueError, match=r"without curvature in the outputs there.*pass train="):
+        ls.diagnose(MODEL.apply, MODEL.init(KEY), problem, key=KEY, with_kappa=False)
+    with pytest.raises(ValueError, match="the derivative of the model is 0"):
+        ls.diagnose(lambda p, x: 0 * MODEL.apply(p, x), MODEL.init(KEY), PROBLEM, key=KEY, with_kappa=False)
+
+
 def test_the_own_trainer_is_called_with_the_model_and_with_its_linearisation():
     params0 = TANH.init(jax.random.key(1), tau=0.5, doubled=True)
     seen = []

@@ -183,6 +183,71 @@ def test_programs_differ_where_their_constants_or_their_rules_for_derivatives_do
     assert program(ruled(1.0), W, X) != program(ruled(2.0), W, X)
 
 
+def gradient_of_ones_own(slope):
+    @jax.custom_gradient
+    def act(z):
+        return jnp.tanh(z), lambda g: slope * g * (1 - jnp.tanh(z) ** 2)
+
+    return act
+
+
+def surrogate(slope):
+    act = jax.custom_jvp(jnp.sign)
+    act.defjvp(lambda p, t: (jnp.sign(p[0]), t[0] * slope / (1 + p[0] ** 2)))
+    return act
+
+
+def activation_with_another_rule(slope):
+    act = jax.custom_jvp(jax.nn.relu)
+    act.defjvps(lambda g, _, z: slope * g * jax.nn.sigmoid(z))
+    return act
+
+
+def straight_through(slope):
+    act = jax.custom_vjp(lambda z: jnp.round(z))
+    act.defvjp(lambda z: (jnp.round(z), z), lambda z, g: (slope * g * jnp.cos(z),))
+    return act
+
+
+def root(slope):
+    def act(z):
+        def solve(f, start):
+            return jax.lax.fori_loop(0, 60, lambda _, u: u + f(u), start)
+
+        return jax.lax.custom_root(lambda u: jnp.tanh(u / 2 + z) - u, jnp.zeros_like(z), solve, lambda _, y: -slope * y)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "rule", [gradient_of_ones_own, surrogate, activation_with_another_rule, straight_through, root]
+)
+def test_models_that_differ_in_a_rule_around_a_function_of_jax_have_their_own_kernels(rule):
+    for slope in (1.0, 3.0):
+        act = rule(slope)
+        rows = jax.jacrev(lambda w, act=act: act(X @ w) @ W["v"])(W["w"]).reshape(len(X), -1)
+        found = ls.tangent_kernel(lambda w, x, act=act: act(x @ w) @ W["v"], W["w"], X)
+        np.testing.assert_allclose(found, rows @ rows.T, rtol=1e-9, atol=1e-12)
+
+
+def test_programs_differ_where_the_derivative_of_a_derivative_does():
+    def ruled(factor):
+        @jax.custom_jvp
+        def slope(z):
+            return 1 - jnp.tanh(z) ** 2
+
+        @jax.custom_jvp
+        def act(z):
+            return jnp.tanh(z)
+
+        slope.defjvp(lambda p, t: (slope(p[0]), factor * t[0]))
+        act.defjvp(lambda p, t: (act(p[0]), slope(p[0]) * t[0]))
+        return lambda p, x: act(x @ p["w"]) @ p["v"]
+
+    assert program(ruled(1.0), W, X) == program(ruled(1.0), W, X)
+    assert program(ruled(1.0), W, X) != program(ruled(2.0), W, X)
+
+
 def test_new_lambdas_of_one_program_share_what_is_compiled():
     ls.tangent_kernel(lambda p, x: 3 * net(p, x), W, X)
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
@@ -226,6 +291,11 @@ def test_a_model_whose_examples_see_each_other_is_refused_where_they_are_taken_a
     with pytest.raises(ValueError, match=r"each example.*batch norm.*dropout") as refused:
         measure(apply)
     assert one_line(refused.value)
+
+
+def test_a_squeeze_that_takes_the_examples_away_from_one_alone_is_named():
+    with pytest.raises(ValueError, match="one row per example, got none for an example alone: name the axes"):
+        ls.tangent_kernel(lambda p, x: jnp.squeeze(net(p, x)[:, None]), W, X)
 
 
 @pytest.mark.slow

@@ -176,3 +176,36 @@ class Halved(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient / 2
+
+
+class Hashed(torch.nn.Module):
+    """Pairs of ids by their hash, whose products leave 32 bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = torch.nn.Embedding(101, 4), torch.nn.Linear(8, 2)
+
+    def forward(self, ids):
+        return self.out(self.embed((ids[:, 1:] * 50257 + ids[:, :-1]) % 101).flatten(1))
+
+
+class Phase(torch.nn.Module):
+    """The phase of a tone, in double, since its turns are many."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = torch.nn.Linear(1, 2)
+
+    def forward(self, seconds):
+        return self.out((seconds.double() * 440 * 2 * torch.pi).sin().float())
+
+
+@pytest.mark.parametrize("module", [Hashed, Phase])
+def test_numbers_of_64_bits_inside_a_module_of_float32_are_kept_or_asked_for(module):
+    torch.manual_seed(0)
+    net = module()
+    batch = torch.randint(40_000, 50_000, (20, 3)) if module is Hashed else 3600 * torch.rand(20, 1)
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"needs its 64-bit numbers.*jax_enable_x64"):
+        ls.adapters.from_torch(net, batch)
+    apply, params = ls.adapters.from_torch(net, batch)
+    np.testing.assert_allclose(apply(params, batch), net(batch).detach().numpy(), rtol=1e-5, atol=1e-6)

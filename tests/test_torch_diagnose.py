@@ -144,6 +144,72 @@ def test_a_training_loop_of_the_user_gives_the_numbers_of_the_same_loop_in_jax()
     assert found.how == "your training, of the model and of its linearisation"
 
 
+class WithLoss(nn.Module):
+    """A model whose step of training is its own, in one of the ways that people write it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.net, self.way = mlp(), way
+
+    def forward(self, x, y=None):
+        f = self.net(x)
+        if y is None:
+            return f
+        loss = F.mse_loss(f, y)
+        return {"pair": (f, loss), "named": {"pred": f, "loss": loss}, "alone": loss}.get(self.way, f)
+
+
+def steps_of(loss_of):
+    def train(module):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        x, y = regression_data
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss_of(module, x, y).backward()
+            optimizer.step()
+
+    return train
+
+
+regression_data = regression()
+
+
+@pytest.mark.parametrize(
+    ("way", "loss_of"),
+    [("pair", lambda m, x, y: m(x, y)[1]), ("named", lambda m, x, y: m(x, y)["loss"])],
+)
+def test_a_loss_beside_the_outputs_is_that_of_the_linearised_outputs_whatever_it_is_called(way, loss_of):
+    net = WithLoss(way)
+    found = lst.diagnose(net, regression_data, train=steps_of(loss_of), with_kappa=False)
+    outside = steps_of(lambda m, x, y: F.mse_loss(m(x), y))
+    expected = lst.diagnose(net, regression_data, train=outside, with_kappa=False)
+    np.testing.assert_allclose(float(found.gap), float(expected.gap), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "message"),
+    [
+        (lambda m, x, y: F.mse_loss(m.net(x), y), "called itself in training, got a call of its Sequential"),
+        (lambda m, x, y: m(x, y), "beside its loss or alone, got the loss alone"),
+    ],
+)
+def test_training_past_the_linearised_outputs_is_refused(loss_of, message):
+    with pytest.raises(ValueError, match=message):
+        lst.diagnose(WithLoss("alone"), regression_data, train=steps_of(loss_of), with_kappa=False)
+
+
+def test_what_a_copy_would_lose_is_refused():
+    net = WithLoss("outputs")
+    plain = steps_of(lambda m, x, y: F.mse_loss(m(x), y))
+    net.head = lambda z: net.net(z)
+    with pytest.raises(ValueError, match="got the function 'head' in it, which holds a part of the module"):
+        lst.diagnose(net, regression_data, train=plain, with_kappa=False)
+    del net.head
+    net.net[0].weight.register_hook(torch.zeros_like)
+    with pytest.raises(ValueError, match=r"hooks on the gradient of a weight must be set within train\(module\)"):
+        lst.diagnose(net, regression_data, train=plain, with_kappa=False)
+
+
 def test_both_trainings_see_the_same_minibatches_and_what_is_off_in_one_is_said():
     data, seen = classes(), []
     model = conv_net()
@@ -278,6 +344,45 @@ def test_a_loss_of_pytorch_has_its_value(name):
     data = (data[0], torch.randint(0, 2, (20,))) if integer else data
     found = lst.diagnose(model, data, loss=loss, num_steps=3, with_kappa=False)
     np.testing.assert_allclose(found.losses["loss at start"], loss(model(data[0]), data[1]).item(), rtol=1e-6)
+
+
+def outliers_last():
+    x, y = regression()
+    y[4:-4] *= 0.1
+    return x, y, lambda f, y: 0.5 * (f - y).clamp(-0.5, 0.5).square().sum(1).mean()
+
+
+def positives_last():
+    x, y = regression()
+    return x, (y > 0).double().sort(0).values, nn.BCEWithLogitsLoss(pos_weight=torch.tensor([5.0, 5.0]).double())
+
+
+def rates():
+    x, y = regression()
+    return x, y.abs(), lambda f, y: F.poisson_nll_loss(f.square() + 0.1, y, log_input=False)
+
+
+@pytest.mark.parametrize("data", [outliers_last, positives_last, rates])
+def test_a_loss_is_told_from_others_by_all_targets_not_by_the_first(data):
+    x, y, loss = data()
+    net = mlp()
+    found = lst.diagnose(net, (x, y), loss=loss, num_steps=5, with_kappa=False)
+    np.testing.assert_allclose(found.losses["loss at start"], loss(net(x), y).item(), rtol=1e-6)
+
+
+def test_probabilities_are_judged_by_the_loss_that_takes_them_alone():
+    x, y = regression()
+    net = nn.Sequential(mlp(), nn.Sigmoid())
+    found = lst.diagnose(net, (x, (y > 0).double()), loss=nn.BCELoss(), num_steps=5, with_kappa=False)
+    np.testing.assert_allclose(found.losses["loss at start"], nn.BCELoss()(net(x), (y > 0).double()).item(), rtol=1e-6)
+
+
+def test_weights_of_classes_are_refused_where_classes_are_sorted():
+    x, y = classes()
+    rows = y.sort().indices
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]).double())
+    with pytest.raises(ValueError, match=r"mean over examples.*without weights of classes"):
+        lst.diagnose(conv_net().eval(), (x[rows], y[rows]), loss=loss, num_steps=5)
 
 
 def test_classes_of_pixels_by_the_loss_of_pytorch():

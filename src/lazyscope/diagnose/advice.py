@@ -124,10 +124,19 @@ def advise(
     share: float,
     alpha: float,
     losses: dict[str, float],
+    rounded: float | None,
 ) -> tuple[str, ...]:
-    """What to change, for a reader who wants the other regime. `share` is that of `start_share`."""
+    """What to change, for a reader who wants the other regime. `share` is that of `start_share`.
+
+    `rounded` is what weights moved relative to their size, where that is too little for their float type.
+    """
     lines: list[str] = []
-    if verdict == "lazy":
+    if rounded is not None:
+        lines.append(
+            f"the weights moved by {rounded:.1g} of their size, which their float type rounds: g and j may be that; "
+            'add `jax.config.update("jax_enable_x64", True)` and pass float64 parameters'
+        )
+    elif verdict == "lazy":
         lines.append(
             f"to leave the lazy regime lower alpha below {alpha:g}, or the initialisation scale, or train longer"
         )

@@ -23,7 +23,8 @@ def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
     if loss is square_loss:
         targets = np.asarray(y, float)
         spread = _squares(targets, np.broadcast_to(targets.mean(axis=0, keepdims=True), targets.shape))
-        return _by_outputs(apart, spread if 0 < _total(spread) < _total(moved) else moved)
+        vary = bool(np.any(targets != targets[:1]))  # the mean of equal numbers may be off by a rounding
+        return _by_outputs(apart, spread if vary and _total(spread) < _total(moved) else moved)
     return _larger(_by_outputs(apart, moved), _by_loss(loss, f, f_linear, f0, y))
 
 

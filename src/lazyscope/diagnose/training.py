@@ -156,6 +156,11 @@ def by_descent(
     """
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
+        if float(stable_step_size(apply, params0, Problem(problem.x, apply(params0, problem.x)), key=key)) < np.inf:
+            raise ValueError(
+                "the loss must curve at the start for a stable step to be told, got one without curvature in the "
+                "outputs there, such as an absolute error: pass train=, a trainer with a step of its own"
+            )
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
     settings = {"alpha": alpha, "step_size": step}
     recorder = Recorder(apply, params0, problem, alpha, num_steps, key) if recorded else None

@@ -25,6 +25,7 @@ from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
 from lazyscope.diagnose.training import DEFAULT_STEPS, OfCaller, Trained, Trainer, by_checkpoint, by_descent, by_trainer
 from lazyscope.differential import change_of_differential
 from lazyscope.door import as_key, check_derivative, entrance
+from lazyscope.dynamics.run import movement_rounded
 from lazyscope.examples import Batch, count, first
 from lazyscope.groups import Groups, grouped
 from lazyscope.measures import (
@@ -190,8 +191,9 @@ def _judged(
     judged_by = thresholds.at_same_weights if trained.step == "elsewhere" else thresholds
     verdict = regime(g, j, judged_by)
     share = start_share(problem, f0, y)
+    rounded = _rounded(params0, trained.params)
     recommendation = None
-    if verdict != "lazy":
+    if verdict != "lazy" and rounded is None:
         recommendation = recommend(g, j, judged_by, crit, problem, f0, y, alpha)
     return Diagnosis(
         regime=verdict,
@@ -216,11 +218,17 @@ def _judged(
         recommendation=recommendation,
         placed=placed(g, j),
         reasons=(*explain(verdict, g, j, judged_by, crit, indicators), *near(g, j, judged_by), *sentences(rows)),
-        advice=advise(verdict, crit, trained, recommendation, share, alpha, measured),
+        advice=advise(verdict, crit, trained, recommendation, share, alpha, measured, rounded),
         learnable=kernel.learnable,
         trajectory=trained.trajectory,
         outputs=some_outputs(f0, f, f_linear, y),
     )
+
+
+def _rounded(params0: PyTree, params: PyTree) -> float | None:
+    """‖w − w0‖/‖w0‖ where the float type rounds it away (`criterion.precision`)."""
+    start, moved = tree.split(params0)[0], tree.differences(params, params0)
+    return float(tree.norm(moved) / tree.norm(start)) if movement_rounded(start, moved) else None
 
 
 def _over_seeds(

@@ -74,7 +74,17 @@ def _both(apply: Program, params: PyTree, few: Batch) -> tuple[Array, Array]:
         return leaf * (1 + wave / 16) + wave / 64
 
     beside = merge([moved(leaf) for leaf in theta])
-    each = jax.vmap(lambda example: apply(beside, examples.alone(example))[0])(few)
+
+    def one(example: Batch) -> Array:
+        outputs = apply(beside, examples.alone(example))
+        if not outputs.ndim:
+            raise ValueError(
+                "outputs must have one row per example, got none for an example alone: name the axes that squeeze "
+                "takes away, jnp.squeeze(outputs, axis=-1)"
+            )
+        return outputs[0]
+
+    each = jax.vmap(one)(few)
     return apply(beside, few), each
 
 

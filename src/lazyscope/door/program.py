@@ -19,8 +19,10 @@ from jaxtyping import PyTree
 from lazyscope.door.leaves import callable_of, is_traced, unsealed
 
 _BY_CONTENT = 2**22  # bytes of a constant up to which two arrays are compared by their entries
-_JAX = jax.__file__.removesuffix("__init__.py")
+_JAX = jax.__file__.removesuffix("__init__.py").replace("\\", "/")
+_ACTIVATIONS = "nn/functions.py"
 _RULES = ("custom_jvp_call", "custom_vjp_call")
+_ORDERS = 3  # of derivatives that anything here takes
 
 
 class _Key:
@@ -81,7 +83,7 @@ def program(function: Callable, *args: PyTree) -> Program:
         return Program(function, (callable_of(function),), (), inputs, outputs)
     pieces: list[Any] = [str(inputs[0])]
     if _describe(closed, pieces):
-        pieces += _derivative(function, args)
+        pieces += _derivatives(function, args)
     return Program(function, tuple(pieces), closed.consts, inputs, outputs)
 
 
@@ -119,20 +121,28 @@ class _Same:
         return id(self.value)
 
 
-def _derivative(function: Callable, args: tuple[PyTree, ...]) -> list[Any]:
-    """The program of a transposed product: what rules of the user's own make of the derivative."""
+def _derivatives(function: Callable, args: tuple[PyTree, ...]) -> list[Any]:
+    """The programs of transposed products: what rules of the user's own make of the derivative, and of its own."""
+    pieces: list[Any] = []
+    derived = function
+    for _ in range(_ORDERS):
+        derived = _product(derived)
+        pieces.append("derivative")
+        try:
+            if not _describe(jax.make_jaxpr(derived)(*args), pieces):
+                break
+        except (TypeError, ValueError, NotImplementedError):
+            return [*pieces, callable_of(function)]  # no such product: the function as an object
+    return pieces
 
+
+def _product(function: Callable) -> Callable:
     def product(params: PyTree, *rest: PyTree) -> PyTree:
         floats, merge = _floats(params)
         outputs, pull = jax.vjp(lambda values: function(unsealed(merge(values)), *rest), floats)
         return pull(outputs)
 
-    pieces: list[Any] = ["derivative"]
-    try:
-        _describe(jax.make_jaxpr(product)(*args), pieces)
-    except (TypeError, ValueError, NotImplementedError):
-        pieces.append(callable_of(function))  # no such product: the function as an object
-    return pieces
+    return product
 
 
 def _floats(params: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTree]]:
@@ -173,7 +183,7 @@ def _describe(closed: ClosedJaxpr | Jaxpr, pieces: list[Any]) -> bool:
         for atom in equation.invars:
             say(atom)
         for key, value in equation.params.items():
-            if name in _RULES and not isinstance(value, ClosedJaxpr | bool | int | str):
+            if name in _RULES and not isinstance(value, ClosedJaxpr | Jaxpr | bool | int | str):
                 continue  # functions made anew by every trace: `_derivative` sees what they do
             pieces.append(key)
             foreign |= _setting(value, pieces)
@@ -198,9 +208,24 @@ def _setting(value: Any, pieces: list[Any]) -> bool:
 
 
 def _of_jax(params: dict[str, Any]) -> bool:
-    called = next((value for value in params.values() if isinstance(value, ClosedJaxpr)), None)
-    where = getattr(getattr(getattr(called, "jaxpr", None), "debug_info", None), "func_filename", None)
-    return where is not None and where.startswith(_JAX)
+    """Whether a rule is that of one of JAX's activations; others are followed, which is never wrong, just slower.
+
+    That a function is JAX's does not say it: `jax.custom_jvp(jnp.sign)` has the user's rule, as has, inside of JAX's
+    code, `jax.custom_gradient` and `jax.lax.custom_root`.
+    """
+    called, rule = params.get("call_jaxpr"), params.get("jvp_jaxpr_fun")
+    function, derivative = (_file(value) for value in (called, rule))
+    inside = () if called is None else getattr(called, "eqns", ())
+    return (
+        function.startswith(_JAX)
+        and function.endswith(_ACTIVATIONS)
+        and derivative.startswith(_JAX)
+        and all(equation.primitive.name not in ("jit", "pjit", *_RULES) for equation in inside)
+    )
+
+
+def _file(function: Any) -> str:
+    return str(getattr(getattr(function, "debug_info", None), "func_filename", None)).replace("\\", "/")
 
 
 def _constant(value: Any) -> Any:

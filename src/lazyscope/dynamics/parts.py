@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 from lazyscope import passes, tree
 from lazyscope.door import pushed
+from lazyscope.dynamics.loop import taken
 from lazyscope.examples import Batch, take
 from lazyscope.krylov import slow_in_loops
 from lazyscope.models import Apply
@@ -50,6 +51,7 @@ def descent_in_parts(
     `look` is called at the steps in `record`, 0 for the start.
     """
     theta, merge = tree.split(params0)
+    lost = [jnp.zeros_like(leaf) for leaf in theta]  # `taken` says what for
     one_pass = passes.block_size(apply, params0, problem.x, memory_budget) == problem.num_examples
     compiled = one_pass and not slow_in_loops(apply, params0, problem.x)
     given = problem, alpha, linear, memory_budget
@@ -60,11 +62,11 @@ def descent_in_parts(
         while step < pause:
             count, began = min(most, pause - step), time.monotonic()
             if compiled:
-                theta = jax.block_until_ready(
-                    _steps(apply, problem.loss, linear, params0, theta, problem.x, problem.y, alpha, rate, count)
+                theta, lost = jax.block_until_ready(
+                    _steps(apply, problem.loss, linear, params0, theta, lost, problem.x, problem.y, alpha, rate, count)
                 )
             else:
-                theta = _step(theta, loss_and_gradient(apply, params0, theta, *given)[1], rate)
+                theta, lost = _step(theta, lost, loss_and_gradient(apply, params0, theta, *given)[1], rate)
             step += count
             most = _paced(most, time.monotonic() - began) if compiled else 1
             if again():
@@ -170,16 +172,17 @@ def _steps(
     linear: bool,
     params0: PyTree,
     theta: Theta,
+    lost: Theta,
     x: Batch,
     y: Array,
     alpha: float | Array,
     rate: float | Array,
     count: int | Array,
-) -> Theta:
-    def step(_: Array, th: Theta) -> Theta:
-        return _step(th, _share(apply, loss, linear, params0, th, x, y, alpha)[1], rate)
+) -> tuple[Theta, Theta]:
+    def step(_: Array, at: tuple[Theta, Theta]) -> tuple[Theta, Theta]:
+        return _step(*at, _share(apply, loss, linear, params0, at[0], x, y, alpha)[1], rate)
 
-    return jax.lax.fori_loop(0, count, step, theta)
+    return jax.lax.fori_loop(0, count, step, (theta, lost))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -203,5 +206,5 @@ def _add(total: tuple[Array | float, Theta], share: tuple[Array | float, Theta])
 
 
 @jax.jit
-def _step(theta: Theta, gradient: Theta, rate: float | Array) -> Theta:
-    return [w - jnp.asarray(rate, w.dtype) * g for w, g in zip(theta, gradient, strict=True)]
+def _step(theta: Theta, lost: Theta, gradient: Theta, rate: float | Array) -> tuple[Theta, Theta]:
+    return taken(theta, [-jnp.asarray(rate, g.dtype) * g for g in gradient], lost)

@@ -20,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[report
 from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
+from lazyscope.torch.weights import copied
+
 
 def linearize(model: Any, *, output: str | None = None) -> nn.Module:
     """h̄(w) = h(w0) + Dh(w0)(w − w0) at the present weights w0 of `model`, an `nn.Module` to be trained like it.
@@ -32,9 +34,13 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
 
     What is linearised are all outputs. A model that is handed labels and returns a loss beside its logits computes
     that loss of the linearised logits: they are the value of the submodule `output`, by default found at the first
-    call with a loss (the submodule that gives the logits).
+    call with a loss (the submodule that gives the logits). They may come as `logits` and `loss`, or as the one tensor
+    with axes beside a loss without, as in `(logits, loss)`.
 
-    Raises ValueError for a model without floating parameters, and where no submodule gives the logits.
+    Training must call the linearised module itself: its submodules are the model's own, which it does not go through.
+
+    Raises ValueError for a model without floating parameters, or that cannot be copied, where no submodule gives the
+    logits, and where training calls a submodule that has weights.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"linearize needs a torch.nn.Module, got {type(model).__name__}: pass the model")
@@ -47,7 +53,7 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
     fixed = _fixed(model)
     if fixed:
         warnings.warn(f"in the linearised model {' and '.join(fixed)}", stacklevel=2)
-    return _linearized(deepcopy(model), deepcopy(model), output)
+    return _linearized(copied(model), copied(model), output)
 
 
 class _Linearized:
@@ -74,8 +80,8 @@ class _Linearized:
             if self._output is None:
                 with _values(base) as values:
                     found = run()
-                logits = _tensor(found, "logits")
-                if logits is None or _tensor(found, "loss") is None:
+                logits = _beside_a_loss(found)
+                if logits is None:
                     return _pytree.tree_map(_at_first_order, found)
                 self._output = _giver(base, values, logits)
             hook = base.get_submodule(self._output).register_forward_hook(
@@ -106,12 +112,27 @@ def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Mod
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
     made = type(kind.__name__, (_Linearized, kind), {"forward": forward, "__module__": kind.__module__})
+    for part in model.modules():
+        if part is not model and any(p.requires_grad for p in part.parameters()) and not _refused(part):
+            part.register_forward_pre_hook(_refuse)
     model.__class__ = made
     base.eval().requires_grad_(False)
     # Past nn.Module's registration: w0 is no parameter of the linearised model.
     object.__setattr__(model, "_base", base)
     object.__setattr__(model, "_output", output)
     return model
+
+
+def _refuse(part: nn.Module, _: Any) -> None:
+    if torch.is_grad_enabled():
+        raise ValueError(
+            f"the linearised module must be called itself in training, got a call of its {type(part).__name__}, which "
+            "is that of the model, not linearised: write self(x) or model(x), and let forward call its parts"
+        )
+
+
+def _refused(part: nn.Module) -> bool:
+    return _refuse in part._forward_pre_hooks.values()
 
 
 def _own(model: Any) -> nn.Module:
@@ -202,6 +223,17 @@ def _picked(part: Tensor, whole: Tensor) -> bool:
         return False
     rows = {tuple(row) for row in whole.detach().reshape(-1, whole.shape[-1]).tolist()}
     return all(tuple(row) in rows for row in part.detach().reshape(-1, part.shape[-1]).tolist())
+
+
+def _beside_a_loss(found: Any) -> Tensor | None:
+    """The logits where a loss is beside them: under their names, or as the one tensor with axes beside one without."""
+    logits = _tensor(found, "logits")
+    if logits is not None and _tensor(found, "loss") is not None:
+        return logits
+    real = [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    losses = [leaf for leaf in real if not leaf.ndim and forward_ad.unpack_dual(leaf).tangent is not None]
+    others = [leaf for leaf in real if leaf.ndim]
+    return others[0] if losses and len(others) == 1 else None
 
 
 def _tensor(found: Any, name: str) -> Tensor | None:

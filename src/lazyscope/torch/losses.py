@@ -4,7 +4,7 @@ What a function computes is found by calling it: a loss of PyTorch's, and that w
 the one of ours with the same value.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from lazyscope.adapters.torch.tracing import export, first_line, trace
 from lazyscope.problems import IGNORED, Loss, cross_entropy, square_loss, token_cross_entropy
 
 Torch = Callable[[Tensor, Tensor], Tensor]
+_ENTRIES = 2**24  # of outputs at which a loss is evaluated at once
+_VALUES = 3  # of a loss that are compared, at least, where there are examples enough: one may be equal by chance
 
 
 class Found(NamedTuple):
@@ -98,8 +100,13 @@ KNOWN = {
 }
 
 
-def loss_of(given: str | Callable[..., Any] | None, own: Tensor | None, f: Tensor, y: Tensor, at_own: Tensor) -> Found:
+def loss_of(
+    given: str | Callable[..., Any] | None, own: Tensor | None, f: Tensor, y: Tensor, at_own: Tensor, targets: Tensor
+) -> Found:
     """The loss that `given` says: a name of `KNOWN`, a function of PyTorch, or one of lazyscope's.
+
+    `y` are the targets of outputs `f` of a few examples; a function is compared on all `targets`, since what tells two
+    losses apart may be rare, a class or a label that is ignored.
 
     None: the one whose value `own` is, that of the model itself at outputs `at_own`; where it has none, the one that
     outputs f and targets y have the shapes and types for. Raises ValueError where that is none, for a name that is
@@ -111,15 +118,13 @@ def loss_of(given: str | Callable[..., Any] | None, own: Tensor | None, f: Tenso
         return _ours(KNOWN[given], f, y)
     if given is not None:
         if str(getattr(given, "__module__", "")).startswith("lazyscope."):
-            targets = _shaped(f) if given is square_loss else _as_they_are
-            return Found(given, targets, getattr(given, "__name__", "loss").replace("_", " "))
-        # Away from the start, where different losses may have one value.
-        noise = torch.randn(f.shape, generator=torch.Generator().manual_seed(0)).to(f.dtype)
-        at = f + noise * (f.std(correction=0) + 1)
-        known = _equal_to(_value(given, at, y), at, y)
-        return _converted(given, f, y) if known is None else _ours(known, f, y)
+            shaped = _shaped(f) if given is square_loss else _as_they_are
+            return Found(given, shaped, getattr(given, "__name__", "loss").replace("_", " "))
+        blocks = list(_blocks(given, f, targets))
+        known = _equal_to([(_value(given, at, of), at, of) for at, of in blocks])
+        return _converted(given, blocks) if known is None else _ours(known, f, y)
     if own is not None:
-        known = _equal_to(own, at_own, y)
+        known = _equal_to([(own, at_own, y)])
         if known is None:
             raise ValueError(
                 f"the loss that the model returns is none of {', '.join(KNOWN)}: say which with loss=, a name or a "
@@ -179,7 +184,7 @@ def _ours(known: _Known, f: Tensor, y: Tensor) -> Found:
         shaped = _shaped(f)
         if known.loss is not None:
             return Found(known.loss, shaped, known.said)
-        return _converted(known.value, f, shaped(y))._replace(targets=shaped, said=known.said)
+        return _converted(known.value, [(f, shaped(y))])._replace(targets=shaped, said=known.said)
     return Found(known.loss, known.targets, known.said)
 
 
@@ -192,11 +197,33 @@ def _shaped(f: Tensor) -> Callable[[Tensor], Tensor]:
     return shaped
 
 
-def _equal_to(value: Tensor, f: Tensor, y: Tensor) -> _Known | None:
+def _blocks(given: Torch, f: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs away from the start, where different losses may have one value, with all targets in a random order."""
+    generator = torch.Generator().manual_seed(0)
+    width = f.std(correction=0) + 1
+    at_once = max(len(f), min(-(-len(y) // _VALUES), _ENTRIES // max(f[0].numel(), 1)))
+    for rows in torch.randperm(len(y), generator=generator).split(at_once):
+        near = f[rows % len(f)]
+        at = near + torch.randn(near.shape, generator=generator).to(f.dtype) * width
+        try:
+            known = bool(torch.isfinite(_value(given, at, y[rows])))
+        except ValueError:
+            known = False
+        # Between outputs where it has no value elsewhere: that of probabilities is one of outputs in [0, 1].
+        share = torch.rand(len(near), *[1] * (near.ndim - 1), generator=generator).to(f.dtype)
+        yield at if known else near + share * (near.flip(0) - near), y[rows]
+
+
+def _equal_to(found: list[tuple[Tensor, Tensor, Tensor]]) -> _Known | None:
+    """Ours that has all of these values of a loss at (outputs, targets)."""
     for known in KNOWN.values():
-        if known.fits(f, y) and torch.isclose(known.value(f, y).double(), value.double(), rtol=1e-4, atol=0):
+        if all(known.fits(f, y) and _same(known.value(f, y), value) for value, f, y in found):
             return known
     return None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.isclose(a.double(), b.double(), rtol=1e-4, atol=0, equal_nan=True))
 
 
 def _value(loss: Torch, f: Tensor, y: Tensor) -> Tensor:
@@ -213,7 +240,7 @@ def _value(loss: Torch, f: Tensor, y: Tensor) -> Tensor:
     return value.detach()
 
 
-def _converted(loss: Torch, f: Tensor, y: Tensor) -> Found:
+def _converted(loss: Torch, blocks: list[tuple[Tensor, Tensor]]) -> Found:
     """A function of PyTorch's as the mean of what it gives for each example by itself."""
     name = getattr(loss, "__name__", type(loss).__name__)
 
@@ -225,12 +252,15 @@ def _converted(loss: Torch, f: Tensor, y: Tensor) -> Found:
         def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
             return self.loss(outputs, targets)
 
-    whole, each = (_value(loss, f, y), torch.stack([_value(loss, f[i : i + 1], y[i : i + 1]) for i in range(len(f))]))
-    if not torch.isclose(each.mean().double(), whole.double(), rtol=1e-4, atol=1e-12):
-        raise ValueError(
-            f"loss must be a mean over examples, got {float(whole):.4g} from {name} on {len(f)} of them, whose own "
-            f"losses have mean {float(each.mean()):.4g}: reduction='mean', without weights of classes"
-        )
+    for f, y in blocks:
+        whole = _value(loss, f, y)
+        each = torch.stack([_value(loss, f[i : i + 1], y[i : i + 1]) for i in range(len(f))]).mean()
+        if not torch.isclose(each.double(), whole.double(), rtol=1e-4, atol=1e-12):
+            raise ValueError(
+                f"loss must be a mean over examples, got {float(whole):.4g} from {name} on {len(f)} of them, whose own "
+                f"losses have mean {float(each):.4g}: reduction='mean', without weights of classes"
+            )
+    f, y = blocks[0]
     module = OfOne()
     program = trace(export(module, name, {}, (f[:1], y[:1])), name, module, {})
 

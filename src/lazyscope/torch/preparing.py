@@ -82,9 +82,13 @@ def ready(
 def few_of(data: Examples, model: nn.Module) -> Any:
     """A batch of a few examples, where the module is."""
     device = next(model.parameters()).device
-    return _pytree.tree_map(
-        lambda leaf: leaf[:_FEW].to(device) if isinstance(leaf, torch.Tensor) else leaf, data.inputs
-    )
+    rows = _few(data)
+    return _pytree.tree_map(lambda leaf: leaf[rows].to(device) if isinstance(leaf, torch.Tensor) else leaf, data.inputs)
+
+
+def _few(data: Examples) -> list[int]:
+    """Rows from the first to the last: data may be sorted."""
+    return sorted({round(row) for row in np.linspace(0, data.number - 1, _FEW)})
 
 
 def _loss(
@@ -101,8 +105,8 @@ def _loss(
         with evaluation(model):
             own, outputs = own_loss(model, few, data.key, choice)
     f = torch.from_numpy(np.array(apply(params0, few)))
-    y = _real(data.targets, model)[: len(f)]
-    return loss_of(loss, own, f, y, f if outputs is None else outputs)
+    targets = _real(data.targets, model)
+    return loss_of(loss, own, f, targets[_few(data)], f if outputs is None else outputs, targets)
 
 
 def _real(values: torch.Tensor, model: nn.Module) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """Trained weights and buffers, wherever they are, in a copy of the model."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,12 +55,23 @@ def at_end(model: Any, trained: Any, ignore: Sequence[str] = ()) -> End:
 
 
 def copied(model: Any) -> Any:
-    """A copy of the module, with weights of its own."""
+    """A copy of the module, with weights of its own; ValueError where there is none that trains like it."""
+    parts = {id(part): part for part in model.modules()} if isinstance(model, nn.Module) else {}
+    for name, value in ((name, value) for part in parts.values() for name, value in vars(part).items()):
+        if isinstance(value, FunctionType) and any(id(held) in parts for held in _held(value)):
+            raise ValueError(
+                f"a copy of the module must have weights of its own, got the function {name!r} in it, which holds "
+                "a part of the module and would in the copy, too: make it a method"
+            )
     try:
         return deepcopy(model)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"diagnose needs a module that can be copied, got: {reason}: copy.deepcopy(model)") from error
+
+
+def _held(function: FunctionType) -> list[Any]:
+    return list(inspect.getclosurevars(function).nonlocals.values())
 
 
 def unwrapped(model: Any) -> Any:

@@ -89,6 +89,20 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
         )
 
 
+def verify_in_32_bits(apply: Apply, name: str, params: PyTree, x: PyTree, outputs: np.ndarray) -> None:
+    """Compare outputs where JAX, as it is set, takes 64 bits of the module for 32."""
+    try:
+        found = np.asarray(jax.jit(apply)(params, x))
+        said = None if _close(found, outputs, 1e-3, 0.0) else _differ("outputs", found, outputs)
+    except Exception as error:
+        said = first_line(error)
+    if said is not None:
+        raise ValueError(
+            f"{name} needs its 64-bit numbers, which JAX makes 32-bit ones unless it is told, got {said}: "
+            'add `jax.config.update("jax_enable_x64", True)`'
+        )
+
+
 def products(apply: Apply) -> Callable[..., tuple[dict[str, Array], dict[str, Array], Array]]:
     """The function of w, x, c and v that returns Dhᵀ c, D(Dhᵀ c)·v and h."""
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from lazyscope import examples
 from lazyscope.adapters.torch.batches import Taken, taken, taken_by_call
-from lazyscope.adapters.torch.comparison import verify, verify_graph
+from lazyscope.adapters.torch.comparison import verify, verify_graph, verify_in_32_bits
 from lazyscope.adapters.torch.converted import Converted
 from lazyscope.adapters.torch.graph import canonical, doubled, unreached
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
@@ -25,6 +25,7 @@ from lazyscope.adapters.torch.widening import widely
 from lazyscope.progress import Progress, heard, silent
 
 _NUM_PROBES = 4
+_GROWING = ("mul", "pow", "prod", "shift", "exp2")  # operations of integers that leave 32 bits first
 _LABELS = ("start_positions", "end_positions")  # of Hugging Face, beside those with "label" in their names
 
 
@@ -141,10 +142,30 @@ def _converted(
     with jax.enable_x64(True):
         checked = Converted(doubled(program), inputs, wide.params, wide.rows, shape, said, block)
         verify(checked, name, wide, inputs.batch(wide.rows))
+    if jax.dtypes.canonicalize_dtype(np.int64) != np.int64 and _counts_in_64_bits(graph, rows):
+        verify_in_32_bits(apply, name, params0, inputs.batch(arrays), found.outputs)
     if block > 1:
         _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs)
     report(parts, parts, what)
     return apply, params0
+
+
+def _counts_in_64_bits(graph: Any, rows: tuple[Any, ...]) -> bool:
+    """Whether there are doubles, products of long integers or integers that are long: what 32 bits may not hold."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if any(
+        not row.is_floating_point() and row.numel() and int(row.max()) >= 2**31 for row in rows if not row.is_complex()
+    ):
+        return True
+    values = [
+        (str(node.target), node.meta.get("val")) for node in graph.exported.graph.nodes if node.op == "call_function"
+    ]
+    kinds = [(target, value.dtype) for target, value in values if isinstance(value, torch.Tensor)]
+    return any(
+        kind is torch.float64 or (kind is torch.int64 and any(word in target for word in _GROWING))
+        for target, kind in kinds
+    )
 
 
 def _without_labels(module: Any, inputs: Taken, rows: tuple[Any, ...], choice: Choice) -> tuple[Taken, tuple[Any, ...]]:
