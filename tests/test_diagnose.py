@@ -135,6 +135,23 @@ def test_equal_targets_have_no_spread_whatever_their_mean_is_rounded_to(target, 
     np.testing.assert_allclose(float(gap_of(ls.square_loss, f, linear, f0, y)), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kappa_examples", [None, 10])
+def test_targets_of_several_parts_are_those_in_columns(kappa_examples):
+    weights = jnp.where(jnp.arange(60) % 3 == 0, 2.0, 0.5)
+
+    def judged(loss, join):
+        y, y_test = (join(targets, weights) for targets in (PROBLEM.y, PROBLEM.y_test))
+        problem = ls.Problem(PROBLEM.x, y, PROBLEM.x_test, y_test, loss=loss)
+        if kappa_examples:
+            options = {"key": KEY, "examples": kappa_examples}
+            return ls.criterion(TANH.apply, TANH.init(KEY), problem, **options).subsampling.kappa_error
+        return float(ls.diagnose(TANH.apply, TANH.init(KEY), problem, key=KEY, num_steps=50).gap)
+
+    parts = judged(lambda f, y: jnp.mean(y["w"] * (f - y["t"]) ** 2), lambda t, w: {"t": t, "w": w})
+    columns = judged(lambda f, y: jnp.mean(y[:, 1] * (f - y[:, 0]) ** 2), lambda t, w: jnp.stack([t, w], 1))
+    np.testing.assert_allclose(parts, columns, rtol=1e-9)
+
+
 def test_a_loss_without_curvature_at_the_start_is_told_from_a_model_without_derivative():
     def absolute(f, y):
         return jnp.mean(jnp.abs(f - y))

@@ -147,12 +147,22 @@ def with_torch():
     return torch
 
 
+def test_hidden_files_beside_a_checkpoint_are_none(tmp_path):
+    save_file(PARAMS, tmp_path / "model.safetensors")
+    save_file(PARAMS, tmp_path / "_lazyscope_start.safetensors")  # of our own callback
+    (tmp_path / "._model.safetensors").write_bytes(b"of another system")
+    assert ls.adapters.load_checkpoint(tmp_path, start())["b.weight"].tolist() == [1, 1]
+
+
 @pytest.mark.slow
-def test_the_line_that_converts_a_pickle_does(torch, tmp_path):
+@pytest.mark.parametrize("entry", [None, "state_dict", "model_state_dict", "model"])
+def test_the_line_that_converts_a_pickle_does(torch, tmp_path, entry):
     import subprocess
     import sys
 
-    torch.save({name: torch.from_numpy(value) for name, value in PARAMS.items()}, tmp_path / "pytorch_model.bin")
+    weights = {name: torch.from_numpy(value) for name, value in PARAMS.items()}
+    state = weights if entry is None else {entry: weights, "optimizer": {"state": {}}, "epoch": 3}
+    torch.save(state, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="a pickle") as caught:
         ls.adapters.load_checkpoint(tmp_path, start())
     line = str(caught.value).split('python -c "')[1].removesuffix('"')

@@ -107,6 +107,8 @@ def test_parts_with_names_and_named_tuples_are_varied_in_place():
 def test_a_varied_figure_has_a_name_of_its_own():
     assert label("note-fig4", {"protocol.width": "16", "taus": "0.1,1"}) == "note-fig4-protocol.width-16-taus-0.1-1"
     assert label("note-s1.1", {}) == "note-s1.1"
+    for one, other in (("1e+3", "1e-3"), ("-1", "1")):
+        assert label("note-fig4", {"tau": one}) != label("note-fig4", {"tau": other})
 
 
 @pytest.mark.slow

@@ -510,6 +510,8 @@ def test_a_run_of_ones_own_is_shown_as_it_was_logged():
         ([{"loss": 1.0}], "a row of a log must have its step, got loss"),
         ([{"step": 1, "accuracy": 1.0}], "a log must have rows with step and some of loss, gap, differential"),
         ([], "a log must have rows with step and some of loss, gap, differential"),
+        ([{"step": 1, "loss": "n/a"}], "a row of a log must have numbers for its step and losses"),
+        ([{"step": [1], "loss": 1.0}], "a row of a log must have numbers for its step and losses"),
     ],
 )
 def test_a_log_without_steps_or_anything_known_is_refused_in_one_line(rows, message):
@@ -520,22 +522,31 @@ def test_a_log_without_steps_or_anything_known_is_refused_in_one_line(rows, mess
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "rows.json", "rows.jsonl", "metrics.csv"])
 def test_a_log_is_read_from_the_file_that_a_trainer_writes(name, tmp_path):
-    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "gap": 0.5}]
+    rows = [{"step": 1, "loss": 2.0, "gap": None}, {"step": 2, "gap": 0.5}]
     texts = {
         "trainer_state.json": json.dumps({"log_history": rows}),
         "rows.json": json.dumps(rows),
         "rows.jsonl": "\n".join(map(json.dumps, rows)) + "\n",
-        "metrics.csv": "step,loss,gap\n1,2.0,\n2,,0.5\n",
+        "metrics.csv": "\ufeffstep,loss,gap\n1.0,2.0,\n2.0,,0.5\n",  # as spreadsheets and data frames write it
     }
-    (tmp_path / name).write_text(texts[name])
+    (tmp_path / name).write_text(texts[name], encoding="utf-8")
     found = made().along(logs.rows(tmp_path / name)).trajectory
     assert found is not None
     assert (found.step, found.train, found.gap_step, found.gap) == ((1,), (2.0,), (2,), (0.5,))
 
 
-@pytest.mark.parametrize(("text", "got"), [("{", "JSONDecodeError"), ("{}", "KeyError"), ("3", "TypeError")])
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        (b"{", "JSONDecodeError"),
+        (b"{}", "KeyError"),
+        (b"3", "TypeError"),
+        (b'{"log_history": null}', "TypeError"),
+        (b"\xff\xfe\x00", "UnicodeDecodeError"),
+    ],
+)
 def test_a_file_that_is_no_log_is_refused_in_one_line(text, got, tmp_path):
-    (tmp_path / "log.json").write_text(text)
+    (tmp_path / "log.json").write_bytes(text)
     with pytest.raises(InputError, match=f"a log must be a JSON list of rows.*{got}"):
         logs.rows(tmp_path / "log.json")
 

@@ -18,7 +18,7 @@ from lazyscope.door import entrance
 from lazyscope.examples import Batch
 from lazyscope.models import Apply, two_layer
 
-Loss = Callable[[Array, Array], Array]
+Loss = Callable[[Array, Any], Array]
 
 
 def square_loss(outputs: Float[Array, "n *out"], y: Array) -> Float[Array, ""]:
@@ -73,7 +73,7 @@ def token_cross_entropy(outputs: Array, y: Array) -> Float[Array, ""]:
     return -jnp.sum(jnp.where(counted, picked, 0)) / jnp.sum(counted).astype(outputs.dtype)
 
 
-def check_loss(loss: Loss, outputs: Any, y: Array) -> None:
+def check_loss(loss: Loss, outputs: Any, y: Batch) -> None:
     """ValueError where the loss on outputs of that shape is not one real number."""
     found = jax.eval_shape(loss, jax.ShapeDtypeStruct(outputs.shape, outputs.dtype), y)
     if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):

@@ -193,7 +193,7 @@ def _clusters(values: np.ndarray, gap: float) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=0)
-def _largest_curvature(loss: Loss, outputs: Array, y: Array, key: Key[Array, ""] | None) -> Float[Array, ""]:
+def _largest_curvature(loss: Loss, outputs: Array, y: Batch, key: Key[Array, ""] | None) -> Float[Array, ""]:
     gradient = jax.grad(lambda flat: outputs.shape[0] * loss(flat.reshape(outputs.shape), y))
     at = outputs.reshape(-1)
     _, product = jax.linearize(gradient, at)

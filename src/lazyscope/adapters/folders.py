@@ -14,6 +14,7 @@ import numpy as np
 INDEX = ".safetensors.index.json"
 ADAPTER = "adapter_model.safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WEIGHTS = ("state_dict", "model_state_dict", "model")  # where trainers put them beside their own state
 _OF_A_TRAINER = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 
 
@@ -50,7 +51,11 @@ def read(path: Path) -> Stored:
 
 
 def _folder(folder: Path) -> Stored:
-    indices, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
+    # Hidden ones are no checkpoint: `lst.Callback` keeps the start in one, and some systems put notes beside files.
+    indices, files = (
+        [file for file in sorted(folder.glob(f"*{ending}")) if file.name[0] not in "_."]
+        for ending in (INDEX, ".safetensors")
+    )
     if len(indices) == 1:
         return _shards(indices[0])
     if not indices and len(files) == 1:
@@ -118,10 +123,10 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _pickled(path: Path) -> ValueError:
-    entry = "['state_dict']" if path.suffix == ".ckpt" else ""  # of Lightning
     line = (
-        "import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in "
-        f"torch.load({str(path)!r}, map_location='cpu', weights_only=True){entry}.items()}}, "
+        f"import torch, safetensors.torch as s; d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+        f"d = next((d[k] for k in {_WEIGHTS} if isinstance(d.get(k), dict)), d); "
+        "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, "
         f"{str(path.with_suffix('.safetensors'))!r})"
     )
     return ValueError(

@@ -14,15 +14,15 @@ def rows(file: Path) -> list[dict[str, Any]]:
         raise InputError(
             f"a log must be a file, got {str(file)!r}: name trainer_state.json, metrics.csv, a .json or .jsonl"
         )
-    text = file.read_text()
     try:
+        text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".csv":
             read = csv.DictReader(text.splitlines())
             return [{name: value for name, value in row.items() if name and value} for row in read]
         if file.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         found = json.loads(text)
-        return found["log_history"] if isinstance(found, dict) else list(found)
+        return list(found["log_history"] if isinstance(found, dict) else found)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"a log must be a JSON list of rows, a trainer_state.json, JSON lines or a CSV, got {file} "

@@ -27,7 +27,7 @@ class Start(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def start(loss: Loss, outputs: Array, y: Array, alpha: float | Array) -> Start:
+def start(loss: Loss, outputs: Array, y: Batch, alpha: float | Array) -> Start:
     """Loss and its gradient at the outputs h; `along` is not known yet."""
     scale = jnp.asarray(alpha, outputs.dtype)
     value, slope = jax.value_and_grad(loss)(scale * outputs, y)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Key, PyTree
 from lazyscope.criterion.products import Leaves, in_units, leaf_outputs, second_derivative
 from lazyscope.criterion.start import Start
 from lazyscope.door import pushed
-from lazyscope.examples import Batch, count, take
+from lazyscope.examples import Batch, alone, count, take
 from lazyscope.intervals import relative
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -50,7 +50,7 @@ def subset(
 def subsampling(
     apply: Apply,
     params: PyTree,
-    data: tuple[Array, Array],
+    data: tuple[Batch, Batch],
     x_held_out: Array,
     right: Leaves,
     top: Leaves,
@@ -76,7 +76,7 @@ def subsampling(
     if problem.loss is square_loss:
         losses = _squares(np.asarray(outputs, float) - np.asarray(y, float))
     else:
-        losses = np.asarray(jax.vmap(lambda f, t: problem.loss(f[None], t[None]))(outputs, y), float)
+        losses = np.asarray(jax.vmap(lambda f, t: problem.loss(f[None], alone(t)))(outputs, y), float)
     influence = (relative(hessian) + relative(losses)) / 2 - relative(jacobian)
     error = float(np.std(influence, ddof=1)) / math.sqrt(m) * math.sqrt(1 - m / problem.num_examples)
     return Subsampling(m, problem.num_examples, error, held[0], held[1])

@@ -20,6 +20,7 @@ from lazyscope import tree
 from lazyscope.criterion import Criterion
 from lazyscope.diagnose.regime import Thresholds
 from lazyscope.diagnose.training import Trained
+from lazyscope.examples import Batch
 from lazyscope.problems import Loss, Problem
 
 LARGE_START = 0.1  # initial output over the residual of a model that starts at 0, from which it is worth removing
@@ -48,7 +49,7 @@ def recommend(
     crit: Criterion | None,
     problem: Problem,
     f0: Array,
-    y: Array,
+    y: Batch,
     alpha: float,
 ) -> Recommendation | None:
     """The scale at which training is expected to be lazy, from what was measured at `alpha`.
@@ -72,14 +73,14 @@ def recommend(
     return Recommendation(center, best, (alpha / best) ** 2, alpha / best)
 
 
-def start_share(problem: Problem, f0: Array, y: Array) -> float:
+def start_share(problem: Problem, f0: Array, y: Batch) -> float:
     """The initial output, of mean square over examples, relative to what is to be learnt from outputs 0."""
     scale = _residual(problem, jnp.zeros_like(f0), y)
     size = tree.host_norm(np.asarray(f0)) / math.sqrt(f0.shape[0])
     return size / scale if scale > 0 else (math.inf if size > 0 else 0.0)
 
 
-def _residual(problem: Problem, f: Array, y: Array) -> float:
+def _residual(problem: Problem, f: Array, y: Batch) -> float:
     """‖f − y‖ for the square loss; 2R/‖∇R‖ for another, which takes its place in kappa."""
     value, slope = _slope(problem.loss, f, y)
     size = math.sqrt(f.shape[0]) * tree.host_norm(np.asarray(slope))
@@ -87,7 +88,7 @@ def _residual(problem: Problem, f: Array, y: Array) -> float:
 
 
 @partial(jax.jit, static_argnums=0)
-def _slope(loss: Loss, f: Array, y: Array) -> tuple[Array, Array]:
+def _slope(loss: Loss, f: Array, y: Batch) -> tuple[Array, Array]:
     return jax.value_and_grad(loss)(f, y)
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 from jaxtyping import Array
 
+from lazyscope.examples import Batch
 from lazyscope.problems import IGNORED, Loss, cross_entropy, token_cross_entropy
 
 
-def classification(loss: Loss, f: Array, f_linear: Array, y: Array) -> dict[str, float]:
+def classification(loss: Loss, f: Array, f_linear: Array, y: Batch) -> dict[str, float]:
     """Accuracy of both, and the share of held-out labels on which they agree; empty for other losses.
 
     For tokens every position that counts is one decision.

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from lazyscope.examples import Batch, alone, take
 from lazyscope.intervals import Interval, reach, root_of_ratio, student
 from lazyscope.problems import Loss, square_loss
 
 JACKKNIFE = 20  # groups of examples that are left out in turn, for a loss that is no mean over examples
 
 
-def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
+def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Batch) -> Interval:
     """G on held-out outputs of shape (n, ...), alpha in them, with its 95 % interval over the n examples.
 
     ‖f_T − f_lin,T‖/min(‖f_T − f_0‖, ‖y − mean y‖) for the square loss; for another one the larger of
@@ -28,7 +29,7 @@ def gap(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
     return _larger(_by_outputs(apart, moved), _by_loss(loss, f, f_linear, f0, y))
 
 
-def losses(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> dict[str, float]:
+def losses(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Batch) -> dict[str, float]:
     """The three held-out losses, by the names under which they are printed."""
     return {
         "loss at start": float(_value(loss, f0, y)),
@@ -38,13 +39,13 @@ def losses(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> dict[s
 
 
 @partial(jax.jit, static_argnums=0)
-def _value(loss: Loss, f: Array, y: Array) -> Array:
+def _value(loss: Loss, f: Array, y: Batch) -> Array:
     return loss(f, y)
 
 
 @partial(jax.jit, static_argnums=0)
-def _one_by_one(loss: Loss, f: Array, y: Array) -> Array:
-    return jax.vmap(lambda one, target: loss(one[None], target[None]))(f, y)
+def _one_by_one(loss: Loss, f: Array, y: Batch) -> Array:
+    return jax.vmap(lambda one, target: loss(one[None], alone(target)))(f, y)
 
 
 _Squares = tuple[np.ndarray, float]  # squares of each example in a unit, and the unit
@@ -66,7 +67,7 @@ def _by_outputs(apart: _Squares, scale: _Squares) -> Interval:
     return Interval(found * factor, found.low * factor, found.high * factor)
 
 
-def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Interval:
+def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Batch) -> Interval:
     """|L(f_T) − L(f_lin,T)|/|L(f_0) − L(f_T)|; its error is that of a ratio of means, on the plain scale."""
     end, linear, start = (float(_value(loss, v, y)) for v in (f, f_linear, f0))
     difference, drop = end - linear, start - end
@@ -84,13 +85,13 @@ def _by_loss(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> Inte
     return Interval(value, max(value - spread, 0.0), value + spread)
 
 
-def _each(loss: Loss, f: Array, y: Array, whole: float) -> np.ndarray | None:
+def _each(loss: Loss, f: Array, y: Batch, whole: float) -> np.ndarray | None:
     """The losses of the examples one by one, where their mean is the loss of all."""
     each = np.asarray(_one_by_one(loss, f, y), float)
     return each if np.isclose(float(np.mean(each)), whole, rtol=1e-5) else None
 
 
-def _jackknife(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> float:
+def _jackknife(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Batch) -> float:
     """Half the interval of the ratio of losses, by leaving out groups of examples in turn."""
     n = f.shape[0]
     groups = min(n, JACKKNIFE)
@@ -98,7 +99,7 @@ def _jackknife(loss: Loss, f: Array, f_linear: Array, f0: Array, y: Array) -> fl
         return math.inf
 
     def ratio(rows: np.ndarray) -> float:
-        end, linear, start = (float(loss(v[rows], y[rows])) for v in (f, f_linear, f0))
+        end, linear, start = (float(loss(v[rows], take(y, rows))) for v in (f, f_linear, f0))
         return abs(end - linear) / abs(start - end) if start != end else math.inf
 
     without = np.array([ratio(np.flatnonzero(np.arange(n) % groups != g)) for g in range(groups)])

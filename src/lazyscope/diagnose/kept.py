@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lazyscope.examples import Batch, first
 from lazyscope.problems import Loss
 from lazyscope.tangent import as_matrix
 
@@ -71,7 +73,7 @@ class Trajectory(NamedTuple):
     same_weights: bool = False
 
 
-def some_outputs(f0: Array, f: Array, f_linear: Array, y: Array) -> Outputs:
+def some_outputs(f0: Array, f: Array, f_linear: Array, y: Batch) -> Outputs:
     """Entries of outputs of shape (n, ...), evenly spaced over examples and then over what an example gives."""
     each = max(f[0].size, 1)
     chosen = np.unique(np.linspace(0, f.size - 1, min(f.size, OUTPUTS)).round().astype(int))
@@ -79,7 +81,7 @@ def some_outputs(f0: Array, f: Array, f_linear: Array, y: Array) -> Outputs:
     def at(values: Array) -> tuple[float, ...]:
         return numbers(np.asarray(values).reshape(-1)[chosen])
 
-    like = y.shape == f.shape and np.issubdtype(np.asarray(y).dtype, np.floating)
+    like = isinstance(y, jax.Array) and y.shape == f.shape and jnp.issubdtype(y.dtype, jnp.floating)
     return Outputs(
         total=f.size,
         example=tuple(int(i) for i in chosen // each),
@@ -91,7 +93,7 @@ def some_outputs(f0: Array, f: Array, f_linear: Array, y: Array) -> Outputs:
     )
 
 
-def learnable(kernel: Float[Array, "n n *kk"], loss: Loss, f0: Array, y: Array) -> Learnable | None:
+def learnable(kernel: Float[Array, "n n *kk"], loss: Loss, f0: Array, y: Batch) -> Learnable | None:
     """Spectrum of K(w0) on the inputs of the outputs `f0` and targets `y`, and the shares of what is to be learnt.
 
     On as many of the first inputs as make at most 1024 rows; None where an example alone has more.
@@ -102,7 +104,7 @@ def learnable(kernel: Float[Array, "n n *kk"], loss: Loss, f0: Array, y: Array) 
     if n == 0:
         return None
     matrix = np.asarray(rows[: n * each, : n * each], float)
-    residual = np.asarray(jax.grad(loss)(f0[:n], y[:n]), float).reshape(-1)
+    residual = np.asarray(jax.grad(loss)(f0[:n], first(y, n)), float).reshape(-1)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
     if values[0] == 0:

@@ -53,10 +53,17 @@ def _by_step(rows: Iterable[Row]) -> dict[int, dict[str, float]]:
         if not isinstance(row, Mapping) or "step" not in row:
             got = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
             raise ValueError(f"a row of a log must have its step, got {got}: {{'step': step, 'loss': loss}}")
-        numbers = {
-            name: float(row[known]) for name, names in NAMES.items() for known in reversed(names) if known in row
-        }
-        found[int(row["step"])] = found.get(int(row["step"]), {}) | numbers
+        try:
+            numbers = {
+                name: float(row[known])
+                for name, names in NAMES.items()
+                for known in reversed(names)
+                if row.get(known) is not None
+            }
+            step = int(float(row["step"]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a row of a log must have numbers for its step and losses, got {dict(row)}") from error
+        found[step] = found.get(step, {}) | numbers
     return found
 
 

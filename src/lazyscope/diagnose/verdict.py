@@ -293,7 +293,7 @@ def _indicators(
     params: PyTree,
     problem: Problem,
     few: Batch,
-    y: Array,
+    y: Batch,
     f0: Array,
     unit: Array,
 ) -> tuple[dict[str, float], _Kernel]:
@@ -309,7 +309,7 @@ def _indicators(
         for name, kernel in zip(("alignment at start", "alignment, trained"), whole, strict=True):
             found[name] = float(_alignment(kernel, y[:n], shape))
     by_leaf = {name: float(value) for name, value in change.groups.items()}
-    return found, _Kernel(float(change.all), by_leaf, n, learnable(whole[0], problem.loss, f0[:n], y[:n]))
+    return found, _Kernel(float(change.all), by_leaf, n, learnable(whole[0], problem.loss, f0[:n], first(y, n)))
 
 
 def _compared(before: dict[str, Array], after: dict[str, Array]) -> tuple[Grouped, Array, list[Array]]:

@@ -49,7 +49,7 @@ class _Plan(NamedTuple):
 
 class _Data(NamedTuple):
     x: Batch
-    y: Array
+    y: Batch
     x_test: Batch | None
     y_test: Array | None
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lazyscope import tree
 from lazyscope.dynamics.run import BUDGET, DIVERGED, STOPPED, Status, movement_rounded, precision_limited, residual_norm
+from lazyscope.examples import Batch
 from lazyscope.problems import Loss
 
 
@@ -51,7 +52,7 @@ def ending(
     *,
     start: Array,
     outputs: Array,
-    y: Array,
+    y: Batch,
     theta0: list[Array],
     theta: list[Array],
     lost: list[Array],

@@ -151,7 +151,7 @@ _outputs = jax.jit(_model, static_argnums=(0, 1))
 
 @partial(jax.jit, static_argnums=range(3))
 def _share(
-    apply: Apply, loss: Loss, linear: bool, params0: PyTree, theta: Theta, x: Batch, y: Array, alpha: float | Array
+    apply: Apply, loss: Loss, linear: bool, params0: PyTree, theta: Theta, x: Batch, y: Batch, alpha: float | Array
 ) -> tuple[Array, Theta]:
     def value(th: Theta) -> Array:
         outputs = _model(apply, linear, params0, th, x)
@@ -174,7 +174,7 @@ def _steps(
     theta: Theta,
     lost: Theta,
     x: Batch,
-    y: Array,
+    y: Batch,
     alpha: float | Array,
     rate: float | Array,
     count: int | Array,
@@ -186,12 +186,12 @@ def _steps(
 
 
 @partial(jax.jit, static_argnums=0)
-def _value(loss: Loss, f: Array, y: Array, alpha: float | Array) -> Array:
+def _value(loss: Loss, f: Array, y: Batch, alpha: float | Array) -> Array:
     return loss(jnp.asarray(alpha, f.dtype) * f, y)
 
 
 @partial(jax.jit, static_argnums=0)
-def _slope(loss: Loss, outputs: Array, y: Array, alpha: float | Array) -> tuple[Array, Array]:
+def _slope(loss: Loss, outputs: Array, y: Batch, alpha: float | Array) -> tuple[Array, Array]:
     return jax.value_and_grad(lambda f: loss(jnp.asarray(alpha, f.dtype) * f, y))(outputs)
 
 

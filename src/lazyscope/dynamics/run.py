@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion.precision import drowned
+from lazyscope.examples import Batch
 from lazyscope.problems import Loss, square_loss
 
 BUDGET, STOPPED, DIVERGED = 0, 1, 2
@@ -121,7 +122,7 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a positive finite number, got {number:g}")
 
 
-def residual_norm(loss: Loss, outputs: Array, y: Array) -> Float[Array, ""]:
+def residual_norm(loss: Loss, outputs: Array, y: Batch) -> Float[Array, ""]:
     """‖∇R(f)‖ in function space: ‖f − y‖ for the square loss."""
     if loss is square_loss:
         return jnp.sqrt(2 * loss(outputs, y))

@@ -34,7 +34,7 @@ def varied(settings: T, changes: Mapping[str, str]) -> T:
 def label(name: str, changes: Mapping[str, str]) -> str:
     """The name of a varied figure, on the page and on disk."""
     words = [name, *(part for change in changes.items() for part in change)]
-    return "-".join(re.sub(r"[^\w.-]+", "-", word).strip("-") for word in words)
+    return "-".join(re.sub(r"[^\w.+-]+", "-", word) for word in words)
 
 
 def in_store(name: str, changes: Mapping[str, str]) -> str:
