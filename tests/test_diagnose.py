@@ -144,7 +144,9 @@ def test_targets_of_several_parts_are_those_in_columns(kappa_examples):
         problem = ls.Problem(PROBLEM.x, y, PROBLEM.x_test, y_test, loss=loss)
         if kappa_examples:
             options = {"key": KEY, "examples": kappa_examples}
-            return ls.criterion(TANH.apply, TANH.init(KEY), problem, **options).subsampling.kappa_error
+            found = ls.criterion(TANH.apply, TANH.init(KEY), problem, **options).subsampling
+            assert found is not None
+            return found.kappa_error
         return float(ls.diagnose(TANH.apply, TANH.init(KEY), problem, key=KEY, num_steps=50).gap)
 
     parts = judged(lambda f, y: jnp.mean(y["w"] * (f - y["t"]) ** 2), lambda t, w: {"t": t, "w": w})
