@@ -100,7 +100,6 @@ def test_a_centred_smooth_net_at_large_alpha_is_lazy_and_at_small_alpha_is_not()
     assert diagnosed(centred, params0, alpha=0.1).regime == "not lazy"
 
 
-@pytest.mark.slow
 def in_float32(tree):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
@@ -165,6 +164,7 @@ def test_a_loss_without_curvature_at_the_start_is_told_from_a_model_without_deri
         ls.diagnose(lambda p, x: 0 * MODEL.apply(p, x), MODEL.init(KEY), PROBLEM, key=KEY, with_kappa=False)
 
 
+@pytest.mark.slow
 def test_the_own_trainer_is_called_with_the_model_and_with_its_linearisation():
     params0 = TANH.init(jax.random.key(1), tau=0.5, doubled=True)
     seen = []

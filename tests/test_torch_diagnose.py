@@ -159,10 +159,10 @@ class WithLoss(nn.Module):
         return {"pair": (f, loss), "named": {"pred": f, "loss": loss}, "alone": loss}.get(self.way, f)
 
 
-def steps_of(loss_of):
+def steps_of(loss_of, data):
     def train(module):
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-        x, y = regression_data
+        x, y = data
         for _ in range(20):
             optimizer.zero_grad()
             loss_of(module, x, y).backward()
@@ -171,18 +171,15 @@ def steps_of(loss_of):
     return train
 
 
-regression_data = regression()
-
-
 @pytest.mark.parametrize(
     ("way", "loss_of"),
     [("pair", lambda m, x, y: m(x, y)[1]), ("named", lambda m, x, y: m(x, y)["loss"])],
 )
 def test_a_loss_beside_the_outputs_is_that_of_the_linearised_outputs_whatever_it_is_called(way, loss_of):
-    net = WithLoss(way)
-    found = lst.diagnose(net, regression_data, train=steps_of(loss_of), with_kappa=False)
-    outside = steps_of(lambda m, x, y: F.mse_loss(m(x), y))
-    expected = lst.diagnose(net, regression_data, train=outside, with_kappa=False)
+    net, data = WithLoss(way), regression()
+    found = lst.diagnose(net, data, train=steps_of(loss_of, data), with_kappa=False)
+    outside = steps_of(lambda m, x, y: F.mse_loss(m(x), y), data)
+    expected = lst.diagnose(net, data, train=outside, with_kappa=False)
     np.testing.assert_allclose(float(found.gap), float(expected.gap), rtol=1e-9)
 
 
@@ -194,20 +191,21 @@ def test_a_loss_beside_the_outputs_is_that_of_the_linearised_outputs_whatever_it
     ],
 )
 def test_training_past_the_linearised_outputs_is_refused(loss_of, message):
+    data = regression()
     with pytest.raises(ValueError, match=message):
-        lst.diagnose(WithLoss("alone"), regression_data, train=steps_of(loss_of), with_kappa=False)
+        lst.diagnose(WithLoss("alone"), data, train=steps_of(loss_of, data), with_kappa=False)
 
 
 def test_what_a_copy_would_lose_is_refused():
-    net = WithLoss("outputs")
-    plain = steps_of(lambda m, x, y: F.mse_loss(m(x), y))
+    net, data = WithLoss("outputs"), regression()
+    plain = steps_of(lambda m, x, y: F.mse_loss(m(x), y), data)
     net.head = lambda z: net.net(z)
     with pytest.raises(ValueError, match="got the function 'head' in it, which holds a part of the module"):
-        lst.diagnose(net, regression_data, train=plain, with_kappa=False)
+        lst.diagnose(net, data, train=plain, with_kappa=False)
     del net.head
     net.net[0].weight.register_hook(torch.zeros_like)
     with pytest.raises(ValueError, match=r"hooks on the gradient of a weight must be set within train\(module\)"):
-        lst.diagnose(net, regression_data, train=plain, with_kappa=False)
+        lst.diagnose(net, data, train=plain, with_kappa=False)
 
 
 def test_both_trainings_see_the_same_minibatches_and_what_is_off_in_one_is_said():

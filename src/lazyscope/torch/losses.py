@@ -4,7 +4,7 @@ What a function computes is found by calling it: a loss of PyTorch's, and that w
 the one of ours with the same value.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from lazyscope.problems import IGNORED, Loss, cross_entropy, square_loss, token_
 Torch = Callable[[Tensor, Tensor], Tensor]
 _ENTRIES = 2**24  # of outputs at which a loss is evaluated at once
 _VALUES = 3  # of a loss that are compared, at least, where there are examples enough: one may be equal by chance
+_Block = tuple[Tensor, Tensor, Tensor]  # the value of a loss, at outputs and targets
 
 
 class Found(NamedTuple):
@@ -120,9 +121,8 @@ def loss_of(
         if str(getattr(given, "__module__", "")).startswith("lazyscope."):
             shaped = _shaped(f) if given is square_loss else _as_they_are
             return Found(given, shaped, getattr(given, "__name__", "loss").replace("_", " "))
-        blocks = list(_blocks(given, f, targets))
-        known = _equal_to([(_value(given, at, of), at, of) for at, of in blocks])
-        return _converted(given, blocks) if known is None else _ours(known, f, y)
+        known = _equal_to(_blocks(given, f, targets))
+        return _converted(given, _blocks(given, f, targets)) if known is None else _ours(known, f, y)
     if own is not None:
         known = _equal_to([(own, at_own, y)])
         if known is None:
@@ -184,7 +184,8 @@ def _ours(known: _Known, f: Tensor, y: Tensor) -> Found:
         shaped = _shaped(f)
         if known.loss is not None:
             return Found(known.loss, shaped, known.said)
-        return _converted(known.value, [(f, shaped(y))])._replace(targets=shaped, said=known.said)
+        block = known.value(f, shaped(y)), f, shaped(y)
+        return _converted(known.value, [block])._replace(targets=shaped, said=known.said)
     return Found(known.loss, known.targets, known.said)
 
 
@@ -197,29 +198,34 @@ def _shaped(f: Tensor) -> Callable[[Tensor], Tensor]:
     return shaped
 
 
-def _blocks(given: Torch, f: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(given: Torch, f: Tensor, y: Tensor) -> Iterator[_Block]:
     """Outputs away from the start, where different losses may have one value, with all targets in a random order."""
     generator = torch.Generator().manual_seed(0)
     width = f.std(correction=0) + 1
     at_once = max(len(f), min(-(-len(y) // _VALUES), _ENTRIES // max(f[0].numel(), 1)))
     for rows in torch.randperm(len(y), generator=generator).split(at_once):
-        near = f[rows % len(f)]
+        near, of = f[rows % len(f)], y[rows]
         at = near + torch.randn(near.shape, generator=generator).to(f.dtype) * width
         try:
-            known = bool(torch.isfinite(_value(given, at, y[rows])))
+            value = _value(given, at, of)
         except ValueError:
-            known = False
-        # Between outputs where it has no value elsewhere: that of probabilities is one of outputs in [0, 1].
-        share = torch.rand(len(near), *[1] * (near.ndim - 1), generator=generator).to(f.dtype)
-        yield at if known else near + share * (near.flip(0) - near), y[rows]
+            value = None
+        if value is None or not torch.isfinite(value):
+            # Between outputs where it has no value elsewhere: that of probabilities is one of outputs in [0, 1].
+            share = torch.rand(len(near), *[1] * (near.ndim - 1), generator=generator).to(f.dtype)
+            at = near + share * (near.flip(0) - near)
+            value = _value(given, at, of)
+        yield value, at, of
 
 
-def _equal_to(found: list[tuple[Tensor, Tensor, Tensor]]) -> _Known | None:
-    """Ours that has all of these values of a loss at (outputs, targets)."""
-    for known in KNOWN.values():
-        if all(known.fits(f, y) and _same(known.value(f, y), value) for value, f, y in found):
-            return known
-    return None
+def _equal_to(blocks: Iterable[_Block]) -> _Known | None:
+    """Ours that has all of these values of a loss."""
+    left = list(KNOWN.values())
+    for value, f, y in blocks:
+        left = [known for known in left if known.fits(f, y) and _same(known.value(f, y), value)]
+        if not left:
+            return None
+    return left[0]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -240,7 +246,7 @@ def _value(loss: Torch, f: Tensor, y: Tensor) -> Tensor:
     return value.detach()
 
 
-def _converted(loss: Torch, blocks: list[tuple[Tensor, Tensor]]) -> Found:
+def _converted(loss: Torch, blocks: Iterable[_Block]) -> Found:
     """A function of PyTorch's as the mean of what it gives for each example by itself."""
     name = getattr(loss, "__name__", type(loss).__name__)
 
@@ -252,15 +258,14 @@ def _converted(loss: Torch, blocks: list[tuple[Tensor, Tensor]]) -> Found:
         def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
             return self.loss(outputs, targets)
 
-    for f, y in blocks:
-        whole = _value(loss, f, y)
+    f = y = torch.zeros(0)
+    for whole, f, y in blocks:
         each = torch.stack([_value(loss, f[i : i + 1], y[i : i + 1]) for i in range(len(f))]).mean()
         if not torch.isclose(each.double(), whole.double(), rtol=1e-4, atol=1e-12):
             raise ValueError(
                 f"loss must be a mean over examples, got {float(whole):.4g} from {name} on {len(f)} of them, whose own "
                 f"losses have mean {float(each):.4g}: reduction='mean', without weights of classes"
             )
-    f, y = blocks[0]
     module = OfOne()
     program = trace(export(module, name, {}, (f[:1], y[:1])), name, module, {})
 

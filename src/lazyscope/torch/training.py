@@ -27,15 +27,15 @@ class Ends(NamedTuple):
 def trained_twice(model: Any, train: Callable[[Any], Any], report: Progress = silent) -> Ends:
     """`train` on a copy of the model and on its linearisation, each from the present random state.
 
-    ValueError where it leaves the module that it is given as it was.
+    ValueError where it leaves the module that it is given as it was, and where a copy would lose hooks of its weights.
     """
+    if any(getattr(p, hooks, None) for p in model.parameters() for hooks in _HOOKS):
+        raise ValueError("hooks on the gradient of a weight must be set within train(module), got one set before it")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         linear = linearize(model)
     said = [str(one.message) for one in caught]
     module = copied(model)
-    if any(getattr(p, hooks, None) for p in model.parameters() for hooks in _HOOKS):
-        raise ValueError("hooks on the gradient of a weight must be set within train(module), got one set before it")
     for done, (one, name) in enumerate(((module, "the model"), (linear, "its linearisation"))):
         report(done, 2, "your training, runs")
         before = [parameter.detach().clone() for parameter in one.parameters()]
