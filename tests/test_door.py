@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -228,6 +229,13 @@ def test_models_that_differ_in_a_rule_around_a_function_of_jax_have_their_own_ke
         rows = jax.jacrev(lambda w, act=act: act(X @ w) @ W["v"])(W["w"]).reshape(len(X), -1)
         found = ls.tangent_kernel(lambda w, x, act=act: act(x @ w) @ W["v"], W["w"], X)
         np.testing.assert_allclose(found, rows @ rows.T, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("act", [jax.nn.relu, jax.nn.relu6, jax.nn.softplus, jax.nn.log_sigmoid, jnp.sinc])
+def test_rules_of_jax_itself_cost_no_second_trace(act, monkeypatch):
+    module = import_module("lazyscope.door.program")
+    monkeypatch.setattr(module, "_derivatives", lambda *_: pytest.fail("a rule of JAX itself was followed"))
+    program(lambda p, x: act(x @ p["w"]) @ p["v"], W, X)
 
 
 def test_programs_differ_where_the_derivative_of_a_derivative_does():

@@ -59,14 +59,14 @@ def pushed(function: Callable[[PyTree], Array], at: PyTree, change: PyTree) -> t
 
 
 def _reverse_only(function: Callable[[PyTree], Array], at: PyTree) -> bool:
-    """Whether a rule of `jax.custom_vjp` is anywhere in the function."""
+    return holds(jax.make_jaxpr(function)(at).jaxpr, "custom_vjp_call")
 
-    def found(jaxpr: Jaxpr) -> bool:
-        return any(equation.primitive.name == "custom_vjp_call" for equation in jaxpr.eqns) or any(
-            found(inner) for inner in subjaxprs(jaxpr)
-        )
 
-    return found(jax.make_jaxpr(function)(at).jaxpr)
+def holds(jaxpr: Jaxpr, *primitives: str) -> bool:
+    """Whether one of these primitives is anywhere in a program."""
+    return any(equation.primitive.name in primitives for equation in jaxpr.eqns) or any(
+        holds(inner, *primitives) for inner in subjaxprs(jaxpr)
+    )
 
 
 @contextmanager

@@ -17,12 +17,15 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import PyTree
 
 from lazyscope.door.leaves import callable_of, is_traced, unsealed
+from lazyscope.door.modes import holds
 
 _BY_CONTENT = 2**22  # bytes of a constant up to which two arrays are compared by their entries
 _JAX = jax.__file__.removesuffix("__init__.py").replace("\\", "/")
-_ACTIVATIONS = "nn/functions.py"
+_OURS = __file__.replace("\\", "/").removesuffix("door/program.py") + "adapters/"
+_BY_FORMULAS = ("relu", "relu6")  # with rules that JAX makes elsewhere
+_OF_USERS = ("custom_derivatives.py", "solves.py")  # files of JAX that make rules of what a user gives
 _RULES = ("custom_jvp_call", "custom_vjp_call")
-_ORDERS = 3  # of derivatives that anything here takes
+_ORDERS = 2  # of derivatives that are measured
 
 
 class _Key:
@@ -208,19 +211,20 @@ def _setting(value: Any, pieces: list[Any]) -> bool:
 
 
 def _of_jax(params: dict[str, Any]) -> bool:
-    """Whether a rule is that of one of JAX's activations; others are followed, which is never wrong, just slower.
+    """Whether a rule is JAX's or of our operations, and so known by its function; others are followed.
 
     That a function is JAX's does not say it: `jax.custom_jvp(jnp.sign)` has the user's rule, as has, inside of JAX's
-    code, `jax.custom_gradient` and `jax.lax.custom_root`.
+    code, `jax.custom_gradient` and `jax.lax.custom_root`. JAX's lie beside their function but for some activations'; a
+    rule around one of these is the user's.
     """
-    called, rule = params.get("call_jaxpr"), params.get("jvp_jaxpr_fun")
-    function, derivative = (_file(value) for value in (called, rule))
-    inside = () if called is None else getattr(called, "eqns", ())
-    return (
-        function.startswith(_JAX)
-        and function.endswith(_ACTIVATIONS)
-        and derivative.startswith(_JAX)
-        and all(equation.primitive.name not in ("jit", "pjit", *_RULES) for equation in inside)
+    called, rule = params.get("call_jaxpr"), _file(params.get("jvp_jaxpr_fun"))
+    function = _file(called)
+    if rule.startswith(_OURS):
+        return True
+    if not (function.startswith(_JAX) and rule.startswith(_JAX)) or function.endswith(_OF_USERS):
+        return False
+    return function == rule or (
+        called.jaxpr.debug_info.func_name in _BY_FORMULAS and not holds(called.jaxpr, *_RULES)  # type: ignore[union-attr]
     )
 
 
