@@ -1,6 +1,7 @@
 """The regimes of design.md, the case in which every indicator misleads, and bad trainers."""
 
 import json
+from collections import OrderedDict
 from importlib import import_module
 
 import jax
@@ -113,6 +114,50 @@ def test_float32_gives_the_verdict_of_float64_where_single_steps_are_below_its_r
     assert found.regime == "lazy"
     assert float(found.gap) < 0.02
     assert not [line for line in found.advice if "float type rounds" in line]
+
+
+def test_a_step_that_diverges_from_a_small_start_is_taken_smaller_and_said():
+    params0 = jax.tree.map(lambda leaf: 0.05 * leaf, TANH.init(jax.random.key(1)))
+    found = diagnosed(TANH, params0, num_steps=200)
+    step = float(ls.stable_step_size(TANH.apply, params0, PROBLEM))
+    over = next(n for n in (4, 16, 64, 256) if f"at the start over {n}: larger steps diverged" in found.how)
+    assert found.regime == "not lazy"
+
+    def train(eta):
+        return lambda apply, params0: (
+            gradient_descent(apply, params0, PROBLEM, step_size=eta, num_steps=200, record=(200,)).params
+        )
+
+    same = diagnosed(TANH, params0, train=train(step / over))
+    np.testing.assert_allclose((found.gap.value, found.differential.value), (same.gap.value, same.differential.value))
+    with pytest.raises(ValueError, match="training diverged"):
+        diagnosed(TANH, params0, train=train(4 * step / over))
+
+
+def test_a_step_that_is_too_large_where_the_loss_curves_more_is_named():
+    labels = jnp.where(PROBLEM.x[:, 0] > 0, 1.0, 0.0)
+    problem = ls.Problem(PROBLEM.x, labels, loss=lambda f, y: optax.sigmoid_binary_cross_entropy(f, y).mean())
+    advice = {}
+    for shift in (0.0, 20.0):  # at 20 the loss curves by 1e-9 where it is not yet learnt
+        found = ls.diagnose(
+            lambda p, x, shift=shift: TANH.apply(p, x) / 10 + shift,
+            TANH.init(jax.random.key(1)), problem, key=KEY, num_steps=50, with_kappa=False,
+        )  # fmt: skip
+        advice[shift] = found.advice[0] if found.advice else ""
+    assert "the step is stable at the start and was not further on" in advice[20.0]
+    assert "stable at the start" not in advice[0.0]
+
+
+def test_a_model_that_is_linear_in_its_parameters_gets_no_scale_as_advice():
+    found = ls.diagnose(lambda p, x: x @ p, jnp.ones(8), PROBLEM, key=KEY, num_steps=50)
+    assert found.regime == "lazy"
+    assert found.advice[0] == "the model is linear in its parameters, and lazy at every output scale"
+
+
+def test_parameters_in_another_container_are_refused_by_its_name():
+    params0 = TANH.init(jax.random.key(1))
+    with pytest.raises(ValueError, match=r"like params0 for .*, got OrderedDict for dict: keep the same pytree"):
+        diagnosed(TANH, params0, train=lambda apply, params: OrderedDict(params))
 
 
 def test_weights_that_moved_by_less_than_their_type_resolves_are_named_in_place_of_other_advice():

@@ -245,6 +245,17 @@ def test_j_without_jacobians_is_that_of_the_dense_ones(name, without_jacobians):
     test_j_is_that_of_the_dense_jacobians(name)
 
 
+def test_a_scalar_of_weak_type_at_one_end_alone_changes_nothing(without_jacobians):
+    def apply(params, x):
+        return jnp.tanh(x @ (params["t"] * params["w"])) / params["t"]
+
+    x, w = jax.random.normal(jax.random.key(0), (5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
+    starts = [{"t": t, "w": w} for t in (jnp.asarray(1.3), jnp.asarray(1.3, w.dtype))]
+    assert [start["t"].weak_type for start in starts] == [True, False]
+    found = [differential_change(apply, start, moved(starts[1], 0.1), x).value for start in starts]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
 @pytest.mark.parametrize(("apart", "precise"), [(1e-6, 1e-8), (1.0, 1e-10)])
 def test_squares_of_convolutions_products_and_embeddings_are_those_of_jacobians(apart, precise):
     tokens = jnp.asarray([[0, 2, 2, 5], [1, 4, 0, 0], [3, 3, 1, 5]])

@@ -15,6 +15,8 @@ from lazyscope.dynamics import linearized_descent
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:torch")]
 torch = pytest.importorskip("torch")
 nn = torch.nn
+checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
+pytest.importorskip("torch.nn.utils.prune")
 lst = pytest.importorskip("lazyscope.torch")
 
 
@@ -109,6 +111,162 @@ def test_it_is_the_linearisation_of_the_conversion_in_value_and_gradient(name):
         np.testing.assert_allclose(parameter.grad, slopes[key], rtol=1e-8, atol=1e-9)
 
 
+class Of(nn.Module):
+    """The forward pass `of(module, x)` of a module with these parts."""
+
+    def __init__(self, of, *parts, **held):
+        super().__init__()
+        self.of, self.parts = of, nn.ModuleList(parts)
+        for name, value in held.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, x):
+        return self.of(self, x)
+
+
+def normalised(module, x):
+    h = module.parts[0](x)
+    with torch.no_grad():
+        size = h.pow(2).mean(1, keepdim=True).sqrt()
+    return h / size
+
+
+@torch.no_grad()
+def target(module, x):
+    return nn.functional.normalize(module.parts[0](x))
+
+
+class Rounded(torch.autograd.Function):
+    """Rounding, passed over by its derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(4 * x) / 4
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return slope * s * (1 + x * (1 - s))
+
+
+def again(module, x):
+    return module.parts[1](checkpoint(lambda h: torch.tanh(module.parts[0](h)), x, use_reentrant=False))
+
+
+def warped(module, x):
+    grid = nn.functional.affine_grid(module.parts[0](x.flatten(1)).view(-1, 2, 3), x.shape, align_corners=False)
+    return nn.functional.grid_sample(x, grid, align_corners=False).flatten(1)
+
+
+def spectral(module, x):
+    return torch.fft.irfft(torch.fft.rfft(x) * module.w, n=8)
+
+
+def pruned():
+    torch.nn.utils.prune.l1_unstructured(layer := nn.Linear(4, 5), "weight", 0.4)
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 2))
+
+
+def used(build):
+    """The model after a pass, whose normalised weights are no leaves."""
+    model = nn.Sequential(build(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2))
+    model(torch.randn(2, 4))
+    return model
+
+
+def rows(*shape):
+    return lambda: torch.randn(6, *shape, dtype=torch.float64)
+
+
+AS_TRAINED = {
+    "no_grad around a normalisation": (lambda: Of(normalised, nn.Linear(4, 3)), rows(4)),
+    "no_grad around a target": (lambda: Of(lambda m, x: m.parts[0](x) * target(m, x), nn.Linear(4, 3)), rows(4)),
+    "a Function that rounds": (
+        lambda: Of(lambda m, x: m.parts[1](Rounded.apply(m.parts[0](x))), nn.Linear(4, 5), nn.Linear(5, 2)),
+        rows(4),
+    ),
+    "weight normalisation": (lambda: used(nn.utils.parametrizations.weight_norm), rows(4)),
+    "weight normalisation by a hook": (lambda: used(torch.nn.utils.weight_norm), rows(4)),
+    "spectral normalisation by a hook": (lambda: used(torch.nn.utils.spectral_norm), rows(4)),
+    "pruned": (pruned, rows(4)),
+    "GLU": (lambda: nn.Sequential(nn.Linear(4, 6), nn.GLU(), nn.Linear(3, 2)), rows(4)),
+    "a checkpoint": (lambda: Of(again, nn.Linear(4, 5), nn.Linear(5, 2)), rows(4)),
+    "a warped image": (lambda: Of(warped, nn.Linear(50, 6)), rows(2, 5, 5)),
+    "LSTM": (lambda: Of(lambda m, x: m.parts[0](x)[0][:, -1], nn.LSTM(4, 3, batch_first=True)), rows(5, 4)),
+    "bags": (
+        lambda: nn.Sequential(nn.EmbeddingBag(7, 3, padding_idx=0), nn.Linear(3, 2)),
+        lambda: torch.randint(0, 7, (6, 3)),
+    ),
+    "complex weights": (lambda: Of(spectral, w=torch.randn(5, dtype=torch.complex128)), rows(8)),
+}
+
+
+@pytest.mark.parametrize("name", AS_TRAINED)
+def test_its_derivatives_are_those_of_the_backward_pass(name):
+    build, inputs = AS_TRAINED[name]
+    model, x = build().double().eval(), inputs()
+    first = lst.linearize(model)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        moved = [w - w0 for w, w0 in zip(first.parameters(), model.parameters(), strict=True)]
+    outputs, rows_of_j = model(x), list(rows_of_jacobian(model, x))
+    steps = [sum((j.conj() * step).sum().real for j, step in zip(row, moved, strict=True)) for row in rows_of_j]
+    expected = outputs.detach() + torch.stack(steps).view(outputs.shape)
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode():
+            torch.testing.assert_close(first(x), expected, rtol=1e-10, atol=1e-12)
+    (first(x) ** 3).sum().backward()
+    for parameter, slopes in zip(first.parameters(), zip(*rows_of_j, strict=True), strict=True):
+        along = sum(3 * value**2 * slope for value, slope in zip(expected.flatten(), slopes, strict=True))
+        torch.testing.assert_close(parameter.grad, along, rtol=1e-9, atol=1e-11)
+
+
+def rows_of_jacobian(model, x):
+    """For every output its derivatives by the weights, by one backward pass."""
+    weights = list(model.parameters())
+    for one in model(x).flatten():
+        yield torch.autograd.grad(one, weights, retain_graph=True, materialize_grads=True)
+
+
+def test_inputs_have_their_derivative_without_forward_mode_too():
+    parts = (nn.Linear(4, 5), nn.Linear(5, 2))
+    models = [
+        Of(lambda m, x, f=f: m.parts[1](f(m.parts[0](x))), *parts).double() for f in (nn.functional.silu, Swish.apply)
+    ]
+    found = []
+    for model in models:
+        first = lst.linearize(model)
+        shifted(first)
+        x = torch.linspace(-1, 1, 24).double().view(6, 4).requires_grad_()
+        (first(x) ** 3).sum().backward()
+        found.append((x.grad, *(parameter.grad for parameter in first.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_its_first_pass_draws_what_the_model_draws():
+    model = Of(lambda m, x: m.parts[0](x) + torch.randn(6, 2).double(), nn.Linear(4, 2)).double()
+    first, x = lst.linearize(model), rows(4)()
+    for _ in range(2):
+        torch.manual_seed(3)
+        expected = model(x), torch.rand(1)
+        torch.manual_seed(3)
+        torch.testing.assert_close((first(x), torch.rand(1)), expected)
+
+
 def test_trained_by_sgd_it_ends_where_linearised_descent_ends():
     model, first, x = made("mlp")
     y = torch.randn(5, 2).double()
@@ -184,3 +342,32 @@ def test_what_is_no_model_is_refused():
         lst.linearize(nn.Linear(2, 2), output="head")
     with pytest.raises(ValueError, match="linearised already"):
         lst.linearize(lst.linearize(nn.Linear(2, 2)))
+
+
+def test_what_cannot_be_linearised_or_copied_is_refused():
+    def hooked(held):
+        model = nn.Sequential(nn.Linear(4, 3))
+        model[0].register_forward_hook(held(model))
+        return model
+
+    def distances(module, x):
+        return torch.cdist(module.parts[0](x)[None], x[None])
+
+    model = nn.Sequential(nn.Linear(4, 4))
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        with pytest.raises(ValueError, match=r"needs the model itself, got it within .*: pass the Sequential in it"):
+            lst.linearize(wrapped)
+    with pytest.raises(ValueError, match=r"needs a module in Python, got one of torch\.jit"):
+        lst.linearize(torch.jit.script(model))
+    with pytest.raises(ValueError, match="an embedding with max_norm"):
+        lst.linearize(nn.Embedding(4, 3, max_norm=1.0))
+    with pytest.raises(ValueError, match=r"can differentiate twice, got: .*cdist"):
+        lst.linearize(Of(distances, nn.Linear(4, 4)))(torch.randn(6, 4))
+    weight = nn.Parameter(torch.ones(3))
+    for held in (
+        lambda model: lambda *call, m=model: call[-1] * len(m),
+        lambda model: lambda *call: call[-1] * len(model),
+    ):
+        with pytest.raises(ValueError, match="'<lambda>' in its _forward_hooks, which holds a part of the module"):
+            lst.linearize(hooked(held))
+    lst.linearize(hooked(lambda _: lambda *call: call[-1] * weight))

@@ -178,6 +178,50 @@ def test_statistics_of_now_are_used_at_both_ends_and_their_part_is_told_apart():
     np.testing.assert_allclose(found["lazyscope/buffers"], part, rtol=1e-9)
 
 
+class Annealed(nn.Module):
+    """What a training sets beside its weights: a temperature, a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.tau = nn.Linear(3, 8), nn.Linear(8, 2), 1.0
+        self.register_buffer("kept", torch.ones(8, dtype=torch.bool))
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x) / self.tau) * self.kept)
+
+
+def cooled(model):
+    model.tau = 0.3
+
+
+def masked(model):
+    model.kept[:4] = False
+
+
+def hooked(model):
+    model.first.register_forward_hook(lambda *call: 2 * call[-1])
+
+
+@pytest.mark.parametrize("change", [cooled, masked, hooked])
+def test_a_module_that_computes_something_else_now_is_traced_anew(change):
+    model, x, y = Annealed().double(), torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    params0, watch = arrays(model), lst.Monitor(model, x, groups=ONE)
+    trained(model, x, y)
+    change(model)
+    with pytest.warns(UserWarning, match="Annealed computes something else than when it was traced"):
+        found = watch.measure()
+    apply, params = ls.adapters.from_torch(model, x)
+    assert watch.measure() == found  # traced once
+    np.testing.assert_allclose(
+        (found["lazyscope/gap"], found["lazyscope/differential"]),
+        (
+            ls.linearization_gap(apply, params0, params, x),
+            ls.differential_change(apply, params0, params, x).value,
+        ),
+        rtol=1e-9,
+    )
+
+
 def test_half_precision_is_measured_in_float32_and_float64_without_a_switch():
     model, x = mlp().to(torch.bfloat16), torch.randn(6, 3).to(torch.bfloat16)
     watch = lst.Monitor(model, x, groups=ONE)

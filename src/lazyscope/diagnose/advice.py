@@ -8,6 +8,7 @@ follow: what is trained is R(alpha·h), whose gradient grows as alpha while the 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,11 +133,18 @@ def advise(
     `rounded` is what weights moved relative to their size, where that is too little for their float type.
     """
     lines: list[str] = []
+    if trained.step == "ours" and trained.trajectory is not None and _rises(trained.trajectory.train_linearised):
+        lines.append(
+            "the step is stable at the start and was not further on: the loss of the linearisation, which descent can "
+            "only lower, was above its start on the way; g and j may be that: pass train=, with a smaller step"
+        )
     if rounded is not None:
         lines.append(
             f"the weights moved by {rounded:.1g} of their size, which their float type rounds: g and j may be that; "
             'add `jax.config.update("jax_enable_x64", True)` and pass float64 parameters'
         )
+    elif crit is not None and crit.hessian_norm.value == 0:
+        lines.append("the model is linear in its parameters, and lazy at every output scale")
     elif verdict == "lazy":
         lines.append(
             f"to leave the lazy regime lower alpha below {alpha:g}, or the initialisation scale, or train longer"
@@ -152,6 +160,11 @@ def advise(
     if losses["loss, trained"] > losses["loss at start"]:
         lines.append("training raised the held-out loss: the regime says nothing about whether training helps here")
     return tuple(lines)
+
+
+def _rises(losses: Sequence[float]) -> bool:
+    """Whether a loss ever exceeds its start by more than rounding."""
+    return max(losses) > losses[0] * (1 + 1e-4)
 
 
 def _for_laziness(recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float) -> list[str]:

@@ -23,6 +23,7 @@ from lazyscope.progress import Progress, silent
 from lazyscope.scaling import stable_step_size
 
 DEFAULT_STEPS = 1500
+SHRINKING = tuple(4**n for n in range(8))  # what steps that diverge are divided by
 RUNS = "your trainer, runs"
 CLOSED_FORM_SIDE = 2048  # rows of the tangent kernel up to which its eigenvectors beat iterating
 
@@ -152,7 +153,8 @@ def by_descent(
 ) -> Trained:
     """Full-batch descent of both, `num_steps` steps of `stable_step_size`; on F_alpha it does not depend on alpha.
 
-    Losses, g and j are recorded on the way, unless `recorded` is false.
+    From a small start, where the kernel grows, such steps may diverge: then both are taken smaller, by a factor that
+    `how` says. Losses, g and j are recorded on the way, unless `recorded` is false.
     """
     step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
@@ -162,22 +164,30 @@ def by_descent(
                 "outputs there, such as an absolute error: pass train=, a trainer with a step of its own"
             )
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
-    settings = {"alpha": alpha, "step_size": step}
-    recorder = Recorder(apply, params0, problem, alpha, num_steps, key) if recorded else None
-    report(0, num_steps, steps_of(linear=False))
-    seen = {} if recorder is None else {"record": recorder.record, "look": recorder.model}
-    params, improving = descent_in_parts(
-        apply, params0, problem, num_steps=num_steps, report=report, **settings, **seen
-    )
-    report(num_steps, num_steps, steps_of(linear=False))
+    for over in SHRINKING:
+        settings = {"alpha": alpha, "step_size": step / over}
+        recorder = Recorder(apply, params0, problem, alpha, num_steps, key) if recorded else None
+        report(0, num_steps, steps_of(linear=False))
+        seen = {} if recorder is None else {"record": recorder.record, "look": recorder.model}
+        params, improving = descent_in_parts(
+            apply, params0, problem, num_steps=num_steps, report=report, **settings, **seen
+        )
+        report(num_steps, num_steps, steps_of(linear=False))
+        if _finite(params):
+            break
     report(0, num_steps, steps_of(linear=True))
     linear = _linear_descent(apply, params0, problem, num_steps, settings, report, recorder)
     report(num_steps, num_steps, steps_of(linear=True))
-    how = f"{num_steps} steps of descent, η = {step:.3g} (half the stability limit)"
+    limit = "half the stability limit" + (f" at the start over {over}: larger steps diverged" if over > 1 else "")
+    how = f"{num_steps} steps of descent, η = {step / over:.3g} ({limit})"
     for end in (params, linear):
         check_params(params0, end, "descent must end at finite parameters")
     trajectory = None if recorder is None else recorder.trajectory()
-    return Trained(params, linear, how, "ours", improving, step, trajectory)
+    return Trained(params, linear, how, "ours", improving, step / over, trajectory)
+
+
+def _finite(params: PyTree) -> bool:
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in tree.split(params)[0])
 
 
 def _linear_descent(
@@ -221,7 +231,9 @@ def check_params(params0: PyTree, params: PyTree, rule: str) -> None:
         raise ValueError(f"{rule}, got none: {error}") from None
     shapes0, shapes = [leaf.shape for leaf in theta0], [leaf.shape for leaf in theta]
     if shapes0 != shapes or jax.tree.structure(params0) != jax.tree.structure(params):
-        raise ValueError(f"{rule}, got shapes {shapes[:4]} for {shapes0[:4]}: keep the same pytree")
+        kinds = [type(side).__name__ for side in (params, params0)]
+        unlike = f"shapes {shapes[:4]} for {shapes0[:4]}" if shapes0 != shapes else " for ".join(kinds)
+        raise ValueError(f"{rule}, got {unlike}: keep the same pytree")
     bad = sum(int(np.sum(~np.isfinite(np.asarray(leaf)))) for leaf in theta)
     if bad:
         raise ValueError(

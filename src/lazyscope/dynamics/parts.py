@@ -55,7 +55,7 @@ def descent_in_parts(
     one_pass = passes.block_size(apply, params0, problem.x, memory_budget) == problem.num_examples
     compiled = one_pass and not slow_in_loops(apply, params0, problem.x)
     given = problem, alpha, linear, memory_budget
-    again, what, rate = due(report), steps_of(linear), step_size / alpha**2
+    again, what, rate = due(report), steps_of(linear), step_size / alpha / alpha
     late, late_loss, loss = (9 * num_steps) // 10, 0.0, 0.0
     step, most = 0, 1
     for pause in sorted({*record, late, num_steps}):

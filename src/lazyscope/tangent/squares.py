@@ -28,13 +28,23 @@ def squares(
     apply: Apply, params0: PyTree, params: PyTree, x: Batch
 ) -> tuple[float, Float[np.ndarray, "n k leaves"], Float[np.ndarray, "n k leaves"]]:
     """A power of two of the scale of Dh, and both squares over the square of it; for arrays at hand alone."""
-    before, after = (each_leaf(apply, at, x) for at in (params0, params))
+    before, after = (each_leaf(apply, at, x) for at in (_typed(params0, params), _typed(params, params0)))
     with jax.enable_x64(True):
         # One small program for all leaves of one shape: that of all leaves would take longer to compile than to run.
         found = jax.device_get([_of(*pair) for pair in zip(before, after, strict=True)])
     unit = max(float(scale) for scale, _, _ in found)
     starts, changes = (np.stack([(leaf[0] / unit) ** 2 * leaf[i] for leaf in found], axis=2) for i in (1, 2))
     return unit, starts, changes
+
+
+def _typed(params: PyTree, other: PyTree) -> PyTree:
+    """The weights without weak types that those at the other point lack: a model is another program with them."""
+
+    def typed(leaf: Array, beside: Array) -> Array:
+        weak = getattr(leaf, "weak_type", False) and not getattr(beside, "weak_type", False)
+        return jnp.asarray(leaf, leaf.dtype) if weak else leaf
+
+    return jax.tree.map(typed, params, other)
 
 
 def numbers(apply: Apply, params: PyTree, x: Batch) -> int:

@@ -15,7 +15,7 @@ from lazyscope.progress import Progress, heard
 from lazyscope.torch.judging import EXAMPLES, diagnose
 from lazyscope.torch.loader import Targets
 from lazyscope.torch.preparing import ready, taken
-from lazyscope.torch.training import random_state_kept
+from lazyscope.torch.random_state import random_state_kept
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,24 @@
 """The first-order model of a PyTorch module, as a module of the same kind.
 
-h̄(w) = h(w0) + Dh(w0)(w − w0) (note, §1.1), by forward-mode differentiation of the module as it was at w0. Whatever
-trains the module trains its linearisation: it has its class, its signature, the names of its parameters and buffers.
+h̄(w) = h(w0) + Dh(w0)(w − w0) (note, §1.1), of the module as it was at w0. Whatever trains the module trains its
+linearisation: it has its class, its signature, the names of its parameters and buffers.
 """
 
 import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
-from torch.autograd import forward_ad  # pyright: ignore[reportMissingImports]
-from torch.func import functional_call  # pyright: ignore[reportMissingImports]
-from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[reportMissingImports]
-from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.torch.weights import copied
+from lazyscope.torch.directional import Pass, by_backward_passes, by_forward_mode, is_weight, tensors_mapped
+from lazyscope.torch.random_state import random_state_kept
+from lazyscope.torch.weights import copied, unwrapped
 
 
 def linearize(model: Any, *, output: str | None = None) -> nn.Module:
@@ -28,9 +26,10 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
 
     It has the model's class, signature, parameter and buffer names and requires_grad flags, and starts at w0, where
     it equals the model in evaluation mode: dropout is off and the statistics of BatchNorm stay as they are, whatever
-    mode it is in (a warning says so where the model has either). Tied weights stay tied. `model` itself is not
-    touched; w0 is kept in a copy, so that there are two sets of weights. A state dict holds w alone: load it into
-    `linearize` of the model at its start.
+    mode it is in (a warning says so where the model has either). Derivatives are those of its backward pass, with what
+    is under `no_grad` or detached in it, and rules of its own (`autograd.Function`). Tied weights stay tied. `model`
+    itself is not touched; w0 is kept in a copy, so that there are two sets of weights. A state dict holds w alone: load
+    it into `linearize` of the model at its start.
 
     What is linearised are all outputs. A model that is handed labels and returns a loss beside its logits computes
     that loss of the linearised logits: they are the value of the submodule `output`, by default found at the first
@@ -39,15 +38,25 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
 
     Training must call the linearised module itself: its submodules are the model's own, which it does not go through.
 
-    Raises ValueError for a model without floating parameters, or that cannot be copied, where no submodule gives the
-    logits, and where training calls a submodule that has weights.
+    Raises ValueError for a model without floating parameters, or that cannot be copied, that is wrapped or compiled by
+    others, or has operators that PyTorch cannot differentiate twice, where no submodule gives the logits, and where
+    training calls a submodule that has weights.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"linearize needs a torch.nn.Module, got {type(model).__name__}: pass the model")
     if isinstance(model, _Linearized):
         raise ValueError("linearize needs a model, got one that is linearised already: pass the model it was made of")
-    if not any(parameter.is_floating_point() for parameter in model.parameters()):
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("linearize needs a module in Python, got one of torch.jit: pass the module it was made of")
+    if (inner := unwrapped(model)) is not model:
+        kind = type(model).__name__
+        raise ValueError(
+            f"linearize needs the model itself, got it within {kind}: pass the {type(inner).__name__} in it"
+        )
+    if not any(is_weight(parameter) for parameter in model.parameters()):
         raise ValueError(f"linearize needs floating parameters, got none in {type(model).__name__}")
+    if any(getattr(part, "max_norm", None) is not None for part in model.modules()):
+        raise ValueError("linearize needs weights that training alone moves, got an embedding with max_norm: drop it")
     if output is not None and output not in dict(model.named_modules()):
         raise ValueError(f"output must name a submodule of {type(model).__name__}, got {output!r}: see named_modules()")
     fixed = _fixed(model)
@@ -61,34 +70,56 @@ class _Linearized:
 
     _base: nn.Module
     _output: str | None
+    _by_backward: bool | None  # None: not known before a pass that is differentiated
 
     def _first_order(self, *args: Any, **kwargs: Any) -> Any:
+        grad = torch.is_grad_enabled()
+        # Inference tensors take part in no derivative; in the module's own no_grad, nothing does.
+        with torch.inference_mode(False), torch.enable_grad():
+            args, kwargs = _pytree.tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
+            own = dict(self.named_parameters())  # type: ignore[attr-defined]
+            if not grad:
+                own = {name: parameter.detach() for name, parameter in own.items()}
+            known, by_backward = self._by_backward is not None, bool(self._by_backward)
+            if not known:
+                by_backward = not self._has_forward_mode(own, args, kwargs)
+            try:
+                found = self._passed(own, args, kwargs, by_backward)
+            except NotImplementedError as error:
+                raise ValueError(f"linearize needs what PyTorch can differentiate twice, got: {error}") from error
+            if not known and (grad or by_backward):
+                self._by_backward = by_backward
+        return found if grad else _pytree.tree_map_only(Tensor, Tensor.detach, found)
+
+    def _has_forward_mode(self, own: dict[str, Tensor], args: Any, kwargs: Any) -> bool:
+        """Whether all operators have forward mode, and what it gives a backward pass."""
+        trained = [parameter for parameter in own.values() if parameter.requires_grad]
+        with random_state_kept():
+            try:
+                leaves = _pytree.tree_leaves(self._passed(own, args, kwargs, by_backward=False))
+                real = [t.real.sum() for t in leaves if isinstance(t, Tensor) and t.requires_grad]
+                if real and trained:
+                    torch.autograd.grad(real, trained, allow_unused=True)
+            except RuntimeError:  # NotImplementedError is one; errors of the module come again
+                return False
+        return True
+
+    def _passed(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> Any:
         base = self._base
-        with _differentiable():
-            names = dict(base.named_parameters())
-            duals = {
-                name: forward_ad.make_dual(names[name], parameter - names[name])
-                if parameter.is_floating_point()
-                else names[name]
-                for name, parameter in self.named_parameters()  # type: ignore[attr-defined]
-            }
-            pairs = (duals, dict(base.named_buffers()))
-
-            def run() -> Any:
-                return functional_call(base, pairs, args, kwargs)
-
+        way = by_backward_passes(base, own, (args, kwargs)) if by_backward else by_forward_mode(base, own)
+        with way as taken:
             if self._output is None:
                 with _values(base) as values:
-                    found = run()
-                logits = _beside_a_loss(found)
+                    found = taken.run(*args, **kwargs)
+                logits = _beside_a_loss(found, taken)
                 if logits is None:
-                    return _pytree.tree_map(_at_first_order, found)
-                self._output = _giver(base, values, logits)
+                    return tensors_mapped(taken.lifted, found)
+                self._output = _giver(base, values, logits, taken)
             hook = base.get_submodule(self._output).register_forward_hook(
-                lambda *call: _pytree.tree_map(_at_first_order, call[-1])
+                lambda *call: tensors_mapped(taken.lifted, call[-1])
             )
             with hook:
-                return _pytree.tree_map(_at_first_order, run())
+                return tensors_mapped(taken.lifted, taken.run(*args, **kwargs))
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._base._apply(function)
@@ -120,6 +151,7 @@ def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Mod
     # Past nn.Module's registration: w0 is no parameter of the linearised model.
     object.__setattr__(model, "_base", base)
     object.__setattr__(model, "_output", output)
+    object.__setattr__(model, "_by_backward", None)
     return model
 
 
@@ -139,7 +171,9 @@ def _own(model: Any) -> nn.Module:
     """The module of the model's own class with the weights and buffers of a linearised one."""
     kind = type(model).__mro__[2]
     own = object.__new__(kind)
-    own.__dict__.update({name: value for name, value in model.__dict__.items() if name not in ("_base", "_output")})
+    own.__dict__.update(
+        {name: value for name, value in model.__dict__.items() if name not in _Linearized.__annotations__}
+    )
     return own
 
 
@@ -148,40 +182,6 @@ def _fixed(model: nn.Module) -> list[str]:
     tracks = any(getattr(module, "running_mean", None) is not None for module in model.modules())
     said = {"dropout is off": drops, "the running statistics of normalisation are fixed": tracks}
     return [words for words, present in said.items() if present]
-
-
-@contextmanager
-def _differentiable() -> Iterator[None]:
-    """Forward mode, with attention in the form that has one: fused kernels do not."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_AnyLayout())
-            stack.enter_context(forward_ad.dual_level())
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-class _AnyLayout(TorchFunctionMode):
-    """Attention in this form lays its result out otherwise than fused kernels do: where no view of it is, a copy."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        try:
-            return func(*args, **(kwargs or {}))
-        except RuntimeError:
-            if func is not Tensor.view or isinstance(args[-1], torch.dtype):
-                raise
-            return args[0].reshape(*args[1:])
-
-
-def _at_first_order(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    primal, tangent = forward_ad.unpack_dual(value)
-    return primal if tangent is None else primal + tangent
 
 
 @contextmanager
@@ -204,11 +204,11 @@ def _values(base: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
             hook.remove()
 
 
-def _giver(base: nn.Module, values: list[tuple[str, Tensor]], logits: Tensor) -> str:
+def _giver(base: nn.Module, values: list[tuple[str, Tensor]], logits: Tensor, taken: Pass) -> str:
     """The submodule whose value the logits are, or are a part of."""
-    primal = forward_ad.unpack_dual(logits).primal
+    primal = taken.plain(logits)
     for name, value in reversed(values):
-        given = forward_ad.unpack_dual(value).primal
+        given = taken.plain(value)
         if given is primal or given.data_ptr() == primal.data_ptr() or _picked(primal, given):
             return name
     raise ValueError(
@@ -225,13 +225,13 @@ def _picked(part: Tensor, whole: Tensor) -> bool:
     return all(tuple(row) in rows for row in part.detach().reshape(-1, part.shape[-1]).tolist())
 
 
-def _beside_a_loss(found: Any) -> Tensor | None:
+def _beside_a_loss(found: Any, taken: Pass) -> Tensor | None:
     """The logits where a loss is beside them: under their names, or as the one tensor with axes beside one without."""
     logits = _tensor(found, "logits")
     if logits is not None and _tensor(found, "loss") is not None:
         return logits
     real = [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    losses = [leaf for leaf in real if not leaf.ndim and forward_ad.unpack_dual(leaf).tangent is not None]
+    losses = [leaf for leaf in real if not leaf.ndim and taken.varies(leaf)]
     others = [leaf for leaf in real if leaf.ndim]
     return others[0] if losses and len(others) == 1 else None
 

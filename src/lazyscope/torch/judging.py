@@ -23,7 +23,8 @@ from lazyscope.progress import Progress, heard
 from lazyscope.torch.buffers import differing, told_apart
 from lazyscope.torch.loader import Examples, Targets
 from lazyscope.torch.preparing import few_of, ready, taken
-from lazyscope.torch.training import random_state_kept, trained_twice
+from lazyscope.torch.random_state import random_state_kept
+from lazyscope.torch.training import trained_twice
 from lazyscope.torch.weights import End, at_end, unwrapped
 
 EXAMPLES = 1024  # of each iterable, at most
@@ -121,7 +122,8 @@ def _judged(
     buffers = differing(apply, module)
     judged = it.model_of(buffers.start)
     start, last = params0 | buffers.start, _weights(module, params0) | buffers.end
-    _check(apply.given(buffers.start), last, module, few_of(data, module), Choice(output, type(model).__name__))
+    told = module if end is None else end.given
+    _check(apply.given(buffers.start), last, told, few_of(data, told), Choice(output, type(model).__name__))
     if ends is None:
         assert end is not None
         found = judge(judged, start, problem, params=last, key=key, with_kappa=with_kappa, **options)
@@ -152,7 +154,7 @@ def _check(apply: Converted, params: dict[str, Array], module: nn.Module, few: A
     if np.isfinite(expected).all() and not apart <= 1e-3 * size:
         raise ValueError(
             f"the trained module must compute what the model does at other weights, got outputs that differ by "
-            f"{apart:.1e} where they are {size:.1e}: rebuild the model as it is trained (what it is set to, hooks)"
+            f"{apart:.1e} where they are {size:.1e}: build the model as it is when trained (what it is set to, hooks)"
         )
 
 

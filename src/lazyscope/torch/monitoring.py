@@ -16,10 +16,12 @@ from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 from lazyscope import examples, tree
 from lazyscope.adapters import from_torch
 from lazyscope.adapters.torch.converted import travelling
+from lazyscope.adapters.torch.outputs import Choice, flat
+from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.diagnose import monitor
 from lazyscope.groups import Groups
 from lazyscope.torch.padding import WithoutPadding, is_padded, tokens
-from lazyscope.torch.training import random_state_kept
+from lazyscope.torch.random_state import random_state_kept
 from lazyscope.torch.weights import unwrapped
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -35,9 +37,10 @@ class Monitor:
     `batch` is one fixed batch as the loader yields it, on any device, with or without labels (they are left out: what
     is measured are outputs, not losses; `output` says which, as for `lazyscope.adapters.from_torch`). A few dozen
     examples are enough. The module is traced once, in evaluation mode, and left as it was found, with its modes,
-    gradients and the random states of Python, NumPy and PyTorch; later only its weights are read. w0 are the trainable
-    weights (`requires_grad`) now, or those in `start`; what is frozen now counts as frozen. `start` holds them, with
-    the buffers of the start, as NumPy arrays by name.
+    gradients and the random states of Python, NumPy and PyTorch; later its weights are read, and where its outputs are
+    others than theirs (a temperature was annealed, a part replaced) it is traced anew and a warning says so. w0 are the
+    trainable weights (`requires_grad`) now, or those in `start`; what is frozen now counts as frozen. `start` holds
+    them, with the buffers of the start, as NumPy arrays by name.
 
     `measure` gives floats by name, h̄ being the linearisation at w0:
 
@@ -86,12 +89,12 @@ class Monitor:
         self._wide = any(tensor.dtype == torch.float64 for tensor in _tensors(self._model))
         half = any(tensor.dtype in _HALF for tensor in _tensors(self._model))
         self._groups, self._key, self._told = groups, jax.random.key(seed), False
-        with self._types(), random_state_kept(), _as_its_class(self._model):
-            batch = _on_device_of(self._model, batch)
-            self._apply, params0 = from_torch(self._model, batch, output=output, dtype="float32" if half else None)
+        self._output, self._type = output, "float32" if half else None
+        with self._types(), random_state_kept():
+            self._batch = _on_device_of(self._model, batch)
+            params0 = self._trace()
             self._names = list(params0)
-            self._buffers = {name: np.asarray(v) for name, v in self._apply.buffers.items() if v.dtype.kind == "f"}
-            leaves = [_array(leaf) for leaf in self._apply.taken.leaves(batch)]
+            leaves = [_array(leaf) for leaf in self._apply.taken.leaves(self._batch)]
             self._x = examples.as_batch("batch", self._apply.taken.batch(leaves))
         self._padded = is_padded(self._x, self._apply.shape)
         self.described = self._apply.described + ("; padding left out" if self._padded else "")
@@ -116,9 +119,12 @@ class Monitor:
         """The measures at the module's present weights, all of them 0 at w0."""
         with self._types(), random_state_kept():
             params, changed = self._present(), self._changed()
+            if not self._thawed() and self._computes_otherwise(params, changed):
+                self._trace_anew()
+                changed = self._changed()
             given = self._apply.given(changed)
             apply = WithoutPadding(given, tokens) if self._padded else given
-            now, before = ({name: travelling(values[name]) for name in changed} for values in (changed, self.start))
+            now, before = _travelling(changed), _travelling({name: self.start[name] for name in changed})
             params0 = {name: jnp.asarray(self.start[name]) for name in self._names}
             measure = monitor(apply, params0 | now, self._x, kernel=False, groups=self._groups, key=self._key)
             found: dict[str, Any] = measure(params | now)
@@ -131,14 +137,44 @@ class Monitor:
     def _types(self) -> Any:
         return jax.enable_x64(True) if self._wide else nullcontext()
 
+    def _trace(self) -> dict[str, Array]:
+        """The module as it is now, and its weights."""
+        with _as_its_class(self._model):
+            self._apply, params = from_torch(self._model, self._batch, output=self._output, dtype=self._type)
+        self._buffers = {name: np.asarray(v) for name, v in self._apply.buffers.items() if v.dtype.kind == "f"}
+        return params
+
+    def _computes_otherwise(self, params: dict[str, Array], changed: dict[str, np.ndarray]) -> bool:
+        """Whether the module gives other outputs now than what was traced does at its weights and buffers."""
+        choice, taken = Choice(self._output, type(self._model).__name__), self._apply.taken
+        with _as_its_class(self._model), evaluation(self._model), torch.no_grad():
+            expected = _array(flat(self._model, taken, choice)(*taken.leaves(self._batch)))
+        found = np.asarray(self._apply.given(changed)(params | _travelling(changed), self._x))
+        apart, size = (float(np.linalg.norm(v.astype(float))) for v in (found - expected, expected))
+        return bool(np.isfinite(expected).all()) and not apart <= (1e-3 if self._type is None else 0.1) * size
+
+    def _trace_anew(self) -> None:
+        warnings.warn(
+            f"{type(self._model).__name__} computes something else than when it was traced, with the same weights "
+            "(what it is set to, its other buffers, frozen weights, hooks or parts): it is traced anew, as it is now",
+            stacklevel=3,
+        )
+        flags = [(weight, weight.requires_grad) for weight in self._model.parameters()]
+        try:
+            for name, weight in self._model.named_parameters():
+                weight.requires_grad_(name in self._names)
+            self._trace()
+        finally:
+            for weight, trains in flags:
+                weight.requires_grad_(trains)
+
     def _present(self) -> dict[str, Array]:
         weights = dict(self._model.named_parameters())
         if gone := [name for name in self._names if name not in weights]:
             raise ValueError(
                 f"a module must keep its weights while it is measured, {gone[0]} is gone: make a Monitor anew"
             )
-        late = [name for name, weight in weights.items() if weight.requires_grad and name not in self._names]
-        if late and not self._told:
+        if (late := self._thawed()) and not self._told:
             self._told = True
             warnings.warn(
                 f"{len(late)} weights train that were frozen when measuring began, {late[0]} first: they are measured "
@@ -146,6 +182,10 @@ class Monitor:
                 stacklevel=3,
             )
         return {name: jnp.asarray(_array(weights[name]), self.start[name].dtype) for name in self._names}
+
+    def _thawed(self) -> list[str]:
+        weights = self._model.named_parameters()
+        return [name for name, weight in weights if weight.requires_grad and name not in self._names]
 
     def _changed(self) -> dict[str, np.ndarray]:
         """Floating buffers that are not what they were at the start, or when the module was traced."""
@@ -157,6 +197,10 @@ class Monitor:
             for name, v in present.items()
             if not all(np.array_equal(v, values[name], equal_nan=True) for values in before)
         }
+
+
+def _travelling(buffers: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    return {name: travelling(value) for name, value in buffers.items()}
 
 
 def _order(name: str) -> tuple[bool, int]:

@@ -20,7 +20,7 @@ from lazyscope.progress import Progress
 from lazyscope.torch.loader import Examples, Targets, alike, examples_of
 from lazyscope.torch.losses import Found, loss_of, own_loss
 from lazyscope.torch.padding import Counts, WithoutPadding, padding
-from lazyscope.torch.training import random_state_kept
+from lazyscope.torch.random_state import random_state_kept
 from lazyscope.torch.weights import copied, unwrapped
 
 _FEW = 4  # examples that the module itself is called on

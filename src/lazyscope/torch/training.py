@@ -1,16 +1,14 @@
 """The user's own training, of the model and of its linearisation, under one random state."""
 
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from lazyscope.progress import Progress, silent
 from lazyscope.torch.first_order import linearize
+from lazyscope.torch.random_state import random_state_kept
 from lazyscope.torch.weights import copied
 
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # of a tensor; a copy has none
@@ -57,16 +55,3 @@ def _no_loss_alone(module: torch.nn.Module, _: Any, found: Any) -> None:
             f"{type(module).__name__} must return its outputs when it is trained, beside its loss or alone, got the "
             "loss alone, of which no linearisation in the outputs can be had: compute it outside of the model"
         )
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """The random state of PyTorch, NumPy and Python is afterwards what it was before."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that loaders draw from
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -1,5 +1,6 @@
 """Trained weights and buffers, wherever they are, in a copy of the model."""
 
+import dis
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -12,16 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope.adapters.checkpoint import is_copy
 from lazyscope.adapters.folders import Stored, read, some
 
+_UNUSED = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+
 
 class End(NamedTuple):
-    """A module at the end of training; where its weights are from, in words."""
+    """A module at the end of training; where its weights are from, in words; the module itself where that was given."""
 
     module: Any
     said: str
+    given: Any
 
 
 class _Own(NamedTuple):
@@ -51,27 +56,46 @@ def at_end(model: Any, trained: Any, ignore: Sequence[str] = ()) -> End:
         for own in _own(copy):
             if own.names[0] in found:
                 own.tensor.copy_(_tensor(found[own.names[0]]).reshape(own.tensor.shape))
-    return End(copy, where + (f" ({', '.join(sorted(cast))})" if cast else ""))
+    given = unwrapped(trained)
+    alike = type(given) is type(model) and _kinds(given) == _kinds(copy)
+    return End(copy, where + (f" ({', '.join(sorted(cast))})" if cast else ""), given if alike else copy)
+
+
+def _kinds(module: Any) -> list[tuple[Any, ...]]:
+    return [(name, held.dtype, held.device) for name, held in module.named_parameters()]
 
 
 def copied(model: Any) -> Any:
     """A copy of the module, with weights of its own; ValueError where there is none that trains like it."""
-    parts = {id(part): part for part in model.modules()} if isinstance(model, nn.Module) else {}
-    for name, value in ((name, value) for part in parts.values() for name, value in vars(part).items()):
-        if isinstance(value, FunctionType) and any(id(held) in parts for held in _held(value)):
-            raise ValueError(
-                f"a copy of the module must have weights of its own, got the function {name!r} in it, which holds "
-                "a part of the module and would in the copy, too: make it a method"
-            )
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    own = {id(held) for part in parts for held in (part, *part.parameters(recurse=False))}
+    computed: dict[
+        int, Any
+    ] = {}  # by an earlier pass, as weight normalisation keeps it: of leaves alone there are copies
+    for name, value in ((name, value) for part in parts for name, value in vars(part).items()):
+        for leaf in _pytree.tree_leaves(dict(value) if isinstance(value, Mapping) else value):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                computed[id(leaf)] = leaf.detach().clone()
+            elif (
+                isinstance(leaf, FunctionType) and name not in _UNUSED and any(id(held) in own for held in _held(leaf))
+            ):
+                raise ValueError(
+                    f"a copy of the module must have weights of its own, got the function {leaf.__name__!r} in its "
+                    f"{name}, which holds a part of the module and would in the copy, too: make it a method"
+                )
     try:
-        return deepcopy(model)
+        return deepcopy(model, computed)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"diagnose needs a module that can be copied, got: {reason}: copy.deepcopy(model)") from error
+        raise ValueError(f"the module must be one that can be copied, got: {reason}: copy.deepcopy(model)") from error
 
 
 def _held(function: FunctionType) -> list[Any]:
-    return list(inspect.getclosurevars(function).nonlocals.values())
+    """What a function has from elsewhere: a variable around it, a global one, a default."""
+    around = inspect.getclosurevars(function).nonlocals.values()
+    named = {i.argval for i in dis.get_instructions(function) if i.opname == "LOAD_GLOBAL"}
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return [*around, *(function.__globals__.get(name) for name in named), *defaults]
 
 
 def unwrapped(model: Any) -> Any:

@@ -1,0 +1,179 @@
+"""h(w0) + Dh(w0)(w − w0) of what a PyTorch module computes, with the derivatives that its training has.
+
+Forward mode is the cheaper way. Where an operator has none (a custom Function, weight normalisation, most fused
+kernels), or where its own derivative is missing, the backward pass v ↦ Dh(w0)ᵀv, which is linear, is differentiated.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.autograd import forward_ad  # pyright: ignore[reportMissingImports]
+from torch.autograd.function import once_differentiable  # pyright: ignore[reportMissingImports]
+from torch.func import functional_call  # pyright: ignore[reportMissingImports]
+from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[reportMissingImports]
+from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
+from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+class Pass(NamedTuple):
+    """A pass of the module as it was at w0, and what is made of tensors that it computes."""
+
+    run: Callable[..., Any]
+    lifted: Callable[[list[Tensor]], list[Tensor]]  # to first order
+    varies: Callable[[Tensor], bool]  # whether it depends on the weights
+    plain: Callable[[Tensor], Tensor]
+
+
+def tensors_mapped(function: Callable[[list[Tensor]], list[Tensor]], value: Any) -> Any:
+    """The value with all its tensors replaced, at once."""
+    leaves, form = _pytree.tree_flatten(value)
+    at = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    for n, tensor in zip(at, function([leaves[n] for n in at]), strict=True):
+        leaves[n] = tensor
+    return _pytree.tree_unflatten(leaves, form)
+
+
+@contextmanager
+def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor]) -> Iterator[Pass]:
+    """The pass whose numbers carry their derivative along w − w0, w0 the weights of `base` and w those of `own`."""
+
+    def lifted(tensors: list[Tensor]) -> list[Tensor]:
+        duals = [forward_ad.unpack_dual(tensor) for tensor in tensors]
+        return [dual.primal if dual.tangent is None else dual.primal + dual.tangent for dual in duals]
+
+    with _differentiable(), forward_ad.dual_level():
+        start = dict(base.named_parameters())
+        weights = [name for name, w0 in start.items() if is_weight(w0)]
+        duals = {name: forward_ad.make_dual(start[name].detach(), own[name] - start[name].detach()) for name in weights}
+        given = (start | duals, dict(base.named_buffers()))
+        yield Pass(lambda *args, **kwargs: functional_call(base, given, args, kwargs), lifted, _has_tangent, _primal)
+
+
+@contextmanager
+def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> Iterator[Pass]:
+    """The pass whose vector-Jacobian product is differentiated, once for all tensors that are asked for."""
+    weights = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
+    moved = [own[name] - w0.detach() for name, w0 in weights.items()]
+    through = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
+
+    def lifted(tensors: list[Tensor]) -> list[Tensor]:
+        asked = [tensor for tensor in tensors if tensor.requires_grad]
+        found = iter(())
+        if asked and through:
+            found = iter([a + b for a, b in zip(asked, _along(asked, weights, moved, graph=True), strict=True)])
+        elif asked:
+            found = iter(_FirstOrder.apply(asked, weights, *moved))
+        return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
+
+    for w0 in weights.values():
+        w0.requires_grad_()  # in the module itself: a checkpoint computes again with what it holds
+    with _differentiable():
+        yield Pass(base, lifted, lambda tensor: tensor.requires_grad, lambda tensor: tensor)
+
+
+class _FirstOrder(torch.autograd.Function):
+    """h + Dh(w − w0) of w − w0, whose own derivative is Dhᵀ."""
+
+    @staticmethod
+    def forward(ctx: Any, tensors: list[Tensor], weights: dict[str, Tensor], *moved: Tensor) -> tuple[Tensor, ...]:
+        ctx.tensors, ctx.weights = tensors, list(weights.values())
+        with torch.enable_grad():
+            along = _along(tensors, weights, list(moved), graph=False)
+        return tuple(a.detach() + b for a, b in zip(tensors, along, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        found = torch.autograd.grad(ctx.tensors, ctx.weights, slopes, retain_graph=True, allow_unused=True)
+        return (None, None, *found)
+
+
+def _along(tensors: list[Tensor], weights: dict[str, Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
+    """Dh(w − w0): the derivative by v of <Dhᵀv, w − w0>, at v = 0."""
+    v = [torch.zeros_like(tensor, requires_grad=True) for tensor in tensors]
+    back = torch.autograd.grad(tensors, list(weights.values()), v, create_graph=True, allow_unused=True)
+    inner = [(g.conj() * step).sum().real for g, step in zip(back, moved, strict=True) if g is not None]
+    if not inner:
+        return v
+    return list(torch.autograd.grad(inner, v, create_graph=graph, retain_graph=True, materialize_grads=True))
+
+
+def is_weight(tensor: Tensor) -> bool:
+    """Whether a model is linearised in it."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Kernels that can be differentiated twice: fused attention cannot; nothing compiled."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_AsTrained())
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _AsTrained(TorchFunctionMode):
+    """Operations with the derivatives that a backward pass has, and kernels that have them.
+
+    Where the module turns gradients off, nothing has any. Attention in this form lays its result out otherwise than
+    fused kernels do: where no view of it is, a copy.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.embedding_bag and _has_tangent(args[1]):
+            func = _embedding_bag
+        recurrent = getattr(func, "__name__", "") in _RECURRENT
+        try:
+            with _without_fused() if recurrent else nullcontext():
+                found = func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if func is not Tensor.view or isinstance(args[-1], torch.dtype):
+                raise
+            found = args[0].reshape(*args[1:])
+        if torch.is_grad_enabled():
+            return found
+        return _pytree.tree_map_only(Tensor, lambda t: _primal(t) if _has_tangent(t) else t, found)
+
+
+def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Sums and means of bags, linear in the weight: PyTorch has no forward mode of them and differentiates once."""
+    given = inspect.signature(nn.functional.embedding_bag).bind(ids, weight, *args, **kwargs).arguments
+    scales = given.get("per_sample_weights")
+    if given.get("mode", "mean") == "max" or (scales is not None and _has_tangent(scales)):
+        raise NotImplementedError("forward mode of an embedding bag that is not linear in its weight")
+    start, step = forward_ad.unpack_dual(weight)
+    found, along = (nn.functional.embedding_bag(ids, one, *args, **kwargs) for one in (start, step))
+    return forward_ad.make_dual(found, along)
+
+
+@contextmanager
+def _without_fused() -> Iterator[None]:
+    both = torch.backends.mkldnn, torch.backends.cudnn
+    before = [library.enabled for library in both]
+    try:
+        for library in both:
+            library.enabled = False
+        yield
+    finally:
+        for library, enabled in zip(both, before, strict=True):
+            library.enabled = enabled
+
+
+def _primal(tensor: Tensor) -> Tensor:
+    return forward_ad.unpack_dual(tensor).primal
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
