@@ -5,13 +5,18 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
+import tyro
 import xarray as xr
 from safetensors.numpy import save_file
 
 from lazyscope.cli import main, streams
+from lazyscope.cli.arguments import parse
 from lazyscope.cli.loading import on_case
 from lazyscope.papers.registry import FIGURES
 
@@ -60,6 +65,27 @@ def test_an_out_that_is_a_file_is_refused(capsys, tmp_path):
         assert main(["reproduce", "note-fig4", "--out", str(out)]) == 2
         assert "is a file, name another place" in capsys.readouterr().err
     assert blocker.read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder in which nobody can make one is Linux's")
+def test_an_out_that_cannot_be_made_is_refused_before_anything_is_computed(capsys):
+    for command in (["reproduce", "note-fig4"], ["diagnose", "two-layer-rich"], ["landscape", "two-layer-rich"]):
+        assert main([*command, "--out", "/proc/lazyscope/out"]) == 2
+        error = capsys.readouterr().err
+        assert "--out must be a folder that can be written to, got No such file or directory" in error
+        assert len(lines(error)) == 1
+
+
+def test_an_option_of_several_values_given_twice_has_those_of_both():
+    @dataclass
+    class Asked:
+        changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+        ignore: tuple[str, ...] = ()
+        out: str = ""
+
+    words = ["--set", "a=1", "--ignore", "x", "--out", "here", "--set=b=2", "c=-3", "--ignore", "y"]
+    found = parse({"ask": Asked, "other": Asked}, ["ask", *words], description="")
+    assert (found.changes, found.ignore, found.out) == (("a=1", "b=2", "c=-3"), ("x", "y"), "here")
 
 
 def test_help_imports_no_jax_and_shows_examples():

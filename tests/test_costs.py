@@ -75,6 +75,18 @@ def test_programs_lie_where_caches_of_the_system_do(platform, environ, expected)
     assert programs.default_folder(environ, platform, Path("/home/a")) == Path(expected)
 
 
+def test_the_folder_may_be_named_from_home_and_off_in_any_case(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    code = (
+        "from lazyscope.cli import programs; programs.keep(); import jax; print(jax.config.jax_compilation_cache_dir)"
+    )
+    for said, expected in (("OFF", None), ("~/programs", tmp_path / "home" / "programs")):
+        monkeypatch.setenv(programs.VARIABLE, said)
+        done = python("-c", code, cwd=tmp_path)
+        assert done.stdout.strip() == str(expected), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_a_folder_that_others_can_write_to_or_that_is_a_file_is_refused(tmp_path, monkeypatch):
     tmp_path.chmod(0o777)
     monkeypatch.setenv(programs.VARIABLE, str(tmp_path))

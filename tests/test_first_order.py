@@ -344,6 +344,7 @@ def test_what_is_no_model_is_refused():
         lst.linearize(lst.linearize(nn.Linear(2, 2)))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_what_cannot_be_linearised_or_copied_is_refused():
     def hooked(held):
         model = nn.Sequential(nn.Linear(4, 3))

@@ -120,6 +120,11 @@ def model_folder(folder, **config):
             "an adapter does not say where its own weights started",
         ),
         (["{here}/before", "{here}/none", "--batch", "b.npz"], "AFTER must be a folder or a file of weights"),
+        pytest.param(
+            ["{here}/before", "{here}/after", "--batch", "{here}/words.npz"],
+            "a batch must hold numbers, got text in",
+            marks=pytest.mark.slow,  # with PyTorch
+        ),
     ],
 )
 def test_the_command_refuses_folders_in_one_line(arguments, message, tmp_path, capsys, monkeypatch):
@@ -131,6 +136,7 @@ def test_the_command_refuses_folders_in_one_line(arguments, message, tmp_path, c
     model_folder(tmp_path / "own", auto_map={"AutoModel": "modeling.Own"})
     model_folder(tmp_path / "several", architectures=[])
     (model_folder(tmp_path / "text") / "config.json").write_text("{")
+    np.savez(tmp_path / "words.npz", input_ids=np.ones((2, 3), int), text=np.array(["a", "b"]))
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "adapter_config.json").write_text("{}")
     assert main(["diagnose", *(a.format(here=tmp_path) for a in arguments)]) == 2

@@ -13,6 +13,7 @@ import lazyscope as ls
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:torch")]
 torch = pytest.importorskip("torch")
 nn = torch.nn
+DataLoader = torch.utils.data.DataLoader
 
 
 class Classifier(nn.Module):
@@ -155,6 +156,11 @@ def test_a_module_of_fewer_digits_is_converted_to_more_when_asked():
         ),
         (nn.Linear(3, 2), {"x": torch.zeros(3, 3), "y": torch.zeros(3)}, "entries that Linear takes, input, got x, y"),
         (Classifier(), {"tokens": torch.zeros(3, 2, dtype=int), "price": torch.zeros(2)}, r"tokens \(3, 2\)"),
+        (
+            nn.Linear(3, 2),
+            DataLoader([torch.zeros(3)]),
+            r"tensors or arrays, got a DataLoader for input: pass next\(iter",
+        ),
         (nn.Linear(3, 2), torch.zeros(0, 3), r"needs at least one example, .* got inputs \(0, 3\)"),
     ],
 )
@@ -162,6 +168,21 @@ def test_a_batch_that_says_too_little_is_refused_in_one_line(module, batch, mess
     with pytest.raises(ValueError, match=message) as caught:
         ls.adapters.from_torch(module, batch)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_module_of_torch_jit_is_refused():
+    with pytest.raises(ValueError, match=r"got a RecursiveScriptModule of torch\.jit: pass what it was made of"):
+        ls.adapters.from_torch(torch.jit.script(nn.Linear(3, 2)), torch.zeros(2, 3))
+
+
+def test_neither_autocast_nor_inference_mode_around_a_conversion_changes_it():
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)
+    expected = net(x).detach()
+    for around in (torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        with around:
+            apply, params0 = ls.adapters.from_torch(net, 1 * x)
+        np.testing.assert_allclose(apply(params0, x), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 3, "any"])

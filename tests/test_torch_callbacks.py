@@ -269,14 +269,14 @@ def net(lightning):
     return Net()
 
 
-def fit(folder, *callbacks, resume=None, epochs=2):
+def fit(folder, *callbacks, resume=None, epochs=2, build=net, **options):
     lightning = pytest.importorskip("lightning.pytorch")
     lightning.seed_everything(1, verbose=False)
-    model, data = net(lightning), images()
+    model, data = build(lightning), images()
     logger = pytest.importorskip("lightning.pytorch.loggers").CSVLogger(folder)
     trainer = lightning.Trainer(
         max_epochs=epochs, accumulate_grad_batches=2, logger=logger, callbacks=list(callbacks), accelerator="cpu",
-        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=3,
+        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=3, **options,
     )  # fmt: skip
     loaders = (torch.utils.data.DataLoader(data, 8, shuffle=True), torch.utils.data.DataLoader(data, 32))
     trainer.fit(model, *loaders, ckpt_path=resume)
@@ -296,6 +296,26 @@ def test_a_lightning_run_is_the_same_run_and_its_loggers_hear_of_it(tmp_path):
     inside, _, again = fit(tmp_path / "c", lightning_callback(batch, every=5, model="net"))
     assert same(alone, inside)
     assert [float(row[GAP]) for row in again.values()] == pytest.approx([float(row[GAP]) for row in rows.values()])
+
+
+def logging_net(lightning):
+    class Net(type(net(lightning))):
+        def forward(self, x):
+            self.log("mean input", x.mean())
+            return self.net(x)
+
+    return Net()
+
+
+def test_in_the_precision_of_the_run_and_without_what_its_forward_logs(tmp_path):
+    options = {"build": logging_net, "epochs": 1, "precision": "64-true"}
+    alone, one, _ = fit(tmp_path / "a", **options)
+    watched, other, rows = fit(tmp_path / "b", lightning_callback(list(images()[:6]), every=2), **options)
+    assert same(alone, watched)
+    assert float(rows[1][GAP]) > 0
+    names = [trainer.callback_metrics.keys() for trainer in (one, other)]
+    assert {name for name in names[1] if not name.startswith("lazyscope/")} == set(names[0])
+    assert float(one.callback_metrics["mean input"]) == float(other.callback_metrics["mean input"])
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

@@ -241,6 +241,18 @@ def test_half_precision_is_measured_in_float32_and_float64_without_a_switch():
         assert 0 < watch.measure()["lazyscope/movement"] < 1e-11
 
 
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_what_a_loop_is_under_when_it_measures_changes_nothing(around):
+    model, x, y = mlp().float(), torch.randn(6, 3), torch.randn(6, 2)
+    with around():
+        watch = lst.Monitor(model, x, groups=ONE)
+    plain = lst.Monitor(model, x, groups=ONE)
+    trained(model, x, y)
+    with around():
+        found = watch.measure()
+    assert found == plain.measure()
+
+
 def test_the_module_is_found_in_what_wraps_it():
     model, x = mlp(), torch.randn(6, 3).double()
     compiled = torch.compile(model, backend="eager")
@@ -268,6 +280,9 @@ def test_what_cannot_be_measured_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"whole weights in this process, got a part of 0\.weight"):
         lst.Monitor(mlp().to("meta"), x)
     watch = lst.Monitor(model, x)
+    model[3] = nn.Linear(8, 5).double()
+    with pytest.raises(ValueError, match=r"must keep its weights while it is measured, 3\.weight has another shape"):
+        watch.measure()
     model[3] = nn.Identity()
     with pytest.raises(ValueError, match=r"must keep its weights while it is measured, 3\.weight is gone"):
         watch.measure()

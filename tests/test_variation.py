@@ -125,7 +125,28 @@ def test_a_figure_in_a_file_of_ones_own_is_reproduced_and_varied(tmp_path, monke
         "mine-POWER-exponent-1": "fails",
     }
     assert found["mine-POWER-exponent-1"]["settings"]["exponent"] == "1"
+    capsys.readouterr()
+    several = ["--set", "exponent=2e+0", "--set=widths=2,4"]  # none of them is dropped, and the page finds the name
+    assert main([*ask, *several]) == 0
+    name = "mine-POWER-exponent-2e+0-widths-2-4"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["figures"].keys() == {name}
+    assert main(["report", "out"]) == 0
+    assert name in (tmp_path / "out" / "index.html").read_text()
     assert found["mine-POWER-exponent-1"]["command"].endswith("mine.py:POWER --size tiny --set exponent=1")
+
+
+@pytest.mark.slow
+def test_figures_of_two_files_of_one_name_have_cells_of_their_own_by_workers_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.py").write_text(OWN.replace("width**exponent", "width ** (2 * exponent)"))
+    found = []
+    for file in ("mine.py", "other/mine.py"):
+        assert main(["reproduce", f"{file}:POWER", "--size", "tiny", "--out", "out", "--json", "--workers", "1"]) == 0
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+        found += [float(claim["mean"]) for figure in figures.values() for claim in figure["claims"]]
+    assert found[1] == pytest.approx(2 * found[0], rel=0.01)
 
 
 @pytest.mark.parametrize(

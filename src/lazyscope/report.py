@@ -28,7 +28,7 @@ from lazyscope.store import named, write_atomic
 PAGE, LEAD = "index.html", "lead.json"
 UNKNOWN = "unknown"  # of an outcome that was not measured before
 INTERACTIVE, NARROW = ".interactive.json", ".narrow.svg"
-ITEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
+ITEM = re.compile(r"\w[\w.+-]*\.json")
 WORDS = ("sentence", "outcome", "reason", "measure", "interval", "of", "note", "moved")  # of a finding
 KEPT = {"PNG": "png", "PDF": "pdf", "SVG": "svg", "netCDF": "nc"}
 GROUPS = {  # by the first part of a figure's name; the rest are later papers'

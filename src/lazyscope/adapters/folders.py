@@ -120,6 +120,12 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return dict(zip(file.keys(), map(file.get_tensor, file.keys()), strict=True)), file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} must be a safetensors file, got: {error}") from error
+    except AttributeError as error:  # of NumPy, by the name of the type
+        kind = str(error).rpartition(" ")[2]
+        raise ValueError(
+            f"the trained weights must be of types that NumPy has, got {kind} in {path}: load the checkpoint without "
+            "quantisation and save it so"
+        ) from error
 
 
 def _pickled(path: Path) -> ValueError:

@@ -14,6 +14,7 @@ NUMBERS = {
     "a whole number": r"invalid literal for int\(\) with base 10",
     "a number": "could not convert string to float",
 }
+SEVERAL = ("--set", "--ignore", "--units")  # options of several values
 DASHES = set("─-╰╯+")
 
 
@@ -24,15 +25,32 @@ class InputError(Exception):
 def parse(commands: Mapping[str, Callable[..., Any]], arguments: Sequence[str] | None, *, description: str) -> Any:
     """The command that `arguments` ask for. Raises InputError; SystemExit(0) after --help."""
     said = io.StringIO()
+    words = None if arguments is None else _together(arguments)
     try:
         with redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
-                dict(commands), prog="lazyscope", description=description, args=arguments
+                dict(commands), prog="lazyscope", description=description, args=words
             )
     except SystemExit as end:
         if not end.code:
             raise
         raise InputError(_line(said.getvalue())) from None
+
+
+def _together(words: Sequence[str]) -> list[str]:
+    """`--set a --set b` as `--set a b`: of an option given twice tyro takes the last."""
+    parts: list[list[str]] = [[]]
+    for word in words:
+        option, equals, value = word.partition("=")
+        start = word.startswith("--")
+        parts += [[option, value] if equals and option in SEVERAL else [word]] if start else []
+        parts[-1] += [] if start else [word]
+    first = {part[0]: part for part in reversed(parts) if part}
+    for part in parts:
+        if part and part[0] in SEVERAL and part is not first[part[0]]:
+            first[part[0]] += part[1:]
+            part.clear()
+    return [word for part in parts for word in part]
 
 
 def _line(box: str) -> str:

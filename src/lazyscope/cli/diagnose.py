@@ -133,8 +133,11 @@ class Diagnose:
     def _folders(self) -> tuple[Path, Path, Path] | None:
         """BEFORE, AFTER and the batch, where folders are meant."""
         before = Path(self.case)
-        if not before.is_dir() and self.end is None and self.batch is None and self.held_out is None:
-            return None
+        if self.end is None and self.batch is None and self.held_out is None:
+            from lazyscope.cli.loading import BUILT_IN
+
+            if not before.is_dir() or self.case in BUILT_IN:
+                return None
         if not before.is_dir() or self.end is None or self.batch is None:
             raise InputError(
                 "folders are diagnosed as BEFORE AFTER --batch FILE, got "

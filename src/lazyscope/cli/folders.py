@@ -95,4 +95,9 @@ def _model(folder: Path, kind: str) -> Any:
 def _batch(path: Path) -> dict[str, Any]:
     import torch  # pyright: ignore[reportMissingImports]
 
-    return {name: torch.from_numpy(array.copy()) for name, array in read(path).arrays.items()}
+    arrays = read(path).arrays
+    if words := [name for name, array in arrays.items() if array.dtype.kind not in "biufc"]:
+        raise ValueError(
+            f"a batch must hold numbers, got {some(words)} in {path}: leave out what the model does not take"
+        )
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}

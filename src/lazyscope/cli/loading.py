@@ -3,8 +3,8 @@
 Naming a file runs it, as importing it would: only name files you trust.
 """
 
+import hashlib
 import importlib
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -21,6 +21,7 @@ from lazyscope.cli.arguments import InputError
 from lazyscope.cli.interrupts import interrupts
 from lazyscope.problems import Case
 from lazyscope.progress import Progress
+from lazyscope.sweep.sending import OWN, imported
 
 T = TypeVar("T")
 
@@ -155,22 +156,10 @@ def _takes_nothing(function: Callable[..., Any]) -> bool:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"the file must exist, got {str(path)!r}: name it as FILE.py:OBJECT")
-    # Dataclasses and pickle look a class's module up, under a name that no installed package has.
-    name = f"lazyscope_case_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be imported: name a Python file")
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # its neighbours import as they would for `python FILE.py`
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        sys.path.remove(folder)
-        raise
-    return module
+    # Dataclasses and pickle look a class's module up, under a name that no installed package has. A store keeps cells
+    # under it, so that two files of one name must not share it.
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return imported(f"{OWN}{path.stem}_{place}", path.resolve())
 
 
 def _from_module(name: str) -> ModuleType:

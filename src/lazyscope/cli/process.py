@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from lazyscope.cli.arguments import InputError
@@ -21,10 +22,23 @@ def message(line: str) -> str:
 
 
 def check_folder(out: Path) -> None:
-    """Raise InputError where no folder can be made."""
+    """Raise InputError where no folder can be made, or written to; before anything is computed."""
     blocker = next((p for p in (out, *out.parents) if p.exists()), None)
     if blocker is not None and not blocker.is_dir():
         raise InputError(f"--out must be a folder, got {str(out)!r}: {blocker} is a file, name another place")
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--out must be a folder that can be written to, got {error.strerror} for {str(out)!r}: name another place"
+        ) from None
+    finally:
+        for folder in missing:  # the deepest first
+            if folder.exists():
+                folder.rmdir()
 
 
 def check_seed(seed: int) -> None:

@@ -37,12 +37,12 @@ def keep() -> None:
     import jax
 
     said = os.environ.get(VARIABLE, "")
-    if said == "off":
+    if said.lower() == "off":
         return
     jax.monitoring.register_event_listener(_listen)
     if jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    folder = Path(said) if said else default_folder(os.environ, sys.platform, Path.home()) / "programs"
+    folder = Path(said).expanduser() if said else default_folder(os.environ, sys.platform, Path.home()) / "programs"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_room(folder)

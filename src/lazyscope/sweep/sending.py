@@ -1,19 +1,21 @@
 """What workers need to be sent, found out before the first of them starts."""
 
+import importlib.util
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from lazyscope.executors import in_words, local
 from lazyscope.sweep.cells import Function, name_of
 
+OWN = "lazyscope_case_"  # how the names of modules begin that are imported from a file of the user's
 HOW = "move it to the top level of a module and pass what it needs as settings (functools.partial)"
 
 
@@ -32,12 +34,53 @@ class ByValue:
         return pickle.loads, (self.code,)
 
 
+@dataclass(frozen=True)
+class OfFiles:
+    """A function of a file of the user's, which a worker imports under the name that it has here."""
+
+    files: Mapping[str, str]
+    code: bytes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return _of_files(self.files, self.code)(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_files, (self.files, self.code)
+
+
+def imported(name: str, path: Path) -> ModuleType:
+    """The module in a file, under `name`, with its neighbours as they are for `python FILE.py`."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported: name a Python file")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        sys.path.remove(folder)
+        raise
+    return module
+
+
+def _of_files(files: Mapping[str, str], code: bytes) -> Any:
+    for name, path in files.items():
+        if name not in sys.modules:
+            imported(name, Path(path))
+    return pickle.loads(code)
+
+
 def sendable(function: Function, values: Sequence[Any], executor: Executor) -> Function:
     """`function` as workers get it; `values` are those of static axes, which go along.
 
-    Workers import functions by name. What they cannot import, of a notebook or of standard input, goes by value where
-    cloudpickle is there, as Dask and submitit send it anyway. What it holds and a module has under its name, such as
-    `jax.numpy.tanh`, arrives as that and not as a copy: code asks with `is` which activation it was given.
+    Workers import functions by name, those of a file that the command line names from there. What they cannot import,
+    of a notebook or of standard input, goes by value where cloudpickle is there, as Dask and submitit send it anyway.
+    What it holds and a module has under its name, such as `jax.numpy.tanh`, arrives as that and not as a copy: code
+    asks with `is` which activation it was given.
 
     Raises ValueError for a lambda, a function inside another, and what can be sent in neither way.
     """
@@ -48,6 +91,9 @@ def sendable(function: Function, values: Sequence[Any], executor: Executor) -> F
     except Exception as error:  # pickle says it in many types
         reason = in_words(error)
     else:
+        files = {name: str(m.__file__) for name, m in sys.modules.items() if name.startswith(OWN)}
+        if files := {name: path for name, path in files.items() if name.encode() in by_name}:
+            return OfFiles(files, pickle.dumps(function))
         if not here or b"__main__" not in by_name or _is_file():
             return function
         reason = "no worker can read the session or the input that defines it"

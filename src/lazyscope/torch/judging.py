@@ -93,7 +93,8 @@ def diagnose(
         raise ValueError(f"examples must be at least 1, got {examples}")
     report = heard(progress)
     options = {"groups": groups, "thresholds": thresholds, "num_steps": num_steps, "costs": costs, "progress": report}
-    with random_state_kept(), jax.enable_x64(True) if _is_double(unwrapped(model), dtype) else nullcontext():
+    double = jax.enable_x64(True) if _is_double(unwrapped(model), dtype) else nullcontext()
+    with torch.inference_mode(False), random_state_kept(), double:
         model, data, rest = taken(model, batches, held_out, examples, targets, dtype)
         end = None if trained is None else at_end(model, trained, ignore)
         found = _judged(model, data, rest, end, train, loss, output, with_kappa, jax.random.key(seed), options)

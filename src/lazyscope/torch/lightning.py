@@ -1,6 +1,8 @@
 """The measures of `Monitor` in the loggers of a Lightning `Trainer`."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -85,34 +87,52 @@ class LightningCallback(_Base):
             return
         measured = pl_module if self._model is None else _submodule(pl_module, self._model)
         self._last = trainer.global_step
-        self._monitor = Monitor(measured, self._batch, start=self._start, **self._options)
+        batch = trainer.precision_plugin.convert_input(self._batch)
+        with _not_logged(pl_module):
+            self._monitor = Monitor(measured, batch, start=self._start, **self._options)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Measure, where it is time to."""
         # A batch may take no step (accumulation) or several (two optimisers).
         first = self._last == 0 < trainer.global_step
         if first or trainer.global_step // self.every > self._last // self.every:
-            found = self._measure(trainer)
+            found = self._measure(trainer, pl_module)
             if found and trainer.world_size == 1:
                 pl_module.log_dict(found, on_step=True, on_epoch=False, logger=False, batch_size=1)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure at the end, and let go of the model."""
         if trainer.global_step > self._last:
-            self._measure(trainer)
+            self._measure(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model and of w0."""
         self._monitor = self._start = None
 
-    def _measure(self, trainer: Any) -> dict[str, float]:
+    def _measure(self, trainer: Any, pl_module: Any) -> dict[str, float]:
         if self._monitor is None:
             return {}
         self._last = trainer.global_step
-        found = self._monitor.measure()
+        with _not_logged(pl_module):
+            found = self._monitor.measure()
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)
         return found
+
+
+@contextmanager
+def _not_logged(pl_module: Any) -> Iterator[None]:
+    """Without what `forward` logs: a pass of ours is none of the run's."""
+    held = vars(pl_module)
+    held.update(log=_ignored, log_dict=_ignored)
+    try:
+        yield
+    finally:
+        del held["log"], held["log_dict"]
+
+
+def _ignored(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _submodule(pl_module: Any, name: str) -> Any:

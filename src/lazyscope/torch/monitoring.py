@@ -174,6 +174,11 @@ class Monitor:
             raise ValueError(
                 f"a module must keep its weights while it is measured, {gone[0]} is gone: make a Monitor anew"
             )
+        if unlike := [name for name in self._names if tuple(weights[name].shape) != self.start[name].shape]:
+            raise ValueError(
+                f"a module must keep its weights while it is measured, {unlike[0]} has another shape: make a Monitor "
+                "anew"
+            )
         if (late := self._thawed()) and not self._told:
             self._told = True
             warnings.warn(

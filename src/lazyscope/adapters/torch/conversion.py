@@ -65,12 +65,17 @@ def from_torch(
     At kinks the first derivatives are PyTorch's; a norm has second derivative 0 at 0. A query of
     `scaled_dot_product_attention` without a key gives 0.
     """
+    import torch  # pyright: ignore[reportMissingImports]
+
     name = type(module).__name__
-    inputs, leaves = taken(module.forward, name, batch)
-    leaves = _tensors(inputs, leaves)
-    if dtype is not None:
-        module, leaves = _cast(module, leaves, dtype)
-    return _converted(module, name, inputs, leaves, output, report=heard(progress))
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(f"from_torch needs a module in Python, got a {name} of torch.jit: pass what it was made of")
+    with torch.inference_mode(False):
+        inputs, leaves = taken(module.forward, name, batch)
+        leaves = _tensors(inputs, leaves)
+        if dtype is not None:
+            module, leaves = _cast(module, leaves, dtype)
+        return _converted(module, name, inputs, leaves, output, report=heard(progress))
 
 
 def from_exported(program: Any, *, output: Output = None) -> tuple[Converted, dict[str, Array]]:
@@ -196,9 +201,7 @@ def _check_alone(apply: Converted, name: str, params0: dict[str, Array], rows: P
 
 def _tensors(inputs: Taken, leaves: list[Any]) -> list[Any]:
     """Tensors of at least one example each, all of as many."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.tensor(np.asarray(leaf)) for leaf in leaves]
+    tensors = [_tensor(name, leaf) for name, leaf in zip(inputs.names, leaves, strict=True)]
     counts = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
     if len(counts) != 1 or 0 in counts:
         shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(inputs.names, tensors, strict=True))
@@ -207,6 +210,20 @@ def _tensors(inputs: Taken, leaves: list[Any]) -> list[Any]:
             "counts examples"
         )
     return tensors
+
+
+def _tensor(name: str, leaf: Any) -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if isinstance(leaf, torch.Tensor):
+        return leaf.clone() if leaf.is_inference() else leaf  # no derivative goes through those of inference_mode
+    try:
+        return torch.tensor(np.asarray(leaf))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"a batch must hold tensors or arrays of numbers, got other objects for {name}: pass one that the loader "
+            "yields, next(iter(loader))"
+        ) from None
 
 
 def _cast(module: Any, tensors: list[Any], dtype: Any) -> tuple[Any, list[Any]]:

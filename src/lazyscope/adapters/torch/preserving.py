@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import ismodule
 from typing import Any
 
@@ -11,7 +11,9 @@ _CONTAINERS = (dict, defaultdict, list, set, OrderedDict)  # none of somebody's 
 
 @contextmanager
 def evaluation(module: Any) -> Iterator[None]:
-    """The module in evaluation mode, with gradients and without the fused attention that exists only for inference.
+    """The module in evaluation mode, with gradients, in its own type whatever autocast it is called under.
+
+    Without the fused attention that exists only for inference.
 
     Afterwards its modes, flags, attributes, buffers, gradients and PyTorch's random state are as before, whatever
     `forward` did: a cache that it fills at its first call is empty again.
@@ -24,7 +26,12 @@ def evaluation(module: Any) -> Iterator[None]:
     try:
         module.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng(devices=list(devices)), torch.inference_mode(False), torch.enable_grad():
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=list(devices)))
+            for kind in {"cpu", *(device.type for device in devices)}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
