@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import lazyscope as ls
+from lazyscope.adapters.folders import read
 
 PARAMS = {"a.weight": np.arange(6.0).reshape(2, 3), "b.weight": np.ones(2)}
 
@@ -151,6 +152,16 @@ def with_torch():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     return torch
+
+
+@pytest.mark.slow
+def test_weights_of_a_type_that_numpy_lacks_are_refused_by_its_name(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors.torch").save_file(
+        {"w": torch.ones(3).to(torch.float8_e5m2)}, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"of types that NumPy has, got 'float8_e5m2' in .*w.safetensors"):
+        read(tmp_path / "w.safetensors")
 
 
 def test_hidden_files_beside_a_checkpoint_are_none(tmp_path):

@@ -23,7 +23,7 @@ from lazyscope.progress import Progress, silent
 from lazyscope.scaling import stable_step_size
 
 DEFAULT_STEPS = 1500
-SHRINKING = tuple(4**n for n in range(8))  # what steps that diverge are divided by
+SHRUNK = 4**8  # by how much steps that diverge are shrunk at most
 RUNS = "your trainer, runs"
 CLOSED_FORM_SIDE = 2048  # rows of the tangent kernel up to which its eigenvectors beat iterating
 
@@ -164,17 +164,22 @@ def by_descent(
                 "outputs there, such as an absolute error: pass train=, a trainer with a step of its own"
             )
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
-    for over in SHRINKING:
-        settings = {"alpha": alpha, "step_size": step / over}
+
+    def descended(step: float) -> tuple[PyTree, bool, Recorder | None]:
         recorder = Recorder(apply, params0, problem, alpha, num_steps, key) if recorded else None
-        report(0, num_steps, steps_of(linear=False))
         seen = {} if recorder is None else {"record": recorder.record, "look": recorder.model}
-        params, improving = descent_in_parts(
-            apply, params0, problem, num_steps=num_steps, report=report, **settings, **seen
+        report(0, num_steps, steps_of(linear=False))
+        found = descent_in_parts(
+            apply, params0, problem, alpha=alpha, step_size=step, num_steps=num_steps, report=report, **seen
         )
         report(num_steps, num_steps, steps_of(linear=False))
-        if _finite(params):
-            break
+        return *found, recorder
+
+    over, (params, improving, recorder) = 1, descended(step)
+    while not _finite(params) and over < SHRUNK:
+        over *= 4
+        params, improving, recorder = descended(step / over)
+    settings = {"alpha": alpha, "step_size": step / over}
     report(0, num_steps, steps_of(linear=True))
     linear = _linear_descent(apply, params0, problem, num_steps, settings, report, recorder)
     report(num_steps, num_steps, steps_of(linear=True))

@@ -89,12 +89,12 @@ class _FirstOrder(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> Any:
+    def backward(ctx: Any, *slopes: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = torch.autograd.grad(ctx.tensors, ctx.weights, slopes, retain_graph=True, allow_unused=True)
         return (None, None, *found)
 
 
-def _along(tensors: list[Tensor], weights: dict[str, Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
+def _along(tensors: list[Tensor], weights: Mapping[str, Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
     """Dh(w − w0): the derivative by v of <Dhᵀv, w − w0>, at v = 0."""
     v = [torch.zeros_like(tensor, requires_grad=True) for tensor in tensors]
     back = torch.autograd.grad(tensors, list(weights.values()), v, create_graph=True, allow_unused=True)
@@ -154,13 +154,14 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
     if given.get("mode", "mean") == "max" or (scales is not None and _has_tangent(scales)):
         raise NotImplementedError("forward mode of an embedding bag that is not linear in its weight")
     start, step = forward_ad.unpack_dual(weight)
+    assert step is not None
     found, along = (nn.functional.embedding_bag(ids, one, *args, **kwargs) for one in (start, step))
     return forward_ad.make_dual(found, along)
 
 
 @contextmanager
 def _without_fused() -> Iterator[None]:
-    both = torch.backends.mkldnn, torch.backends.cudnn
+    both: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
     before = [library.enabled for library in both]
     try:
         for library in both:
