@@ -257,6 +257,24 @@ def test_inputs_have_their_derivative_without_forward_mode_too():
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+def test_a_loss_in_the_model_is_that_of_the_linearised_logits_without_forward_mode_too():
+    model, tokens = Decoder().double(), torch.randint(0, 7, (3, 5))
+    slopes = []
+    for norm in (model.norm, nn.utils.parametrizations.weight_norm(copy.deepcopy(model.norm))):
+        model.norm = norm  # the same function, of the second there is no forward mode
+        first = lst.linearize(model)
+        with torch.no_grad():
+            first.head.weight.mul_(1.2)
+            first.qkv.weight.mul_(1.3)
+        found = first(tokens, labels=tokens)
+        logits = first(tokens)["logits"]
+        torch.testing.assert_close(found["loss"], nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()))
+        found["loss"].backward()
+        slopes.append((found["loss"].detach(), first.embed.weight.grad, first.qkv.weight.grad))
+    assert first._by_backward
+    torch.testing.assert_close(*slopes)
+
+
 def test_its_first_pass_draws_what_the_model_draws():
     model = Of(lambda m, x: m.parts[0](x) + torch.randn(6, 2).double(), nn.Linear(4, 2)).double()
     first, x = lst.linearize(model), rows(4)()

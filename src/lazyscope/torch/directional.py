@@ -60,15 +60,19 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
     """The pass whose vector-Jacobian product is differentiated, once for all tensors that are asked for."""
     weights = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
     moved = [own[name] - w0.detach() for name, w0 in weights.items()]
-    through = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
+    # Of inputs, or of what was lifted before, there are derivatives beside those of the weights: a graph for all.
+    graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
 
     def lifted(tensors: list[Tensor]) -> list[Tensor]:
+        nonlocal graph
         asked = [tensor for tensor in tensors if tensor.requires_grad]
-        found = iter(())
-        if asked and through:
+        if not asked:
+            return tensors
+        if graph:
             found = iter([a + b for a, b in zip(asked, _along(asked, weights, moved, graph=True), strict=True)])
-        elif asked:
+        else:
             found = iter(_FirstOrder.apply(asked, weights, *moved))
+        graph = True
         return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
 
     for w0 in weights.values():

@@ -80,14 +80,14 @@ class _Linearized:
             own = dict(self.named_parameters())  # type: ignore[attr-defined]
             if not grad:
                 own = {name: parameter.detach() for name, parameter in own.items()}
-            known, by_backward = self._by_backward is not None, bool(self._by_backward)
-            if not known:
+            by_backward = self._by_backward
+            if by_backward is None:
                 by_backward = not self._has_forward_mode(own, args, kwargs)
             try:
                 found = self._passed(own, args, kwargs, by_backward)
             except NotImplementedError as error:
                 raise ValueError(f"linearize needs what PyTorch can differentiate twice, got: {error}") from error
-            if not known and (grad or by_backward):
+            if grad or by_backward:  # else no backward pass was tried
                 self._by_backward = by_backward
         return found if grad else _pytree.tree_map_only(Tensor, Tensor.detach, found)
 
