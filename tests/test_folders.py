@@ -273,6 +273,11 @@ def test_a_model_within_another_takes_its_part_and_a_wrapped_one_its_prefix(torc
     with pytest.raises(ValueError, match=r"also has cls\.bias: build the model of the checkpoint, or leave them out"):
         at_end(model, larger)
     assert_equal(torch, at_end(model, larger, ignore=["cls.*"]).module, trained)
+    parallel = {f"module.{name}": value for name, value in trained.state_dict().items()} | {"module.ema": torch.ones(2)}
+    with pytest.raises(ValueError, match="also has ema: build the model"):
+        at_end(model, parallel)
+    for name in ("ema", "module.ema"):  # as it was said, and as it is stored
+        assert_equal(torch, at_end(model, parallel, ignore=[name]).module, trained)
 
 
 @pytest.mark.slow

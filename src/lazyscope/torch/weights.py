@@ -43,14 +43,13 @@ def at_end(model: Any, trained: Any, ignore: Sequence[str] = ()) -> End:
     `trained` is a folder in the layout of Hugging Face or a file (`adapters.folders.read`), a state dict, or a module.
     Names may have another prefix than those of the model (`module.`, `_orig_mod.`, `transformer.`) and leave out the
     name of an adapter; a tied weight may be there under any of its names. Of frozen weights nothing need be there, as
-    in an adapter of PEFT; what is there must be what the model has. `ignore` lists names, with *, of what to leave out.
-    Other floats are cast to the type of the model.
+    in an adapter of PEFT; what is there must be what the model has. `ignore` lists names, with *, of what to leave out,
+    as they are stored or as errors say them. Other floats are cast to the type of the model.
 
     Raises ValueError, in one line, for anything that does not fit: nothing is left as it was at the start in silence.
     """
     stored, where = _stored(trained)
-    kept = {name: v for name, v in stored.arrays.items() if not any(fnmatchcase(name, glob) for glob in ignore)}
-    found, cast = _matched(model, stored._replace(arrays=kept), where)
+    found, cast = _matched(model, stored._replace(arrays=_without(stored.arrays, ignore)), where, ignore)
     copy = copied(model)
     with torch.no_grad():
         for own in _own(copy):
@@ -132,7 +131,11 @@ def _stored(trained: Any) -> tuple[Stored, str]:
     )
 
 
-def _matched(model: Any, stored: Stored, where: str) -> tuple[dict[str, np.ndarray], set[str]]:
+def _without(arrays: Mapping[str, np.ndarray], ignore: Sequence[str]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in arrays.items() if not any(fnmatchcase(name, glob) for glob in ignore)}
+
+
+def _matched(model: Any, stored: Stored, where: str, ignore: Sequence[str]) -> tuple[dict[str, np.ndarray], set[str]]:
     """Values by the first names of the model's tensors, and which types are cast."""
     adapters = tuple(getattr(model, "peft_config", None) or ())
     owned = _own(model)
@@ -152,7 +155,7 @@ def _matched(model: Any, stored: Stored, where: str) -> tuple[dict[str, np.ndarr
     names_frozen = {name for own in owned if own.kind == "frozen" for name in plain[id(own)]}
     rest = names_frozen and not any(_ends(name, names_frozen) for name in arrays)
     needed = [own for own in owned if own.kind == "trained" or (own.kind == "buffer" and not rest and _counts(own))]
-    arrays = _shifted(arrays, [plain[id(own)] for own in needed])
+    arrays = _without(_shifted(arrays, [plain[id(own)] for own in needed]), ignore)  # by the names that errors say
     found, cast, used = {}, set(), set()
     for own in owned:
         here = [name for name in plain[id(own)] if name in arrays]
