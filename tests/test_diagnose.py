@@ -154,6 +154,15 @@ def test_a_model_that_is_linear_in_its_parameters_gets_no_scale_as_advice():
     assert found.advice[0] == "the model is linear in its parameters, and lazy at every output scale"
 
 
+def test_targets_that_are_all_0_leave_the_initial_output_to_be_unlearnt():
+    problem = ls.Problem(PROBLEM.x, jnp.zeros_like(PROBLEM.y))
+    found = ls.diagnose(TANH.apply, TANH.init(jax.random.key(1)), problem, key=KEY, num_steps=300, with_kappa=False)
+    assert found.regime != "lazy"
+    assert (
+        "the initial output, where nothing else is to be learnt, has to be unlearnt: center the model" in found.advice
+    )
+
+
 def test_parameters_in_another_container_are_refused_by_its_name():
     params0 = TANH.init(jax.random.key(1))
     with pytest.raises(ValueError, match=r"like params0 for .*, got OrderedDict for dict: keep the same pytree"):

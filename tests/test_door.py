@@ -457,3 +457,23 @@ def test_products_are_taken_in_full_precision_whatever_the_caller_has_set(measur
     with jax.default_matmul_precision("bfloat16"):
         measure(apply)
     assert set(seen) == {"highest"}
+
+
+def test_arrays_may_be_sharded_over_automatic_axes_and_explicit_ones_are_named():
+    params, x = {"w": jnp.ones((3, 2))}, jnp.linspace(-1, 1, 12).reshape(4, 3)
+    placed = {}
+    for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,))
+        where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        placed[kind] = [jax.device_put(value, where) for value in (params, x)]
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"])
+
+    auto, explicit = placed.values()
+    np.testing.assert_array_equal(ls.tangent_kernel(apply, *auto), ls.tangent_kernel(apply, params, x))
+    for placed_so, name in (((explicit[0], x), "params"), ((params, explicit[1]), "x")):
+        with pytest.raises(
+            ValueError, match=rf"{name} must not be sharded over Explicit axes of a mesh, got \['data'\]"
+        ):
+            ls.tangent_kernel(apply, *placed_so)

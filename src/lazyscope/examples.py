@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lazyscope import tree
+
 Batch = PyTree
 """An array `(n, ...)`, or a pytree of such arrays with one n."""
 
@@ -23,6 +25,8 @@ def as_batch(name: str, value: Any) -> Batch:
     could be either and is refused. What the caller could change in place is copied.
     """
     batch = value if _is_jax(value) else _converted(name, value)
+    for leaf in jax.tree.leaves(batch):
+        tree.check_sharding(name, leaf)
     lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
     if len(lengths) != 1 or None in lengths:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(batch)) or "no array"

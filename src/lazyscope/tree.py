@@ -21,6 +21,18 @@ def is_parameter(leaf: Any) -> bool:
     return jnp.issubdtype(jax.dtypes.result_type(leaf), jnp.floating) if _is_array(leaf) else isinstance(leaf, float)
 
 
+def check_sharding(name: str, leaf: Any) -> None:
+    """ValueError for an array over Explicit axes of a mesh: the sharding of every result would have to be said."""
+    known = isinstance(leaf, jax.Array) and hasattr(leaf, "copy_to_host_async")  # no tracer
+    mesh = getattr(leaf.sharding, "mesh", None) if known else None
+    kinds = zip(getattr(mesh, "axis_names", ()), getattr(mesh, "axis_types", None) or (), strict=False)
+    if axes := [axis for axis, kind in kinds if kind is jax.sharding.AxisType.Explicit]:
+        raise ValueError(
+            f"{name} must not be sharded over Explicit axes of a mesh, got {axes}: make it with "
+            "jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names))"
+        )
+
+
 def split(params: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
     """Separate parameters from what is set aside.
 

@@ -152,14 +152,17 @@ def advise(
     elif recommendation is not None:
         lines += _for_laziness(recommendation, crit, trained, share)
     elif share > LARGE_START:
-        lines.append(
-            f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model"
-        )
+        lines.append(_to_unlearn(share))
     if trained.still_improving:
         lines.append("the loss was still falling by more than 1 % at the end: run longer to learn where it ends")
     if losses["loss, trained"] > losses["loss at start"]:
         lines.append("training raised the held-out loss: the regime says nothing about whether training helps here")
     return tuple(lines)
+
+
+def _to_unlearn(share: float) -> str:
+    size = f"{share:.2g} times what is to be learnt" if math.isfinite(share) else "where nothing else is to be learnt"
+    return f"the initial output, {size}, has to be unlearnt: center the model"
 
 
 def _rises(losses: Sequence[float]) -> bool:
@@ -171,9 +174,7 @@ def _for_laziness(recommendation: Recommendation, crit: Criterion | None, traine
     lines = []
     first = f"alpha = {recommendation.alpha:g} is expected to be lazy"
     if recommendation.center:
-        lines.append(
-            f"the initial output, {share:.2g} times what is to be learnt, has to be unlearnt: center the model"
-        )
+        lines.append(_to_unlearn(share))
         first = f"centered (ls.center), alpha = {recommendation.alpha:g} is expected to be lazy"
         if crit is not None and crit.kappa_least is not None and crit.kappa_least > RECOMMENDED:
             first += f"; as it is, no output scale brings kappa below {crit.kappa_least:.2g}"

@@ -150,6 +150,7 @@ def _kept(leaf: Any) -> Any:
                 "lazyscope.adapters.from_torch"
             )
         return Fixed(leaf)
+    tree.check_sharding("params", leaf)
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         if leaf.dtype.itemsize < 4:
             raise ValueError(
