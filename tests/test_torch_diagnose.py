@@ -200,7 +200,7 @@ def test_what_a_copy_would_lose_is_refused():
     net, data = WithLoss("outputs"), regression()
     plain = steps_of(lambda m, x, y: F.mse_loss(m(x), y), data)
     net.head = lambda z: net.net(z)
-    with pytest.raises(ValueError, match="got the function 'head' in it, which holds a part of the module"):
+    with pytest.raises(ValueError, match="got the function '<lambda>' in its head, which holds a part of the module"):
         lst.diagnose(net, data, train=plain, with_kappa=False)
     del net.head
     net.net[0].weight.register_hook(torch.zeros_like)

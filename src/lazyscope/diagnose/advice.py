@@ -167,7 +167,7 @@ def _to_unlearn(share: float) -> str:
 
 def _rises(losses: Sequence[float]) -> bool:
     """Whether a loss ever exceeds its start by more than rounding."""
-    return max(losses) > losses[0] * (1 + 1e-4)
+    return max(losses) > losses[0] * (1 + 1e-4) > 0
 
 
 def _for_laziness(recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float) -> list[str]:
