@@ -5,6 +5,7 @@ kernels), or where its own derivative is missing, the backward pass v ↦ Dh(w0)
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -61,18 +62,22 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
     weights = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
     moved = [own[name] - w0.detach() for name, w0 in weights.items()]
     # Of inputs, or of what was lifted before, there are derivatives beside those of the weights: a graph for all.
-    graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
+    through = graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
 
     def lifted(tensors: list[Tensor]) -> list[Tensor]:
-        nonlocal graph
+        nonlocal through, graph
         asked = [tensor for tensor in tensors if tensor.requires_grad]
         if not asked:
             return tensors
+        if graph and through is None:
+            raise ValueError(
+                "a loss within a model that has no forward mode has no derivative by its inputs: compute it outside"
+            )
         if graph:
             found = iter([a + b for a, b in zip(asked, _along(asked, weights, moved, graph=True), strict=True)])
         else:
             found = iter(_FirstOrder.apply(asked, weights, *moved))
-        graph = True
+        through, graph = None if through else False, True
         return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
 
     for w0 in weights.values():
@@ -165,15 +170,10 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
 
 @contextmanager
 def _without_fused() -> Iterator[None]:
-    both: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
-    before = [library.enabled for library in both]
-    try:
-        for library in both:
-            library.enabled = False
-        yield
-    finally:
-        for library, enabled in zip(both, before, strict=True):
-            library.enabled = enabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of TF32, which stays as it is
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 def _primal(tensor: Tensor) -> Tensor:

@@ -84,7 +84,13 @@ class _Linearized:
             if by_backward is None:
                 by_backward = not self._has_forward_mode(own, args, kwargs)
             try:
-                found = self._passed(own, args, kwargs, by_backward)
+                try:
+                    found = self._passed(own, args, kwargs, by_backward)
+                except NotImplementedError:
+                    if by_backward:
+                        raise
+                    by_backward = True  # another path through the module than at first
+                    found = self._passed(own, args, kwargs, by_backward)
             except NotImplementedError as error:
                 raise ValueError(f"linearize needs what PyTorch can differentiate twice, got: {error}") from error
             if grad or by_backward:  # else no backward pass was tried

@@ -1,19 +1,17 @@
 """Trained weights and buffers, wherever they are, in a copy of the model."""
 
 import dis
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
-from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope.adapters.checkpoint import is_copy
 from lazyscope.adapters.folders import Stored, read, some
@@ -72,7 +70,7 @@ def copied(model: Any) -> Any:
         int, Any
     ] = {}  # by an earlier pass, as weight normalisation keeps it: of leaves alone there are copies
     for name, value in ((name, value) for part in parts for name, value in vars(part).items()):
-        for leaf in _pytree.tree_leaves(dict(value) if isinstance(value, Mapping) else value):
+        for leaf in _in(value):
             if isinstance(leaf, Tensor) and not leaf.is_leaf:
                 computed[id(leaf)] = leaf.detach().clone()
             elif (
@@ -89,9 +87,16 @@ def copied(model: Any) -> Any:
         raise ValueError(f"the module must be one that can be copied, got: {reason}: copy.deepcopy(model)") from error
 
 
+def _in(value: Any) -> Iterable[Any]:
+    """What a container holds, itself in none: not deeper, it may hold itself."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple | set) else [value]
+
+
 def _held(function: FunctionType) -> list[Any]:
     """What a function has from elsewhere: a variable around it, a global one, a default."""
-    around = inspect.getclosurevars(function).nonlocals.values()
+    around = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
     named = {i.argval for i in dis.get_instructions(function) if i.opname == "LOAD_GLOBAL"}
     defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     return [*around, *(function.__globals__.get(name) for name in named), *defaults]
