@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ nn = torch.nn
 checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
 pytest.importorskip("torch.nn.utils.prune")
 lst = pytest.importorskip("lazyscope.torch")
+accelerate = pytest.importorskip("accelerate")
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +211,12 @@ AS_TRAINED = {
         lambda: nn.Sequential(nn.EmbeddingBag(7, 3, padding_idx=0), nn.Linear(3, 2)),
         lambda: torch.randint(0, 7, (6, 3)),
     ),
+    "gradients of a tensor within it": (
+        lambda: Of(
+            lambda m, x: m.parts[1](torch.softmax(m.parts[0](x).requires_grad_(), -1)), nn.Linear(4, 5), nn.Linear(5, 2)
+        ),
+        rows(4),
+    ),
     "complex weights": (lambda: Of(spectral, w=torch.randn(5, dtype=torch.complex128)), rows(8)),
 }
 
@@ -257,6 +265,56 @@ def test_inputs_have_their_derivative_without_forward_mode_too():
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+def test_inputs_have_their_derivative_after_a_pass_without():
+    first, x = lst.linearize(Of(lambda m, x: torch.softmax(m.parts[0](x), -1), nn.Linear(4, 3)).double()), rows(4)()
+    first(x).sum().backward()
+    shifted(first)
+    x.requires_grad_()
+    for parameter in first.parameters():
+        parameter.grad = None
+    (first(x) ** 3).sum().backward()
+    assert torch.autograd.gradcheck(lambda x: (first(x) ** 3).sum(), x)
+
+
+def test_a_forward_pass_of_the_instance_is_linearised_too():
+    class Shifted(nn.Linear):
+        def forward(self, x, scale=1.0):
+            return scale * torch.tanh(super().forward(x))
+
+    own, plain, x = Shifted(4, 3), nn.Linear(4, 3), torch.randn(6, 4)
+    plain.load_state_dict(own.state_dict())
+    expected = lst.linearize(own)
+    plain.forward = types.MethodType(
+        lambda self, x, scale=1.0: scale * torch.tanh(nn.functional.linear(x, self.weight, self.bias)), plain
+    )
+    prepared = accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(nn.Sequential(own))
+    first, of_prepared = lst.linearize(plain), lst.linearize(prepared)
+    for linear in (expected, first, of_prepared):
+        shifted(linear, 0.5)
+    torch.testing.assert_close(first(x, scale=2.0), expected(x, scale=2.0))
+    assert inspect.signature(first.forward) == inspect.signature(plain.forward)
+    torch.testing.assert_close(of_prepared(x), expected(x), rtol=0.02, atol=0.02)
+    shifted(own, 0.5)
+    assert not torch.allclose(of_prepared(x), own(x), rtol=0.05, atol=0.05)
+
+
+def test_a_library_may_wrap_and_unwrap_it():
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    model, first, x = made("mlp")
+    model, first, x = model.float(), first.float(), x.float()
+    for each in (model, first):
+        shifted(each, 0.5)
+    expected = first(x)
+    assert not torch.allclose(expected, model(x), rtol=0.1, atol=0.1)
+    again = copy.deepcopy(accelerator.prepare(copy.deepcopy(first)))
+    torch.testing.assert_close(again(x), expected, rtol=0.02, atol=0.02)
+    for keep in (True, False):
+        inner = accelerator.unwrap_model(accelerator.prepare(copy.deepcopy(first)), keep_fp32_wrapper=keep)
+        torch.testing.assert_close(inner(x), expected, rtol=0.02, atol=0.02)
+    compiled = torch.compile(first, backend="eager")
+    torch.testing.assert_close(compiled(x), expected)
+
+
 def test_a_loss_in_the_model_is_that_of_the_linearised_logits_without_forward_mode_too():
     model, tokens = Decoder().double(), torch.randint(0, 7, (3, 5))
     slopes = []
@@ -271,7 +329,7 @@ def test_a_loss_in_the_model_is_that_of_the_linearised_logits_without_forward_mo
         torch.testing.assert_close(found["loss"], nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()))
         found["loss"].backward()
         slopes.append((found["loss"].detach(), first.embed.weight.grad, first.qkv.weight.grad))
-    assert first._by_backward
+    assert all(first._by_backward.values())
     torch.testing.assert_close(*slopes)
 
 

@@ -377,6 +377,10 @@ class Straight(torch.autograd.Function):
         (lambda: Of(lambda s, x: (x * s.p).argsort(-1).to(x.dtype)), r"their derivatives lost in sort\.\w+, which has"),
         (lambda: Of(lambda s, x: (x * s.p).argsort(-1)), r"must return floating-point numbers, got torch\.int64"),
         (lambda: Of(lambda s, x: x * s.p if x.sum() > 0 else s.p - x), "that torch.export can trace, got from Of"),
+        (
+            lambda: Of(lambda s, x: (x * s.p).bfloat16()),
+            r"float32 or float64, got outputs in torch\.bfloat16: leave out",
+        ),
         (lambda: Of(lambda s, x: (x - x.mean(0)) * s.p), "examples of a batch must not see each other"),
         (lambda: Of(lambda s, x: Straight.apply(x * s.p)), r"derivatives by p that differ by .* custom derivatives"),
         (lambda: Of(lambda s, x: torch.log(0 * x * s.p)), r"outputs of Of must be finite on the example, got 9 of 9"),

@@ -1,5 +1,7 @@
 """The check at conversion: in float64 whatever the model's type, with second derivatives and true causes."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,35 @@ def test_a_gate_that_rounding_closes_in_float32_is_no_disagreement():
     module = Of(lambda p, x: torch.relu((x * p).sum(-1, keepdim=True)) + x @ p[:, None], (1e8, 1.0, -1e8))
     apply, params0 = ls.adapters.from_torch(module, torch.ones(2, 3))
     assert apply(params0, np.ones((2, 3), np.float32)).dtype == jnp.float32
+
+
+class Less(nn.Module):
+    """h(w) − h(w0), by a frozen copy, as moved as `by` makes the weights; with `mean`, of the batch's mean as well."""
+
+    def __init__(self, by=0.0, mean=0.0):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 3))
+        self.start, self.mean = copy.deepcopy(self.net).requires_grad_(False), mean
+        with torch.no_grad():
+            for weight in self.net.parameters():
+                weight.mul_(1 + by)
+
+    def forward(self, x):
+        return (self.net(x) * 1.1 - self.mean * x.mean()) / 1.1 - self.start(x)
+
+
+@pytest.mark.parametrize(("dtype", "by"), [("float32", 1e-6), ("float32", 0.0), ("float64", 1e-15), ("float64", 0.0)])
+def test_outputs_that_cancel_but_for_rounding_are_compared_up_to_it(dtype, by):
+    torch.manual_seed(0)
+    model, x = Less(by).to(getattr(torch, dtype)), torch.randn(16, 32).to(getattr(torch, dtype))
+    with torch.no_grad():
+        outputs, largest = model(x), float(model.start(x).abs().max())
+    assert float(outputs.abs().max()) < 1e-5 * largest
+    apply, params = ls.adapters.from_torch(model, x)
+    few = 100 * torch.finfo(x.dtype).eps * largest
+    np.testing.assert_allclose(apply(params, x.numpy()), outputs, rtol=0, atol=few)
+    with pytest.raises(ValueError, match="must do the same with a row in a batch and alone"):
+        ls.adapters.from_torch(Less(by, mean=1.0).to(x.dtype), x)
 
 
 def test_hardsigmoid_converts_in_float64():

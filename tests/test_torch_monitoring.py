@@ -1,5 +1,7 @@
 """What is measured of a PyTorch module while somebody else trains it: against the library, and leaving no trace."""
 
+import copy
+
 import fresh
 import jax
 import jax.numpy as jnp
@@ -220,6 +222,24 @@ def test_a_module_that_computes_something_else_now_is_traced_anew(change):
         ),
         rtol=1e-9,
     )
+
+
+def test_a_centred_module_that_hardly_moved_computes_what_it_did():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 3))
+            self.start = copy.deepcopy(self.net).requires_grad_(False)
+
+        def forward(self, x):
+            return 10 * (self.net(x) - self.start(x))
+
+    model, x = Centred(), torch.randn(16, 32)
+    watch = lst.Monitor(model, x, groups=ONE)
+    with torch.no_grad():
+        for weight in model.net.parameters():
+            weight.add_(1e-7 * torch.randn_like(weight).sign())
+    assert watch.measure()["lazyscope/movement"] > 0  # a warning of another trace would be an error
 
 
 def test_half_precision_is_measured_in_float32_and_float64_without_a_switch():

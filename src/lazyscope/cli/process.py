@@ -23,11 +23,12 @@ def message(line: str) -> str:
 
 def check_folder(out: Path) -> None:
     """Raise InputError where no folder can be made, or written to; before anything is computed."""
-    blocker = next((p for p in (out, *out.parents) if p.exists()), None)
-    if blocker is not None and not blocker.is_dir():
-        raise InputError(f"--out must be a folder, got {str(out)!r}: {blocker} is a file, name another place")
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    missing: list[Path] = []
     try:
+        blocker = next((p for p in (out, *out.parents) if p.exists()), None)
+        if blocker is not None and not blocker.is_dir():
+            raise InputError(f"--out must be a folder, got {str(out)!r}: {blocker} is a file, name another place")
+        missing += [folder for folder in (out, *out.parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass

@@ -41,11 +41,15 @@ def tensors_mapped(function: Callable[[list[Tensor]], list[Tensor]], value: Any)
 
 
 @contextmanager
-def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor]) -> Iterator[Pass]:
+def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> Iterator[Pass]:
     """The pass whose numbers carry their derivative along w − w0, w0 the weights of `base` and w those of `own`."""
+    through = have_gradients(inputs)
 
     def lifted(tensors: list[Tensor]) -> list[Tensor]:
         duals = [forward_ad.unpack_dual(tensor) for tensor in tensors]
+        if not through and any(dual.tangent is not None and dual.primal.requires_grad for dual in duals):
+            # As PEFT and checkpoints make embeddings: beside such a derivative that of a softmax's tangent is missing.
+            raise NotImplementedError("forward mode beside gradients of a tensor within the module")
         return [dual.primal if dual.tangent is None else dual.primal + dual.tangent for dual in duals]
 
     with _differentiable(), forward_ad.dual_level():
@@ -62,7 +66,7 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
     weights = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
     moved = [own[name] - w0.detach() for name, w0 in weights.items()]
     # Of inputs, or of what was lifted before, there are derivatives beside those of the weights: a graph for all.
-    through = graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
+    through = graph = have_gradients(inputs)
 
     def lifted(tensors: list[Tensor]) -> list[Tensor]:
         nonlocal through, graph
@@ -111,6 +115,11 @@ def _along(tensors: list[Tensor], weights: Mapping[str, Tensor], moved: list[Ten
     if not inner:
         return v
     return list(torch.autograd.grad(inner, v, create_graph=graph, retain_graph=True, materialize_grads=True))
+
+
+def have_gradients(inputs: Any) -> bool:
+    """Whether there are derivatives by a tensor of these."""
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
 
 
 def is_weight(tensor: Tensor) -> bool:

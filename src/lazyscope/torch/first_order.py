@@ -16,7 +16,14 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.torch.directional import Pass, by_backward_passes, by_forward_mode, is_weight, tensors_mapped
+from lazyscope.torch.directional import (
+    Pass,
+    by_backward_passes,
+    by_forward_mode,
+    have_gradients,
+    is_weight,
+    tensors_mapped,
+)
 from lazyscope.torch.random_state import random_state_kept
 from lazyscope.torch.weights import copied, unwrapped
 
@@ -62,7 +69,9 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
     fixed = _fixed(model)
     if fixed:
         warnings.warn(f"in the linearised model {' and '.join(fixed)}", stacklevel=2)
-    return _linearized(copied(model), copied(model), output)
+    trained, base = copied(model), copied(model)
+    _drop_own_forward(trained)
+    return _linearized(trained, base, output)
 
 
 class _Linearized:
@@ -70,7 +79,7 @@ class _Linearized:
 
     _base: nn.Module
     _output: str | None
-    _by_backward: bool | None  # None: not known before a pass that is differentiated
+    _by_backward: dict[bool, bool]  # by whether inputs have a derivative; empty before a pass that is differentiated
 
     def _first_order(self, *args: Any, **kwargs: Any) -> Any:
         grad = torch.is_grad_enabled()
@@ -80,7 +89,8 @@ class _Linearized:
             own = dict(self.named_parameters())  # type: ignore[attr-defined]
             if not grad:
                 own = {name: parameter.detach() for name, parameter in own.items()}
-            by_backward = self._by_backward
+            through = have_gradients((args, kwargs))
+            by_backward = self._by_backward.get(through)
             if by_backward is None:
                 by_backward = not self._has_forward_mode(own, args, kwargs)
             try:
@@ -94,26 +104,27 @@ class _Linearized:
             except NotImplementedError as error:
                 raise ValueError(f"linearize needs what PyTorch can differentiate twice, got: {error}") from error
             if grad or by_backward:  # else no backward pass was tried
-                self._by_backward = by_backward
+                self._by_backward[through] = by_backward
         return found if grad else _pytree.tree_map_only(Tensor, Tensor.detach, found)
 
     def _has_forward_mode(self, own: dict[str, Tensor], args: Any, kwargs: Any) -> bool:
         """Whether all operators have forward mode, and what it gives a backward pass."""
-        trained = [parameter for parameter in own.values() if parameter.requires_grad]
+        given = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        sought = [tensor for tensor in (*own.values(), *given) if tensor.requires_grad]
         with random_state_kept():
             try:
                 leaves = _pytree.tree_leaves(self._passed(own, args, kwargs, by_backward=False))
                 real = [t.real.sum() for t in leaves if isinstance(t, Tensor) and t.requires_grad]
-                if real and trained:
-                    torch.autograd.grad(real, trained, allow_unused=True)
+                if real and sought:
+                    torch.autograd.grad(real, sought, allow_unused=True)
             except RuntimeError:  # NotImplementedError is one; errors of the module come again
                 return False
         return True
 
     def _passed(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> Any:
         base = self._base
-        way = by_backward_passes(base, own, (args, kwargs)) if by_backward else by_forward_mode(base, own)
-        with way as taken:
+        way = by_backward_passes if by_backward else by_forward_mode
+        with way(base, own, (args, kwargs)) as taken:
             if self._output is None:
                 with _values(base) as values:
                     found = taken.run(*args, **kwargs)
@@ -132,8 +143,10 @@ class _Linearized:
         return super()._apply(function, recurse)  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        own = deepcopy(_own(self), memo)
-        return _linearized(own, deepcopy(self._base, memo), self._output)
+        own = _own(self)
+        memo[id(self)] = made = object.__new__(type(own))  # what is bound to the module is bound to its copy
+        made.__dict__.update(deepcopy(own.__dict__, memo))
+        return _linearized(made, deepcopy(self._base, memo), self._output)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _linearized, (_own(self), self._base, self._output)
@@ -141,14 +154,17 @@ class _Linearized:
 
 def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Module:
     kind = type(model)
-    signature = inspect.signature(kind.forward)
 
     @functools.wraps(kind.forward)
     def forward(self: _Linearized, *args: Any, **kwargs: Any) -> Any:
         return self._first_order(*args, **kwargs)
 
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    made = type(kind.__name__, (_Linearized, kind), {"forward": forward, "__module__": kind.__module__})
+    of_base = inspect.signature(base.forward)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    forward.__signature__ = of_base.replace(parameters=[own, *of_base.parameters.values()])  # type: ignore[attr-defined]
+    del forward.__wrapped__  # that of the model, which accelerate would put back
+    plain = torch.compiler.disable(forward)  # kernels are chosen in it, which compilation cannot
+    made = type(kind.__name__, (_Linearized, kind), {"forward": plain, "__module__": kind.__module__})
     for part in model.modules():
         if part is not model and any(p.requires_grad for p in part.parameters()) and not _refused(part):
             part.register_forward_pre_hook(_refuse)
@@ -157,8 +173,14 @@ def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Mod
     # Past nn.Module's registration: w0 is no parameter of the linearised model.
     object.__setattr__(model, "_base", base)
     object.__setattr__(model, "_output", output)
-    object.__setattr__(model, "_by_backward", None)
+    object.__setattr__(model, "_by_backward", {})
     return model
+
+
+def _drop_own_forward(model: nn.Module) -> None:
+    """Take away what a library has put before the `forward` of the class; `base` keeps its own."""
+    for name in ("forward", "_original_forward", "_old_forward"):  # as accelerate names them
+        vars(model).pop(name, None)
 
 
 def _refuse(part: nn.Module, _: Any) -> None:

@@ -15,6 +15,7 @@ from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope import examples, tree
 from lazyscope.adapters import from_torch
+from lazyscope.adapters.torch.comparison import left_of_parts
 from lazyscope.adapters.torch.converted import travelling
 from lazyscope.adapters.torch.outputs import Choice, flat
 from lazyscope.adapters.torch.preserving import evaluation
@@ -149,11 +150,17 @@ class Monitor:
         choice, taken = Choice(self._output, type(self._model).__name__), self._apply.taken
         with _as_its_class(self._model), evaluation(self._model), torch.no_grad():
             expected = _array(flat(self._model, taken, choice)(*taken.leaves(self._batch)))
-        found = np.asarray(self._apply.given(changed)(params | _travelling(changed), self._x))
+        apply, buffers = self._apply.given(changed), _travelling(changed)
+        found = np.asarray(apply(params | buffers, self._x))
         apart, size = (float(np.linalg.norm(v.astype(float))) for v in (found - expected, expected))
         # TF32 rounds to three digits, and half precision to two: layers add up to more.
         tolerance = 1e-3 if self._wide else 0.01 if self._type is None else 0.1
-        return bool(np.isfinite(expected).all()) and not apart <= tolerance * size
+        if apart <= tolerance * size or not np.isfinite(expected).all():
+            return False
+        pull = jax.vjp(lambda weights: apply(weights | buffers, self._x), params)[1]
+        gradients = pull(jnp.asarray(np.random.default_rng(0).standard_normal(found.shape), found.dtype))[0]
+        parts = left_of_parts(*({name: np.asarray(v) for name, v in each.items()} for each in (gradients, params)))
+        return not apart <= tolerance * parts
 
     def _trace_anew(self) -> None:
         warnings.warn(

@@ -1,7 +1,7 @@
 """Whether a module, its graph in PyTorch, and its program in JAX agree."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -15,21 +15,22 @@ from lazyscope.adapters.torch.widening import BY_DIFFERENCES, Derivatives, Wide
 from lazyscope.models import Apply
 
 _DECIDED = 1e-3  # of how JAX and PyTorch differ: so near differences must be to JAX's
+_PARTS = 0.03  # of what adds up to the outputs: below it they are what is left of larger numbers, and of their rounding
 
 
-def verify_graph(name: str, found: Probe, outputs: np.ndarray, gradients: Gradients) -> None:
+def verify_graph(name: str, found: Probe, outputs: np.ndarray, gradients: Gradients, floor: float) -> None:
     """The module on a batch, on rows alone, and its graph on the first, all in PyTorch and in the module's type.
 
-    A derivative that tracing does not see shows here.
+    Outputs are compared as if none were smaller than the floor. A derivative that tracing does not see shows here.
     """
     loose, looser = (1e-4, 1e-3) if found.outputs.dtype == np.float32 else (1e-9, 1e-7)
     together, alone = found.outputs, np.stack(found.alone).reshape(found.outputs.shape)
-    if not _close(together, alone, loose, 0.0):
+    if not _close(together, alone, loose, floor):
         raise ValueError(
             f"{name} must do the same with a row in a batch and alone, got {_differ('outputs', together, alone)}: "
             "examples of a batch must not see each other, nor draw numbers"
         )
-    if not _close(outputs, found.alone[0], loose, 0.0):
+    if not _close(outputs, found.alone[0], loose, floor):
         raise ValueError(
             f"{name} must be what torch.export sees of it, got {_differ('outputs', outputs, found.alone[0])}: "
             "it must neither draw numbers nor depend on earlier calls"
@@ -58,7 +59,7 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
         raise ValueError(
             f"from_torch must run {name} in JAX, got: {first_line(error)}: write that part in JAX"
         ) from error
-    if not _close(values, wide.outputs, 1e-9, 0.0):
+    if not _close(values, wide.outputs, 1e-9, left_of_parts(wide.own.gradients, wide.params)):
         raise _refused(name, _differ("outputs", values, wide.outputs))
     pytorch, first = wide.own, _first(gradients, wide.own)
     if first:
@@ -89,11 +90,20 @@ def verify(apply: Apply, name: str, wide: Wide, x: PyTree) -> None:
         )
 
 
-def verify_in_32_bits(apply: Apply, name: str, params: PyTree, x: PyTree, outputs: np.ndarray) -> None:
-    """Compare outputs where JAX, as it is set, takes 64 bits of the module for 32."""
+def left_of_parts(gradients: Mapping[str, np.ndarray | None], weights: Mapping[str, np.ndarray]) -> float:
+    """The norm of outputs below which they are a difference of larger numbers, as those of a centred model are.
+
+    With Dhᵀc at random c, ‖Dhᵀc ∘ w‖ is how large the parts are that weights add to the outputs.
+    """
+    parts = [_norm(g.astype(float) * weights[key]) for key, g in gradients.items() if g is not None]
+    return _PARTS * float(np.linalg.norm(parts))
+
+
+def verify_in_32_bits(apply: Apply, name: str, params: PyTree, x: PyTree, outputs: np.ndarray, floor: float) -> None:
+    """Compare outputs, as above, where JAX, as it is set, takes 64 bits of the module for 32."""
     try:
         found = np.asarray(jax.jit(apply)(params, x))
-        said = None if _close(found, outputs, 1e-3, 0.0) else _differ("outputs", found, outputs)
+        said = None if _close(found, outputs, 1e-3, floor) else _differ("outputs", found, outputs)
     except Exception as error:
         said = first_line(error)
     if said is not None:

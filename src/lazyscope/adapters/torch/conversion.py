@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from lazyscope import examples
 from lazyscope.adapters.torch.batches import Taken, taken, taken_by_call
-from lazyscope.adapters.torch.comparison import verify, verify_graph, verify_in_32_bits
+from lazyscope.adapters.torch.comparison import left_of_parts, verify, verify_graph, verify_in_32_bits
 from lazyscope.adapters.torch.converted import Converted
 from lazyscope.adapters.torch.graph import canonical, doubled, unreached
 from lazyscope.adapters.torch.outputs import Choice, Output, flat
@@ -117,6 +117,7 @@ def _converted(
     """A module of any number of examples, or of a fixed one."""
     trained = _trained(module, name)
     # Two rows or more, so that an output which loses or mixes the batch axis shows.
+    weights = {key: parameter.numpy(force=True) for key, parameter in trained.items()}
     n, block = fixed or max(2, min(len(leaves[0]), _NUM_PROBES)), fixed or 1
     rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
     choice = Choice(output, name)
@@ -126,6 +127,7 @@ def _converted(
         inputs, rows = _without_labels(module, inputs, rows, choice)
         function = flat(module, inputs, choice)
         found = probe(function, name, trained, rows, block)
+    floor = left_of_parts(found.gradients, weights)
     report(1, parts, what)
     with evaluation(module):  # what these calls left in a cache is no constant
         graph = export(function, name, trained, tuple(leading(rows, block)))
@@ -133,12 +135,12 @@ def _converted(
         report(2, parts, what)
         if not found.depends:
             raise ValueError(f"the outputs of {name} must depend on its trained parameters, got {unreached(program)}")
-        verify_graph(name, found, *retraced(graph, trained, leading(rows, block), found.cotangent))
+        verify_graph(name, found, *retraced(graph, trained, leading(rows, block), found.cotangent), floor)
         report(3, parts, what)
         shape = found.outputs.shape[1:]
         wide = widely(graph, name, trained, rows, shape, block)
     report(4, parts, what)
-    values = jax.device_put([np.array(parameter.numpy(force=True)) for parameter in trained.values()])
+    values = jax.device_put([np.array(value) for value in weights.values()])
     params0 = dict(zip(trained, values, strict=True))
     arrays, said = [row.numpy(force=True) for row in rows], f"{choice.said} of {name}"
     apply = Converted(program, inputs, params0, arrays, shape, said, block)
@@ -148,9 +150,9 @@ def _converted(
         checked = Converted(doubled(program), inputs, wide.params, wide.rows, shape, said, block)
         verify(checked, name, wide, inputs.batch(wide.rows))
     if jax.dtypes.canonicalize_dtype(np.int64) != np.int64 and _counts_in_64_bits(graph, rows):
-        verify_in_32_bits(apply, name, params0, inputs.batch(arrays), found.outputs)
+        verify_in_32_bits(apply, name, params0, inputs.batch(arrays), found.outputs, floor)
     if block > 1:
-        _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs)
+        _check_alone(apply, name, params0, inputs.batch(arrays), found.outputs, floor)
     report(parts, parts, what)
     return apply, params0
 
@@ -189,10 +191,12 @@ def _without_labels(module: Any, inputs: Taken, rows: tuple[Any, ...], choice: C
     return (fewer, chosen) if same else (inputs, rows)
 
 
-def _check_alone(apply: Converted, name: str, params0: dict[str, Array], rows: PyTree, outputs: np.ndarray) -> None:
+def _check_alone(
+    apply: Converted, name: str, params0: dict[str, Array], rows: PyTree, outputs: np.ndarray, floor: float
+) -> None:
     """ValueError where a block of one example and repeats of it gives another output than one of several."""
     alone = np.asarray(apply(params0, examples.first(rows, 1)))
-    if not np.allclose(alone, outputs[:1], rtol=1e-4, atol=1e-4 * float(np.max(np.abs(outputs), initial=0.0))):
+    if not np.allclose(alone, outputs[:1], rtol=1e-4, atol=1e-4 * float(np.max(np.abs(outputs), initial=floor))):
         raise ValueError(
             f"the examples of a batch must not see each other, got another output from {name} for one of them alone: "
             "export the module in evaluation mode"

@@ -45,6 +45,11 @@ def probe(module: Any, name: str, trained: dict[str, Any], rows: Sequence[Any], 
         )
     if not outputs.is_floating_point():
         raise ValueError(f"{name} must return floating-point numbers, got {outputs.dtype}: return what they come from")
+    if outputs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{name} must compute in float32 or float64, got outputs in {outputs.dtype}: leave out the autocast within "
+            "it, or cast its outputs there, output=lambda found: found.float() say"
+        )
     values = outputs.detach().cpu().numpy()
     if not np.isfinite(values).all():
         raise ValueError(
