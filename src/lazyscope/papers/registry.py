@@ -51,8 +51,8 @@ FIGURES: dict[str, Entry] = {
     "woodworth2020": Entry("initialisation.diagonal_nets:WOODWORTH2020", "Diagonal nets, from l1 to l2", (6, 30, 1000)),
     "lewkowycz2020": Entry("step_size.catapult:LEWKOWYCZ2020", "The catapult window of step sizes", (10, 30, 900)),
     "geiger2020": Entry("width.crossover:GEIGER2020", "Where lazy training ends, against width", (15, 30, 900)),
-    "note-fig2": Entry("surfaces.around_solutions:FIG2", "Loss landscapes at several widths", (15, 60, 7500)),
-    "note-fig6": Entry("surfaces.projections:FIG6", "Solutions projected onto another landscape", (15, 45, 7200)),
+    "note-fig2": Entry("surfaces.around_solutions:FIG2", "Loss landscapes at several widths", (15, 60, 6300)),
+    "note-fig6": Entry("surfaces.projections:FIG6", "Solutions projected onto another landscape", (15, 45, 6200)),
     "note-s4.5": Entry("width.test_loss:S4_5", "Width under two output scales", (10, 45, 5400)),
     "chizat2019-fig2a": Entry("width.test_loss:FIG2A", "Test loss against width for two output scales", (15, 40, 5400)),
     "chizat2019-thm2.2": Entry(

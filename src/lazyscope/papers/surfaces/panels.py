@@ -37,6 +37,8 @@ def contours(ax: Axes, axis: np.ndarray, values: np.ndarray) -> None:
     logs = np.clip(np.log10(values.T), LEVELS[0], LEVELS[-1])
     ax.contourf(axis, axis, logs, levels=LEVELS, cmap="viridis")
     ax.contour(axis, axis, logs, levels=LEVELS[::2], colors="white", linewidths=0.3)
+    ax.set_xlim(axis[0], axis[-1])
+    ax.set_ylim(axis[0], axis[-1])
     ax.grid(visible=False)
     ax.tick_params(labelsize=7)
 
@@ -56,8 +58,6 @@ def surfaces(ds: xr.Dataset) -> Figure:
             if kind == "note":
                 inside = one.note_points.values
                 ax.plot(inside[:, 0], inside[:, 1], "x", color="white", ms=5)
-                ax.set_xlim(axis[0], axis[-1])
-                ax.set_ylim(axis[0], axis[-1])
             else:
                 ax.plot(0, 0, "o", color="white", ms=4)
         label = "note: principal components\nraw weights" if kind == "note" else "corrected: unit by unit\nrelative"

@@ -22,6 +22,7 @@ import matplotlib.figure
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key, PyTree
+from matplotlib.ticker import LogLocator
 
 from lazyscope import figures, landscape
 from lazyscope.claims import Claim, Scale
@@ -154,7 +155,8 @@ def _drawn(
     width: int,
     resolution: int,
 ) -> xr.Dataset:
-    extent = 2 * float(np.sqrt(pca.variances[0]))
+    far = max(float(np.abs(points[:, :2]).max()) for points in kept.values())
+    extent = max(2 * float(np.sqrt(pca.variances[0])), 1.1 * far)
     directions = tuple(absorb(d, width, MEAN) for d in pca.directions)
     surface = landscape.plane(loss, absorb(pca.center, width, MEAN), directions, extent=extent, resolution=resolution)
     new = xr.Dataset(
@@ -252,7 +254,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
             ax.plot(points[:, 0], points[:, 1], marker, color="white", mfc="none", ms=6, label=label)
         ax.set_title(titles[version])
         ax.set_xlabel("first principal component")
-        ax.legend(fontsize=8, loc="upper right", labelcolor="white", frameon=False)
+        ax.legend(fontsize=8, loc="lower left", labelcolor="white", frameon=False)
     axes[0].set_ylabel("second principal component")
     figure.colorbar(panels.color_scale(), ax=axes[1], label="log10 of 1/m loss over zero's")
     ax = axes[2]
@@ -266,6 +268,7 @@ def draw(ds: xr.Dataset) -> matplotlib.figure.Figure:
         for f, limits in ((min, (ax.get_xlim()[0], ax.get_ylim()[0])), (max, (ax.get_xlim()[1], ax.get_ylim()[1])))
     ]
     ax.plot(both, both, color=figures.INK, linewidth=0.8)
+    ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all digits have no room
     figures.finish(ax, x="surface at the shadow, over zero's loss", y="true test loss at own scale, over zero's")
     return figure
 
