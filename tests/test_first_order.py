@@ -33,8 +33,9 @@ class Decoder(nn.Module):
     The view of what attention gives is one of the layout of PyTorch's fused kernel.
     """
 
-    def __init__(self, vocabulary=7, width=8):
+    def __init__(self, vocabulary=7, width=8, cap=None):
         super().__init__()
+        self.cap = cap
         self.embed, self.qkv = nn.Embedding(vocabulary, width), nn.Linear(width, 3 * width)
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.embed.weight
@@ -44,6 +45,8 @@ class Decoder(nn.Module):
         q, k, v = (p.unflatten(-1, (2, -1)).transpose(1, 2) for p in self.qkv(self.norm(h)).chunk(3, -1))
         seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         logits = self.head(h + seen.view(h.shape))
+        if self.cap is not None:
+            logits = self.cap * torch.tanh(logits / self.cap)  # no submodule gives them
         found = {"logits": logits}
         if labels is not None:
             found["loss"] = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -315,8 +318,9 @@ def test_a_library_may_wrap_and_unwrap_it():
     torch.testing.assert_close(compiled(x), expected)
 
 
-def test_a_loss_in_the_model_is_that_of_the_linearised_logits_without_forward_mode_too():
-    model, tokens = Decoder().double(), torch.randint(0, 7, (3, 5))
+@pytest.mark.parametrize("cap", [None, 0.5])
+def test_a_loss_in_the_model_is_that_of_the_linearised_logits_without_forward_mode_too(cap):
+    model, tokens = Decoder(cap=cap).double(), torch.randint(0, 7, (3, 5))
     slopes = []
     for norm in (model.norm, nn.utils.parametrizations.weight_norm(copy.deepcopy(model.norm))):
         model.norm = norm  # the same function, of the second there is no forward mode
@@ -392,8 +396,9 @@ def test_frozen_weights_stay_frozen_and_buffers_stay_as_they_are():
     torch.testing.assert_close(first[1].running_mean, statistics, rtol=0, atol=0)
 
 
-def test_a_loss_beside_logits_is_that_of_the_linearised_logits():
-    model = Decoder().double()
+@pytest.mark.parametrize("cap", [None, 0.5])
+def test_a_loss_beside_logits_is_that_of_the_linearised_logits(cap):
+    model = Decoder(cap=cap).double()
     first, tokens = lst.linearize(model), torch.randint(0, 7, (3, 5))
     assert len(list(first.parameters())) == len(list(model.parameters()))
     assert first.head.weight is first.embed.weight
@@ -407,6 +412,35 @@ def test_a_loss_beside_logits_is_that_of_the_linearised_logits():
     first.zero_grad()
     nn.functional.cross_entropy(first(tokens)["logits"].flatten(0, 1), tokens.flatten()).backward()
     torch.testing.assert_close(own, first.embed.weight.grad)
+
+
+class Spans(nn.Module):
+    """Where answers start and end, as models of questions give it, and their loss."""
+
+    def __init__(self, loss=nn.functional.cross_entropy):
+        super().__init__()
+        self.embed, self.both, self.loss = nn.Embedding(7, 4), nn.Linear(4, 2), loss
+
+    def forward(self, input_ids, starts=None, ends=None):
+        start, end = (part.squeeze(-1) for part in self.both(self.embed(input_ids).tanh()).split(1, -1))
+        found = {"start_logits": start, "end_logits": end}
+        if starts is not None:
+            found["loss"] = (self.loss(start, starts) + self.loss(end, target=ends)) / 2
+        return found
+
+
+def test_a_loss_of_several_outputs_is_that_of_the_linearised_ones():
+    model, tokens = Spans().double(), torch.randint(0, 7, (3, 5))
+    starts, ends = torch.randint(0, 5, (2, 3))
+    first = lst.linearize(model)
+    shifted(first, 0.5)
+    found, outputs = first(tokens, starts, ends), first(tokens)
+    losses = [nn.functional.cross_entropy(outputs[k], y) for k, y in (("start_logits", starts), ("end_logits", ends))]
+    torch.testing.assert_close(found["loss"], sum(losses) / 2)
+    assert not torch.allclose(outputs["start_logits"], copy.deepcopy(model)(tokens)["start_logits"])
+    of_its_own = lst.linearize(Spans(lambda outputs, target: (outputs.argmax(-1) - target + outputs.sum()).mean()))
+    with pytest.raises(ValueError, match="the loss of Spans must be computed of its linearised outputs"):
+        of_its_own(tokens, starts, ends)
 
 
 def test_what_is_no_model_is_refused():

@@ -90,6 +90,38 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
         yield Pass(base, lifted, lambda tensor: tensor.requires_grad, lambda tensor: tensor)
 
 
+class LossInputs(TorchFunctionMode):
+    """Hands what losses are computed of, the outputs, to a function, and goes on with what it gives."""
+
+    losses = frozenset(
+        {
+            nn.functional.binary_cross_entropy_with_logits,
+            nn.functional.cross_entropy,
+            nn.functional.huber_loss,
+            nn.functional.l1_loss,
+            nn.functional.mse_loss,
+            nn.functional.multi_margin_loss,
+            nn.functional.multilabel_margin_loss,
+            nn.functional.multilabel_soft_margin_loss,
+            nn.functional.smooth_l1_loss,
+            nn.functional.soft_margin_loss,
+        }
+    )
+
+    def __init__(self, taken: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.taken = taken
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self.losses:
+            if args:
+                args = (self.taken(args[0]), *args[1:])
+            else:
+                kwargs["input"] = self.taken(kwargs["input"])
+        return func(*args, **kwargs)
+
+
 class _FirstOrder(torch.autograd.Function):
     """h + Dh(w − w0) of w − w0, whose own derivative is Dhᵀ."""
 

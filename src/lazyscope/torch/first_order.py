@@ -17,6 +17,7 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope.torch.directional import (
+    LossInputs,
     Pass,
     by_backward_passes,
     by_forward_mode,
@@ -26,6 +27,8 @@ from lazyscope.torch.directional import (
 )
 from lazyscope.torch.random_state import random_state_kept
 from lazyscope.torch.weights import copied, unwrapped
+
+_LOSS = "the loss"  # where logits are linearised that no submodule gives: no name of a submodule
 
 
 def linearize(model: Any, *, output: str | None = None) -> nn.Module:
@@ -38,16 +41,17 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
     itself is not touched; w0 is kept in a copy, so that there are two sets of weights. A state dict holds w alone: load
     it into `linearize` of the model at its start.
 
-    What is linearised are all outputs. A model that is handed labels and returns a loss beside its logits computes
-    that loss of the linearised logits: they are the value of the submodule `output`, by default found at the first
-    call with a loss (the submodule that gives the logits). They may come as `logits` and `loss`, or as the one tensor
-    with axes beside a loss without, as in `(logits, loss)`.
+    What is linearised are all outputs. A model that is handed labels and returns a loss beside its outputs (as `loss`,
+    or as the number beside one tensor with axes, as in `(logits, loss)`) computes that loss of the linearised ones:
+    of the value of the submodule `output`, by default found at the first call with a loss. That is the submodule which
+    gives the logits; where none does (they are capped or scaled after it, or are several), it is what a loss of
+    `torch.nn.functional` takes.
 
     Training must call the linearised module itself: its submodules are the model's own, which it does not go through.
 
     Raises ValueError for a model without floating parameters, or that cannot be copied, that is wrapped or compiled by
-    others, or has operators that PyTorch cannot differentiate twice, where no submodule gives the logits, and where
-    training calls a submodule that has weights.
+    others, or has operators that PyTorch cannot differentiate twice, where it is not found what a loss is computed of,
+    and where training calls a submodule that has weights.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"linearize needs a torch.nn.Module, got {type(model).__name__}: pass the model")
@@ -126,16 +130,19 @@ class _Linearized:
         way = by_backward_passes if by_backward else by_forward_mode
         with way(base, own, (args, kwargs)) as taken:
             if self._output is None:
-                with _values(base) as values:
+                with _values(base) as values, LossInputs(_kept(values)):
                     found = taken.run(*args, **kwargs)
-                logits = _beside_a_loss(found, taken)
-                if logits is None:
+                beside = _beside_a_loss(found, taken)
+                if beside is None:
                     return tensors_mapped(taken.lifted, found)
-                self._output = _giver(base, values, logits, taken)
-            hook = base.get_submodule(self._output).register_forward_hook(
-                lambda *call: tensors_mapped(taken.lifted, call[-1])
-            )
-            with hook:
+                self._output = _giver(base, values, beside, taken)
+            if self._output == _LOSS:
+                lifting: Any = LossInputs(lambda tensor: taken.lifted([tensor])[0])
+            else:
+                lifting = base.get_submodule(self._output).register_forward_hook(
+                    lambda *call: tensors_mapped(taken.lifted, call[-1])
+                )
+            with lifting:
                 return tensors_mapped(taken.lifted, taken.run(*args, **kwargs))
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -232,36 +239,54 @@ def _values(base: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
             hook.remove()
 
 
-def _giver(base: nn.Module, values: list[tuple[str, Tensor]], logits: Tensor, taken: Pass) -> str:
-    """The submodule whose value the logits are, or are a part of."""
-    primal = taken.plain(logits)
+def _kept(values: list[tuple[str, Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Keeps what a loss is computed of among what submodules give."""
+
+    def kept(tensor: Tensor) -> Tensor:
+        values.append((_LOSS, tensor))
+        return tensor
+
+    return kept
+
+
+def _giver(base: nn.Module, values: list[tuple[str, Tensor]], beside: list[Tensor], taken: Pass) -> str:
+    """The submodule whose value the logits are, or are a part of; else the loss, where it is computed of them."""
+    outputs = [taken.plain(output) for output in beside]
     for name, value in reversed(values):
         given = taken.plain(value)
-        if given is primal or given.data_ptr() == primal.data_ptr() or _picked(primal, given):
+        if name != _LOSS and len(outputs) == 1 and (_same(given, outputs[0]) or _picked(outputs[0], given)):
             return name
+    if any(name == _LOSS and _picked(taken.plain(value), whole) for name, value in values for whole in outputs):
+        return _LOSS
     raise ValueError(
-        f"the loss of {type(base).__name__} must be computed of the linearised logits, and no submodule gives them: "
-        "pass output='NAME OF THE SUBMODULE', or compute the loss outside of the model"
+        f"the loss of {type(base).__name__} must be computed of its linearised outputs, and neither does a submodule "
+        "give them nor a loss of torch.nn.functional take them: pass output='NAME OF THE SUBMODULE', or compute the "
+        "loss outside of the model"
     )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or a.data_ptr() == b.data_ptr()
 
 
 def _picked(part: Tensor, whole: Tensor) -> bool:
     """Whether `part` has rows of `whole`, as a classifier of sequences takes those of the last token."""
     if part.shape[-1:] != whole.shape[-1:] or part.numel() > whole.numel():
         return False
-    rows = {tuple(row) for row in whole.detach().reshape(-1, whole.shape[-1]).tolist()}
+    rows = {tuple(row) for row in whole.detach().to(part.dtype).reshape(-1, whole.shape[-1]).tolist()}
     return all(tuple(row) in rows for row in part.detach().reshape(-1, part.shape[-1]).tolist())
 
 
-def _beside_a_loss(found: Any, taken: Pass) -> Tensor | None:
-    """The logits where a loss is beside them: under their names, or as the one tensor with axes beside one without."""
-    logits = _tensor(found, "logits")
-    if logits is not None and _tensor(found, "loss") is not None:
-        return logits
+def _beside_a_loss(found: Any, taken: Pass) -> list[Tensor] | None:
+    """The outputs that a loss is beside: the logits, by name or as the one tensor with axes, or all if it is named."""
+    logits, loss = _tensor(found, "logits"), _tensor(found, "loss")
+    named = loss is not None and taken.varies(loss)
+    if named and logits is not None:
+        return [logits]
     real = [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     losses = [leaf for leaf in real if not leaf.ndim and taken.varies(leaf)]
     others = [leaf for leaf in real if leaf.ndim]
-    return others[0] if losses and len(others) == 1 else None
+    return others if named or (losses and len(others) == 1) else None
 
 
 def _tensor(found: Any, name: str) -> Tensor | None:
