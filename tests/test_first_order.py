@@ -268,6 +268,22 @@ def test_inputs_have_their_derivative_without_forward_mode_too():
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+def test_a_loss_of_it_has_second_derivatives_without_forward_mode_too():
+    parts, x, v = (nn.Linear(4, 5), nn.Linear(5, 2), nn.Linear(3, 2)), rows(4)(), None
+    found = []
+    for f in (nn.functional.silu, Swish.apply):
+        first = lst.linearize(Of(lambda m, x, f=f: m.parts[1](f(m.parts[0](x))), *parts).double())
+        shifted(first)
+        weights = list(first.parameters())[:4]  # the last part is not used
+        slopes = torch.autograd.grad((first(x) ** 3).sum(), weights, create_graph=True)
+        v = v or [torch.randn_like(slope) for slope in slopes]
+        products = torch.autograd.grad(sum((s * each).sum() for s, each in zip(slopes, v, strict=True)), weights)
+        found.append((*slopes, *products))
+    assert first._by_backward == {False: True}
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 def test_inputs_have_their_derivative_after_a_pass_without():
     first, x = lst.linearize(Of(lambda m, x: torch.softmax(m.parts[0](x), -1), nn.Linear(4, 3)).double()), rows(4)()
     first(x).sum().backward()

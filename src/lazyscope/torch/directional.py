@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.autograd import forward_ad  # pyright: ignore[reportMissingImports]
-from torch.autograd.function import once_differentiable  # pyright: ignore[reportMissingImports]
 from torch.func import functional_call  # pyright: ignore[reportMissingImports]
 from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[reportMissingImports]
 from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
@@ -63,8 +62,8 @@ def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> 
 @contextmanager
 def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> Iterator[Pass]:
     """The pass whose vector-Jacobian product is differentiated, once for all tensors that are asked for."""
-    weights = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
-    moved = [own[name] - w0.detach() for name, w0 in weights.items()]
+    named = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
+    weights, moved = list(named.values()), [own[name] - w0.detach() for name, w0 in named.items()]
     # Of inputs, or of what was lifted before, there are derivatives beside those of the weights: a graph for all.
     through = graph = have_gradients(inputs)
 
@@ -80,11 +79,11 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
         if graph:
             found = iter([a + b for a, b in zip(asked, _along(asked, weights, moved, graph=True), strict=True)])
         else:
-            found = iter(_FirstOrder.apply(asked, weights, *moved))
+            found = iter([a.detach() + b for a, b in zip(asked, _Pushed.apply(asked, weights, *moved), strict=True)])
         through, graph = None if through else False, True
         return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
 
-    for w0 in weights.values():
+    for w0 in weights:
         w0.requires_grad_()  # in the module itself: a checkpoint computes again with what it holds
     with _differentiable():
         yield Pass(base, lifted, lambda tensor: tensor.requires_grad, lambda tensor: tensor)
@@ -122,27 +121,38 @@ class LossInputs(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _FirstOrder(torch.autograd.Function):
-    """h + Dh(w − w0) of w − w0, whose own derivative is Dhᵀ."""
+class _Pushed(torch.autograd.Function):
+    """Dh v of the v given, whose own derivative is Dhᵀ."""
 
     @staticmethod
-    def forward(ctx: Any, tensors: list[Tensor], weights: dict[str, Tensor], *moved: Tensor) -> tuple[Tensor, ...]:
-        ctx.tensors, ctx.weights = tensors, list(weights.values())
+    def forward(ctx: Any, tensors: list[Tensor], weights: list[Tensor], *v: Tensor) -> tuple[Tensor, ...]:
+        ctx.tensors, ctx.weights = tensors, weights
         with torch.enable_grad():
-            along = _along(tensors, weights, list(moved), graph=False)
-        return tuple(a.detach() + b for a, b in zip(tensors, along, strict=True))
+            return tuple(_along(tensors, weights, list(v), graph=False))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        found = torch.autograd.grad(ctx.tensors, ctx.weights, slopes, retain_graph=True, allow_unused=True)
-        return (None, None, *found)
+        return (None, None, *_Pulled.apply(ctx.tensors, ctx.weights, *slopes))
 
 
-def _along(tensors: list[Tensor], weights: Mapping[str, Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
+class _Pulled(torch.autograd.Function):
+    """Dhᵀ u of the u given, None where h does not depend on a weight; its own derivative is Dh."""
+
+    @staticmethod
+    def forward(ctx: Any, tensors: list[Tensor], weights: list[Tensor], *u: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.tensors, ctx.weights = tensors, weights
+        return tuple(torch.autograd.grad(tensors, weights, u, retain_graph=True, allow_unused=True))
+
+    @staticmethod
+    def backward(ctx: Any, *steps: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        v = [torch.zeros_like(w) if step is None else step for w, step in zip(ctx.weights, steps, strict=True)]
+        return (None, None, *_Pushed.apply(ctx.tensors, ctx.weights, *v))
+
+
+def _along(tensors: list[Tensor], weights: list[Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
     """Dh(w − w0): the derivative by v of <Dhᵀv, w − w0>, at v = 0."""
     v = [torch.zeros_like(tensor, requires_grad=True) for tensor in tensors]
-    back = torch.autograd.grad(tensors, list(weights.values()), v, create_graph=True, allow_unused=True)
+    back = torch.autograd.grad(tensors, weights, v, create_graph=True, allow_unused=True)
     inner = [(g.conj() * step).sum().real for g, step in zip(back, moved, strict=True) if g is not None]
     if not inner:
         return v
