@@ -328,6 +328,22 @@ def test_a_derivative_that_is_nan_is_named(power):
         assert one_line(refused.value)
 
 
+def test_a_model_of_one_number_of_examples_is_told_what_to_write():
+    def fixed(w, x):
+        return net(w, x).reshape(len(X))
+
+    moved = jax.tree.map(lambda leaf: 2 * leaf, W)
+    for measure in (
+        lambda: ls.criterion(fixed, W, ls.Problem(X, X[:, 0]), key=KEY),
+        lambda: ls.differential_change(fixed, W, moved, X),
+        lambda: ls.diagnose(fixed, W, ls.Problem(X, X[:, 0]), key=KEY),
+    ):
+        with pytest.raises(ValueError, match=r"fixed must take any number of examples, got from a batch of \d: cannot"):
+            measure()
+    with pytest.raises(ValueError, match=r"outputs must have numbers in them, got none in shape \(\d+, 0\)"):
+        ls.criterion(lambda w, x: net(w, x)[:, None][:, :0], W, ls.Problem(X, X[:, :0]), key=KEY)
+
+
 def test_a_loop_without_reverse_mode_is_refused_in_one_line():
     def loop(p, x):
         end = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.tanh(s[1])), (0, x @ p["w"]))

@@ -38,4 +38,6 @@ def checked_outputs(apply: Callable, params: PyTree, x: Batch) -> jax.ShapeDtype
         raise ValueError(
             f"outputs must have one row per example, got shape {tuple(outputs.shape)} for {n} examples: return (n, ...)"
         )
+    if outputs.size == 0:
+        raise ValueError(f"outputs must have numbers in them, got none in shape {tuple(outputs.shape)}")
     return outputs

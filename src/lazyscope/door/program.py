@@ -66,8 +66,22 @@ class Program:
         self._key = _KEYS.setdefault(found := _Key(key), found)
 
     def __call__(self, params: PyTree, *args: Any, **kwargs: Any) -> Any:
-        """The function's value, given what its caller passed (`leaves.Fixed` undone)."""
-        return self.function(unsealed(params), *args, **kwargs)
+        """The function's value, given what its caller passed (`leaves.Fixed` undone).
+
+        Raises ValueError where it fails on another number of examples than it was made on.
+        """
+        try:
+            return self.function(unsealed(params), *args, **kwargs)
+        except (TypeError, ValueError) as error:
+            if (given := _rows(avals(*args)[1])) == (made := _rows(self.inputs[1])[-len(given) :]) or not given:
+                raise
+            rows = next(n for n, others in zip(given, made, strict=True) if n != others)
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            said = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{name} must take any number of examples, got from a batch of {rows}: {said}: write -1 or x.shape[0] "
+                "where it has a number"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and self._key == other._key
@@ -94,6 +108,10 @@ def avals(*args: PyTree) -> tuple[Any, tuple[Any, ...]]:
     """Structure, shapes and types of arguments."""
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple(_aval(leaf) for leaf in leaves)
+
+
+def _rows(shapes: Sequence[tuple[Any, Any]]) -> list[int]:
+    return [shape[0] if shape else 0 for shape, _ in shapes]
 
 
 def _aval(leaf: Any) -> tuple[Any, Any]:
