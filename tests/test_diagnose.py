@@ -136,16 +136,19 @@ def test_a_step_that_diverges_from_a_small_start_is_taken_smaller_and_said():
 
 def test_a_step_that_is_too_large_where_the_loss_curves_more_is_named():
     labels = jnp.where(PROBLEM.x[:, 0] > 0, 1.0, 0.0)
-    problem = ls.Problem(PROBLEM.x, labels, loss=lambda f, y: optax.sigmoid_binary_cross_entropy(f, y).mean())
     advice = {}
-    for shift in (0.0, 20.0):  # at 20 the loss curves by 1e-9 where it is not yet learnt
+    # Where the outputs times the factor are 20 the loss curves by 1e-9 where it is not yet learnt: known of logits alone.
+    for shift, factor in ((0.0, 2), (10.0, 2), (20.0, 1)):
+        problem = ls.Problem(
+            PROBLEM.x, labels, loss=lambda f, y, by=factor: optax.sigmoid_binary_cross_entropy(by * f, y).mean()
+        )
         found = ls.diagnose(
             lambda p, x, shift=shift: TANH.apply(p, x) / 10 + shift,
             TANH.init(jax.random.key(1)), problem, key=KEY, num_steps=50, with_kappa=False,
         )  # fmt: skip
         advice[shift] = found.advice[0] if found.advice else ""
-    assert "the step is stable at the start and was not further on" in advice[20.0]
-    assert "stable at the start" not in advice[0.0]
+    assert "the step is stable at the start and was not further on" in advice[10.0]
+    assert "stable at the start" not in advice[0.0] + advice[20.0]
 
 
 def test_a_model_that_is_linear_in_its_parameters_gets_no_scale_as_advice():

@@ -1,8 +1,11 @@
 """What scale does: the scale law run by run, steps at and beyond the edge of stability, grids with equal cells."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import CASES
 from compiled import compiled
@@ -22,6 +25,8 @@ from lazyscope import (
     teacher_student,
     two_layer,
 )
+from lazyscope.curvature import curvature_bound
+from lazyscope.scaling import bounded_step_size
 
 PROBLEM = teacher_student(jax.random.key(0), n=12, d=4, n_test=6)
 MODEL = two_layer(6, 4)
@@ -132,6 +137,59 @@ def test_other_losses_give_the_largest_eigenvalue_of_their_hessian_at_the_output
     square = stable_step_size(case.apply, case.params, case.problem)
     step_size = stable_step_size(case.apply, case.params, problem, alpha=alpha, key=jax.random.key(0))
     np.testing.assert_allclose(step_size, square / np.linalg.norm(np.asarray(hessian), ord=2), rtol=1e-8)
+
+
+def shares(outputs, y):
+    return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(outputs), axis=1))
+
+
+K = 5
+LABELS = jnp.arange(12) % K
+OF_LOGITS = {
+    "of another library": (optax.softmax_cross_entropy_with_integer_labels, LABELS, 1 / 2),
+    "smoothed labels": (shares, 0.9 * jax.nn.one_hot(LABELS, K) + 0.1 / K, 1 / 2),
+    "weights of classes": (
+        lambda f, y: y.astype(f.dtype) * optax.softmax_cross_entropy_with_integer_labels(f, y) / 2,
+        LABELS,
+        1.0,
+    ),
+    "summed, not averaged": (lambda f, y: 12 * optax.softmax_cross_entropy_with_integer_labels(f, y), LABELS, 6.0),
+    "binary": (lambda f, y: optax.sigmoid_binary_cross_entropy(f, y).sum(1), jax.nn.one_hot(LABELS, K), 1 / 4),
+    "ignored entries": (lambda f, y: jnp.where(y < 0, 0, jax.nn.softplus(-y * f)).sum(1), jnp.eye(12, K) * 2 - 1, None),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_losses_of_logits_have_their_bound_at_every_start(name, dtype):
+    each, y, bound = OF_LOGITS[name]
+    outputs = 30 * jax.random.normal(jax.random.key(1), (12, K)).astype(dtype)
+    found = curvature_bound(lambda f, y: jnp.mean(each(f, y)), outputs, y.astype(dtype) if y.ndim == 2 else y)
+    np.testing.assert_allclose(found, 1 / 4 if bound is None else bound, rtol=1e-3 if dtype == "float32" else 1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        quartic,
+        lambda f, y: jnp.mean((1 - jax.nn.softmax(f)[:, 0]) ** 2),
+        lambda f, y: jnp.mean(jax.nn.softplus(-2 * y * f)),
+        lambda f, y: jnp.mean(jnp.log(f)),
+        lambda f, y: logistic(f, y) + 0.1 * jnp.mean(f**2),
+        lambda f, y: shares(f.T, jnp.abs(y).T),
+        lambda f, y: jnp.sum(f),
+    ],
+)
+def test_other_losses_have_no_bound_of_logits(loss):
+    outputs = jax.random.normal(jax.random.key(1), (12, K))
+    assert np.isposinf(curvature_bound(loss, outputs, jnp.sign(outputs)))
+
+
+def test_a_step_of_descent_does_not_depend_on_who_wrote_the_loss():
+    case = CASE["cross-entropy"]
+    own = replace(case.problem, loss=lambda f, y: optax.softmax_cross_entropy_with_integer_labels(f, y).mean())
+    steps = [bounded_step_size(case.apply, case.params, problem) for problem in (case.problem, own)]
+    np.testing.assert_allclose(*steps, rtol=1e-6)
 
 
 @pytest.mark.slow

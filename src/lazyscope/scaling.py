@@ -8,7 +8,6 @@ Chizat et al. 2019's step rule 0.1/tau² is this law at q = 2.
 """
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +17,12 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyscope import tree
 from lazyscope.criterion import Budget, check_outputs, check_precision, criterion
+from lazyscope.curvature import curvature_at, curvature_bound
 from lazyscope.door import check_derivative, checked_outputs, concrete, entrance
 from lazyscope.examples import Batch
-from lazyscope.krylov import lanczos
 from lazyscope.models import Apply
-from lazyscope.problems import Loss, Problem, cross_entropy, square_loss
-from lazyscope.tangent import largest_eigenvalue_in_units, representable, start_vector
+from lazyscope.problems import Problem, cross_entropy, square_loss
+from lazyscope.tangent import largest_eigenvalue_in_units, representable
 
 
 @entrance
@@ -40,6 +39,28 @@ def stable_step_size(
     a derivative of finite outputs is NaN, and for a step beyond the largest or below the smallest float (NaN inside a
     transformation, which sees no values).
     """
+    return _step_size(apply, params, problem, alpha, key, everywhere=False)
+
+
+def bounded_step_size(
+    apply: Apply, params: PyTree, problem: Problem, *, alpha: float | Array = 1.0, key: Key[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """As `stable_step_size`, but for every loss of logits with the bound that it has for `cross_entropy`.
+
+    So steps do not depend on who wrote the loss, nor on how certain the model starts.
+    """
+    return _step_size(apply, params, problem, alpha, key, everywhere=True)
+
+
+def _step_size(
+    apply: Apply,
+    params: PyTree,
+    problem: Problem,
+    alpha: float | Array,
+    key: Key[Array, ""] | None,
+    *,
+    everywhere: bool,
+) -> Float[Array, ""]:
     key_kernel, key_loss = (None, None) if key is None else jax.random.split(key)
     outputs = checked_outputs(apply, params, problem.x)
     start = None if key_kernel is None else jax.random.normal(key_kernel, outputs.shape, outputs.dtype)
@@ -51,7 +72,11 @@ def stable_step_size(
     elif problem.loss is cross_entropy:
         curvature = jnp.full((), 0.5, outputs.dtype)
     else:
-        curvature = _largest_curvature(problem.loss, alpha * apply(params, problem.x), problem.y, key_loss)
+        values = alpha * apply(params, problem.x)
+        curvature = curvature_at(problem.loss, values, problem.y, key_loss)
+        if everywhere:
+            bound = curvature_bound(problem.loss, values, problem.y)
+            curvature = jnp.where(jnp.isfinite(bound), jnp.maximum(bound, curvature), curvature)
     # In an order in which nothing over- or underflows unless the step does.
     unlimited = (sharpness <= 0) | (curvature <= 0)
     step_size = jnp.where(unlimited, jnp.inf, 1 / sharpness / unit / curvature / unit)
@@ -190,13 +215,3 @@ def _clusters(values: np.ndarray, gap: float) -> np.ndarray:
     labels = np.empty(len(values), int)
     labels[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > gap)]) if len(values) else labels
     return labels
-
-
-@partial(jax.jit, static_argnums=0)
-def _largest_curvature(loss: Loss, outputs: Array, y: Batch, key: Key[Array, ""] | None) -> Float[Array, ""]:
-    gradient = jax.grad(lambda flat: outputs.shape[0] * loss(flat.reshape(outputs.shape), y))
-    at = outputs.reshape(-1)
-    _, product = jax.linearize(gradient, at)
-    start = start_vector(at.size, at.dtype) if key is None else jax.random.normal(key, at.shape, at.dtype)
-    # Block-diagonal over examples, so with a dense top of the spectrum: more products than the kernel needs.
-    return jnp.max(lanczos(product, start, depth=60).values)

@@ -20,7 +20,7 @@ from lazyscope.linearize import linearize
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
 from lazyscope.progress import Progress, silent
-from lazyscope.scaling import stable_step_size
+from lazyscope.scaling import bounded_step_size, stable_step_size
 
 DEFAULT_STEPS = 1500
 SHRUNK = 4**8  # by how much steps that diverge are shrunk at most
@@ -151,12 +151,12 @@ def by_descent(
     *,
     recorded: bool = True,
 ) -> Trained:
-    """Full-batch descent of both, `num_steps` steps of `stable_step_size`; on F_alpha it does not depend on alpha.
+    """Full-batch descent of both, `num_steps` steps of `bounded_step_size`; on F_alpha it does not depend on alpha.
 
     From a small start, where the kernel grows, such steps may diverge: then both are taken smaller, by a factor that
     `how` says. Losses, g and j are recorded on the way, unless `recorded` is false.
     """
-    step = float(stable_step_size(apply, params0, problem, alpha=alpha, key=key))
+    step = float(bounded_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
         if float(stable_step_size(apply, params0, Problem(problem.x, apply(params0, problem.x)), key=key)) < np.inf:
             raise ValueError(
