@@ -137,7 +137,7 @@ def test_a_step_that_diverges_from_a_small_start_is_taken_smaller_and_said():
 def test_a_step_that_is_too_large_where_the_loss_curves_more_is_named():
     labels = jnp.where(PROBLEM.x[:, 0] > 0, 1.0, 0.0)
     advice = {}
-    # Where the outputs times the factor are 20 the loss curves by 1e-9 where it is not yet learnt: known of logits alone.
+    # Where shift times factor is 20 the loss curves by 1e-9 until it is learnt, which a loss of logits is known to do.
     for shift, factor in ((0.0, 2), (10.0, 2), (20.0, 1)):
         problem = ls.Problem(
             PROBLEM.x, labels, loss=lambda f, y, by=factor: optax.sigmoid_binary_cross_entropy(by * f, y).mean()

@@ -433,15 +433,17 @@ def test_a_loss_beside_logits_is_that_of_the_linearised_logits(cap):
 class Spans(nn.Module):
     """Where answers start and end, as models of questions give it, and their loss."""
 
-    def __init__(self, loss=nn.functional.cross_entropy):
+    def __init__(self, loss=nn.functional.cross_entropy, decay=0.0):
         super().__init__()
-        self.embed, self.both, self.loss = nn.Embedding(7, 4), nn.Linear(4, 2), loss
+        self.embed, self.both, self.loss, self.decay = nn.Embedding(7, 4), nn.Linear(4, 2), loss, decay
 
     def forward(self, input_ids, starts=None, ends=None):
         start, end = (part.squeeze(-1) for part in self.both(self.embed(input_ids).tanh()).split(1, -1))
         found = {"start_logits": start, "end_logits": end}
         if starts is not None:
             found["loss"] = (self.loss(start, starts) + self.loss(end, target=ends)) / 2
+            if self.decay:
+                found["loss"] = found["loss"] + self.decay * self.both.weight.square().sum()
         return found
 
 
@@ -454,9 +456,13 @@ def test_a_loss_of_several_outputs_is_that_of_the_linearised_ones():
     losses = [nn.functional.cross_entropy(outputs[k], y) for k, y in (("start_logits", starts), ("end_logits", ends))]
     torch.testing.assert_close(found["loss"], sum(losses) / 2)
     assert not torch.allclose(outputs["start_logits"], copy.deepcopy(model)(tokens)["start_logits"])
-    of_its_own = lst.linearize(Spans(lambda outputs, target: (outputs.argmax(-1) - target + outputs.sum()).mean()))
-    with pytest.raises(ValueError, match="the loss of Spans must be computed of its linearised outputs"):
-        of_its_own(tokens, starts, ends)
+    by_hand = lst.linearize(copy.deepcopy(model))
+    by_hand.load_state_dict(first.state_dict())
+    object.__setattr__(by_hand._base, "loss", lambda f, target: f.logsumexp(1).mean() - f[range(3), target].mean())
+    torch.testing.assert_close(by_hand(tokens, starts, ends)["loss"], found["loss"])
+    for refused in (lst.linearize(Spans(decay=0.1)), lst.linearize(Spans(), output="embed")):
+        with pytest.raises(ValueError, match="the loss of Spans must be computed of its linearised outputs alone"):
+            refused(tokens, starts, ends)
 
 
 def test_what_is_no_model_is_refused():

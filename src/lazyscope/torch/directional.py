@@ -27,6 +27,7 @@ class Pass(NamedTuple):
     run: Callable[..., Any]
     lifted: Callable[[list[Tensor]], list[Tensor]]  # to first order
     varies: Callable[[Tensor], bool]  # whether it depends on the weights
+    rests: Callable[[Tensor], bool]  # whether it does otherwise than by what was lifted
     plain: Callable[[Tensor], Tensor]
 
 
@@ -56,7 +57,8 @@ def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> 
         weights = [name for name, w0 in start.items() if is_weight(w0)]
         duals = {name: forward_ad.make_dual(start[name].detach(), own[name] - start[name].detach()) for name in weights}
         given = (start | duals, dict(base.named_buffers()))
-        yield Pass(lambda *args, **kwargs: functional_call(base, given, args, kwargs), lifted, _has_tangent, _primal)
+        run = lambda *args, **kwargs: functional_call(base, given, args, kwargs)  # noqa: E731
+        yield Pass(run, lifted, _has_tangent, _has_tangent, _primal)
 
 
 @contextmanager
@@ -64,61 +66,46 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
     """The pass whose vector-Jacobian product is differentiated, once for all tensors that are asked for."""
     named = {name: w0 for name, w0 in base.named_parameters() if is_weight(w0)}
     weights, moved = list(named.values()), [own[name] - w0.detach() for name, w0 in named.items()]
-    # Of inputs, or of what was lifted before, there are derivatives beside those of the weights: a graph for all.
-    through = graph = have_gradients(inputs)
+    through, at_first = have_gradients(inputs), True
 
     def lifted(tensors: list[Tensor]) -> list[Tensor]:
-        nonlocal through, graph
-        asked = [tensor for tensor in tensors if tensor.requires_grad]
+        nonlocal at_first
+        asked = [t for t in tensors if t.requires_grad and (through or _reaches(t, weights))]
         if not asked:
             return tensors
-        if graph and through is None:
+        if through and not at_first:
             raise ValueError(
                 "a loss within a model that has no forward mode has no derivative by its inputs: compute it outside"
             )
-        if graph:
-            found = iter([a + b for a, b in zip(asked, _along(asked, weights, moved, graph=True), strict=True)])
+        # Of inputs, or of what was lifted before, there are derivatives beside those of the weights: a graph for all.
+        if through or (not at_first and any(_reaches(t, moved) for t in asked)):
+            along = _along(asked, weights, moved, graph=True)
+            found = {id(a): a + b for a, b in zip(asked, along, strict=True)}
         else:
-            found = iter([a.detach() + b for a, b in zip(asked, _Pushed.apply(asked, weights, *moved), strict=True)])
-        through, graph = None if through else False, True
-        return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
+            along = _Pushed.apply(asked, weights, *moved)
+            found = {id(a): a.detach() + b for a, b in zip(asked, along, strict=True)}
+        at_first = False
+        return [found.get(id(t), t) for t in tensors]
 
     for w0 in weights:
         w0.requires_grad_()  # in the module itself: a checkpoint computes again with what it holds
     with _differentiable():
-        yield Pass(base, lifted, lambda tensor: tensor.requires_grad, lambda tensor: tensor)
+        yield Pass(base, lifted, lambda t: t.requires_grad, lambda t: _reaches(t, weights), lambda t: t)
 
 
-class LossInputs(TorchFunctionMode):
-    """Hands what losses are computed of, the outputs, to a function, and goes on with what it gives."""
-
-    losses = frozenset(
-        {
-            nn.functional.binary_cross_entropy_with_logits,
-            nn.functional.cross_entropy,
-            nn.functional.huber_loss,
-            nn.functional.l1_loss,
-            nn.functional.mse_loss,
-            nn.functional.multi_margin_loss,
-            nn.functional.multilabel_margin_loss,
-            nn.functional.multilabel_soft_margin_loss,
-            nn.functional.smooth_l1_loss,
-            nn.functional.soft_margin_loss,
-        }
-    )
-
-    def __init__(self, taken: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.taken = taken
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in self.losses:
-            if args:
-                args = (self.taken(args[0]), *args[1:])
-            else:
-                kwargs["input"] = self.taken(kwargs["input"])
-        return func(*args, **kwargs)
+def _reaches(tensor: Tensor, ends: list[Tensor]) -> bool:
+    """Whether a backward pass from it would come to one of these."""
+    leaves, made = {id(end) for end in ends if end.is_leaf}, {end.grad_fn for end in ends if not end.is_leaf}
+    nodes, seen = [tensor.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in made or id(getattr(node, "variable", None)) in leaves:
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 class _Pushed(torch.autograd.Function):

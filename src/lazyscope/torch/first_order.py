@@ -7,8 +7,7 @@ linearisation: it has its class, its signature, the names of its parameters and 
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -16,19 +15,10 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.torch.directional import (
-    LossInputs,
-    Pass,
-    by_backward_passes,
-    by_forward_mode,
-    have_gradients,
-    is_weight,
-    tensors_mapped,
-)
+from lazyscope.torch.directional import by_backward_passes, by_forward_mode, have_gradients, is_weight, tensors_mapped
 from lazyscope.torch.random_state import random_state_kept
 from lazyscope.torch.weights import copied, unwrapped
-
-_LOSS = "the loss"  # where logits are linearised that no submodule gives: no name of a submodule
+from lazyscope.torch.within import beside_a_loss, candidates, lifted_at, moved, near, with_axes
 
 
 def linearize(model: Any, *, output: str | None = None) -> nn.Module:
@@ -82,7 +72,8 @@ class _Linearized:
     """What is put before the model's own class: the forward pass of the first-order model at `_base`."""
 
     _base: nn.Module
-    _output: str | None
+    _output: str | None  # as it was given
+    _places: tuple[str, ...] | None  # where outputs are lifted for a loss; None before a call with one
     _by_backward: dict[bool, bool]  # by whether inputs have a derivative; empty before a pass that is differentiated
 
     def _first_order(self, *args: Any, **kwargs: Any) -> Any:
@@ -126,24 +117,42 @@ class _Linearized:
         return True
 
     def _passed(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> Any:
+        found, settled = self._once(own, args, kwargs, by_backward, self._places)
+        if not settled:
+            with random_state_kept():
+                self._places = self._settled(own, args, kwargs, by_backward)
+            found, _ = self._once(own, args, kwargs, by_backward, self._places)
+        return found
+
+    def _once(
+        self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool, places: tuple[str, ...] | None
+    ) -> tuple[Any, bool]:
+        """What a pass gives, and whether a loss in it is that of what is lifted at these places."""
         base = self._base
         way = by_backward_passes if by_backward else by_forward_mode
-        with way(base, own, (args, kwargs)) as taken:
-            if self._output is None:
-                with _values(base) as values, LossInputs(_kept(values)):
-                    found = taken.run(*args, **kwargs)
-                beside = _beside_a_loss(found, taken)
-                if beside is None:
-                    return tensors_mapped(taken.lifted, found)
-                self._output = _giver(base, values, beside, taken)
-            if self._output == _LOSS:
-                lifting: Any = LossInputs(lambda tensor: taken.lifted([tensor])[0])
-            else:
-                lifting = base.get_submodule(self._output).register_forward_hook(
-                    lambda *call: tensors_mapped(taken.lifted, call[-1])
-                )
-            with lifting:
-                return tensors_mapped(taken.lifted, taken.run(*args, **kwargs))
+        with way(base, own, (args, kwargs)) as taken, lifted_at(base, places or (), taken):
+            found = taken.run(*args, **kwargs)
+            beside = beside_a_loss(found, taken)
+            settled = beside is None or (places is not None and beside.is_of_lifted(taken))
+            return tensors_mapped(taken.lifted, found), settled
+
+    def _settled(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> tuple[str, ...]:
+        """The places at which outputs are linearised for the loss of such a call."""
+        base, away = self._base, moved(own)
+        way = by_backward_passes if by_backward else by_forward_mode
+        with way(base, away, (args, kwargs)) as taken:
+            tried, outputs = candidates(base, lambda: taken.run(*args, **kwargs), taken)
+        if self._output is not None:
+            tried = [(self._output,)]
+        for places in tried:
+            found, settled = self._once(away, args, kwargs, by_backward, places)
+            if settled and near(with_axes(found), outputs):
+                return places
+        known = "as far as losses of torch.nn.functional and submodules show" if self._output is None else "by output="
+        raise ValueError(
+            f"the loss of {type(base).__name__} must be computed of its linearised outputs alone, got another {known}: "
+            "compute it outside, or pass output='NAME OF THE SUBMODULE' that gives them (output='' if it is no loss)"
+        )
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._base._apply(function)
@@ -156,7 +165,9 @@ class _Linearized:
         return _linearized(made, deepcopy(self._base, memo), self._output)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _linearized, (_own(self), self._base, self._output)
+        own = _own(self)
+        _drop_own_forward(own)  # a library's: to be prepared again
+        return _linearized, (own, self._base, self._output)
 
 
 def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Module:
@@ -180,6 +191,7 @@ def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Mod
     # Past nn.Module's registration: w0 is no parameter of the linearised model.
     object.__setattr__(model, "_base", base)
     object.__setattr__(model, "_output", output)
+    object.__setattr__(model, "_places", None)
     object.__setattr__(model, "_by_backward", {})
     return model
 
@@ -217,78 +229,3 @@ def _fixed(model: nn.Module) -> list[str]:
     tracks = any(getattr(module, "running_mean", None) is not None for module in model.modules())
     said = {"dropout is off": drops, "the running statistics of normalisation are fixed": tracks}
     return [words for words, present in said.items() if present]
-
-
-@contextmanager
-def _values(base: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """The tensors that submodules give, in the order in which they end."""
-    values: list[tuple[str, Tensor]] = []
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(*call: Any) -> None:
-            if isinstance(call[-1], Tensor):
-                values.append((name, call[-1]))
-
-        return hook
-
-    hooks = [module.register_forward_hook(keep(name)) for name, module in base.named_modules() if name]
-    try:
-        yield values
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _kept(values: list[tuple[str, Tensor]]) -> Callable[[Tensor], Tensor]:
-    """Keeps what a loss is computed of among what submodules give."""
-
-    def kept(tensor: Tensor) -> Tensor:
-        values.append((_LOSS, tensor))
-        return tensor
-
-    return kept
-
-
-def _giver(base: nn.Module, values: list[tuple[str, Tensor]], beside: list[Tensor], taken: Pass) -> str:
-    """The submodule whose value the logits are, or are a part of; else the loss, where it is computed of them."""
-    outputs = [taken.plain(output) for output in beside]
-    for name, value in reversed(values):
-        given = taken.plain(value)
-        if name != _LOSS and len(outputs) == 1 and (_same(given, outputs[0]) or _picked(outputs[0], given)):
-            return name
-    if any(name == _LOSS and _picked(taken.plain(value), whole) for name, value in values for whole in outputs):
-        return _LOSS
-    raise ValueError(
-        f"the loss of {type(base).__name__} must be computed of its linearised outputs, and neither does a submodule "
-        "give them nor a loss of torch.nn.functional take them: pass output='NAME OF THE SUBMODULE', or compute the "
-        "loss outside of the model"
-    )
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or a.data_ptr() == b.data_ptr()
-
-
-def _picked(part: Tensor, whole: Tensor) -> bool:
-    """Whether `part` has rows of `whole`, as a classifier of sequences takes those of the last token."""
-    if part.shape[-1:] != whole.shape[-1:] or part.numel() > whole.numel():
-        return False
-    rows = {tuple(row) for row in whole.detach().to(part.dtype).reshape(-1, whole.shape[-1]).tolist()}
-    return all(tuple(row) in rows for row in part.detach().reshape(-1, part.shape[-1]).tolist())
-
-
-def _beside_a_loss(found: Any, taken: Pass) -> list[Tensor] | None:
-    """The outputs that a loss is beside: the logits, by name or as the one tensor with axes, or all if it is named."""
-    logits, loss = _tensor(found, "logits"), _tensor(found, "loss")
-    named = loss is not None and taken.varies(loss)
-    if named and logits is not None:
-        return [logits]
-    real = [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    losses = [leaf for leaf in real if not leaf.ndim and taken.varies(leaf)]
-    others = [leaf for leaf in real if leaf.ndim]
-    return others if named or (losses and len(others) == 1) else None
-
-
-def _tensor(found: Any, name: str) -> Tensor | None:
-    value = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
-    return value if isinstance(value, Tensor) else None

@@ -4,9 +4,10 @@ import dis
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,11 +74,10 @@ def copied(model: Any) -> Any:
         for leaf in _in(value):
             if isinstance(leaf, Tensor) and not leaf.is_leaf:
                 computed[id(leaf)] = leaf.detach().clone()
-            elif (
-                isinstance(leaf, FunctionType) and name not in _UNUSED and any(id(held) in own for held in _held(leaf))
-            ):
+            elif name not in _UNUSED and any(id(held) in own for held in _held(leaf)):
+                called = getattr(leaf, "__name__", type(leaf).__name__)
                 raise ValueError(
-                    f"a copy of the module must have weights of its own, got the function {leaf.__name__!r} in its "
+                    f"a copy of the module must have weights of its own, got the function {called!r} in its "
                     f"{name}, which holds a part of the module and would in the copy, too: make it a method"
                 )
     try:
@@ -94,12 +94,36 @@ def _in(value: Any) -> Iterable[Any]:
     return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
-def _held(function: FunctionType) -> list[Any]:
-    """What a function has from elsewhere: a variable around it, a global one, a default."""
-    around = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    named = {i.argval for i in dis.get_instructions(function) if i.opname == "LOAD_GLOBAL"}
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    return [*around, *(function.__globals__.get(name) for name in named), *defaults]
+def _held(leaf: Any) -> list[Any]:
+    """What a function has from elsewhere: a variable around it, a global one, a default, and what such functions have.
+
+    Of methods and partials themselves a copy is bound to the copy; in a function around it they stay as they are.
+    """
+    held: list[Any] = []
+    nodes = _functions(leaf)
+    for node in nodes:
+        if isinstance(node, FunctionType):
+            around = [cell.cell_contents for cell in node.__closure__ or () if cell != CellType()]
+            defaults = (*(node.__defaults__ or ()), *(node.__kwdefaults__ or {}).values())
+            named = {i.argval for i in dis.get_instructions(node) if i.opname == "LOAD_GLOBAL"}
+            held += [node.__globals__.get(name) for name in named]
+            found = [*around, *defaults]
+        else:
+            found = [getattr(node, "__self__", None), *getattr(node, "args", ()), *_functions(node)]
+        held += found
+        nodes += [one for one in found if isinstance(one, _CALLED) and not any(one is known for known in nodes)]
+    return held
+
+
+_CALLED = (FunctionType, MethodType, partial)
+
+
+def _functions(leaf: Any) -> list[Any]:
+    """A function itself, or that of a method or partial."""
+    if isinstance(leaf, FunctionType):
+        return [leaf]
+    inner = getattr(leaf, "__func__", None) if isinstance(leaf, MethodType) else getattr(leaf, "func", None)
+    return _functions(inner) if isinstance(leaf, MethodType | partial) else []
 
 
 def unwrapped(model: Any) -> Any:
