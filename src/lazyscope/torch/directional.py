@@ -6,7 +6,7 @@ kernels), or where its own derivative is missing, the backward pass v ↦ Dh(w0)
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[report
 from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
+from lazyscope.torch.structures import tensors_of
+
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -28,16 +30,7 @@ class Pass(NamedTuple):
     lifted: Callable[[list[Tensor]], list[Tensor]]  # to first order
     varies: Callable[[Tensor], bool]  # whether it depends on the weights
     rests: Callable[[Tensor], bool]  # whether it does otherwise than by what was lifted
-    plain: Callable[[Tensor], Tensor]
-
-
-def tensors_mapped(function: Callable[[list[Tensor]], list[Tensor]], value: Any) -> Any:
-    """The value with all its tensors replaced, at once."""
-    leaves, form = _pytree.tree_flatten(value)
-    at = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    for n, tensor in zip(at, function([leaves[n] for n in at]), strict=True):
-        leaves[n] = tensor
-    return _pytree.tree_unflatten(leaves, form)
+    parts: Callable[[Tensor], tuple[Tensor, ...]]  # which together tell it from others
 
 
 @contextmanager
@@ -52,13 +45,13 @@ def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> 
             raise NotImplementedError("forward mode beside gradients of a tensor within the module")
         return [dual.primal if dual.tangent is None else dual.primal + dual.tangent for dual in duals]
 
-    with _differentiable(), forward_ad.dual_level():
+    with _differentiable(through), forward_ad.dual_level():
         start = dict(base.named_parameters())
         weights = [name for name, w0 in start.items() if is_weight(w0)]
         duals = {name: forward_ad.make_dual(start[name].detach(), own[name] - start[name].detach()) for name in weights}
         given = (start | duals, dict(base.named_buffers()))
         run = lambda *args, **kwargs: functional_call(base, given, args, kwargs)  # noqa: E731
-        yield Pass(run, lifted, _has_tangent, _has_tangent, _primal)
+        yield Pass(run, lifted, _has_tangent, _has_tangent, _dual_parts)
 
 
 @contextmanager
@@ -89,11 +82,11 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
 
     for w0 in weights:
         w0.requires_grad_()  # in the module itself: a checkpoint computes again with what it holds
-    with _differentiable():
-        yield Pass(base, lifted, lambda t: t.requires_grad, lambda t: _reaches(t, weights), lambda t: t)
+    with _differentiable(through):
+        yield Pass(base, lifted, lambda t: t.requires_grad, lambda t: _reaches(t, weights), lambda t: (t,))
 
 
-def _reaches(tensor: Tensor, ends: list[Tensor]) -> bool:
+def _reaches(tensor: Tensor, ends: Sequence[Tensor]) -> bool:
     """Whether a backward pass from it would come to one of these."""
     leaves, made = {id(end) for end in ends if end.is_leaf}, {end.grad_fn for end in ends if not end.is_leaf}
     nodes, seen = [tensor.grad_fn], set()
@@ -136,7 +129,7 @@ class _Pulled(torch.autograd.Function):
         return (None, None, *_Pushed.apply(ctx.tensors, ctx.weights, *v))
 
 
-def _along(tensors: list[Tensor], weights: list[Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
+def _along(tensors: list[Tensor], weights: Sequence[Tensor], moved: list[Tensor], *, graph: bool) -> list[Tensor]:
     """Dh(w − w0): the derivative by v of <Dhᵀv, w − w0>, at v = 0."""
     v = [torch.zeros_like(tensor, requires_grad=True) for tensor in tensors]
     back = torch.autograd.grad(tensors, weights, v, create_graph=True, allow_unused=True)
@@ -148,7 +141,7 @@ def _along(tensors: list[Tensor], weights: list[Tensor], moved: list[Tensor], *,
 
 def have_gradients(inputs: Any) -> bool:
     """Whether there are derivatives by a tensor of these."""
-    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _pytree.tree_leaves(inputs))
+    return any(tensor.requires_grad for tensor in tensors_of(inputs))
 
 
 def is_weight(tensor: Tensor) -> bool:
@@ -157,7 +150,7 @@ def is_weight(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def _differentiable(through: bool) -> Iterator[None]:
     """Kernels that can be differentiated twice: fused attention cannot; nothing compiled."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -165,7 +158,7 @@ def _differentiable() -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(_AsTrained())
+            stack.enter_context(_AsTrained(through))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -175,12 +168,21 @@ class _AsTrained(TorchFunctionMode):
     """Operations with the derivatives that a backward pass has, and kernels that have them.
 
     Where the module turns gradients off, nothing has any. Attention in this form lays its result out otherwise than
-    fused kernels do: where no view of it is, a copy.
+    fused kernels do: where no view of it is, a copy. With gradients `through` inputs statistics are computed in parts:
+    PyTorch takes those of a fused normalisation for constants in the derivative of its derivative.
     """
+
+    def __init__(self, through: bool) -> None:
+        super().__init__()
+        self.through = through
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.embedding_bag and _has_tangent(args[1]):
             func = _embedding_bag
+        if self.through:
+            func = _NORMALISED.get(func, func)
+            if func in _SOLVES and any(_has_tangent(t) for t in tensors_of((args, kwargs))):
+                raise NotImplementedError("forward mode of a solution beside its derivative by inputs, which is wrong")
         recurrent = getattr(func, "__name__", "") in _RECURRENT
         try:
             with _without_fused() if recurrent else nullcontext():
@@ -206,12 +208,61 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
     return forward_ad.make_dual(found, along)
 
 
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    found = _standardised(x, tuple(range(-len(shape), 0)), eps)
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _instance_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    given = inspect.signature(nn.functional.instance_norm).bind(x, *args, **kwargs)
+    given.apply_defaults()
+    if not given.arguments["use_input_stats"]:
+        return nn.functional.instance_norm(x, *args, **kwargs)
+    return _of_channels(_standardised(x, tuple(range(2, x.ndim)), given.arguments["eps"]), given.arguments)
+
+
+def _batch_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    given = inspect.signature(nn.functional.batch_norm).bind(x, *args, **kwargs)
+    given.apply_defaults()
+    if not given.arguments["training"] or given.arguments["running_mean"] is not None:
+        return nn.functional.batch_norm(x, *args, **kwargs)
+    return _of_channels(_standardised(x, (0, *range(2, x.ndim)), given.arguments["eps"]), given.arguments)
+
+
+def _standardised(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred / (centred.square().mean(axes, keepdim=True) + eps).sqrt()
+
+
+def _of_channels(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+    weight, bias = given["weight"], given["bias"]
+    shape = (-1, *[1] * (x.ndim - 2))
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+_SOLVES = (torch.linalg.solve, torch.linalg.inv, torch.inverse)
+_NORMALISED: dict[Any, Callable[..., Tensor]] = {
+    nn.functional.layer_norm: _layer_norm,
+    nn.functional.instance_norm: _instance_norm,
+    nn.functional.batch_norm: _batch_norm,
+}
+
+
 @contextmanager
 def _without_fused() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, of TF32, which stays as it is
         with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
             yield
+
+
+def _dual_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    primal, tangent = forward_ad.unpack_dual(tensor)
+    return (primal,) if tangent is None else (primal, tangent)
 
 
 def _primal(tensor: Tensor) -> Tensor:

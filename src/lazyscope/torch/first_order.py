@@ -15,8 +15,9 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.torch.directional import by_backward_passes, by_forward_mode, have_gradients, is_weight, tensors_mapped
+from lazyscope.torch.directional import by_backward_passes, by_forward_mode, have_gradients, is_weight
 from lazyscope.torch.random_state import random_state_kept
+from lazyscope.torch.structures import is_filled_cache, tensors_mapped, tensors_of
 from lazyscope.torch.weights import copied, unwrapped
 from lazyscope.torch.within import beside_a_loss, candidates, lifted_at, moved, near, with_axes
 
@@ -31,17 +32,17 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
     itself is not touched; w0 is kept in a copy, so that there are two sets of weights. A state dict holds w alone: load
     it into `linearize` of the model at its start.
 
-    What is linearised are all outputs. A model that is handed labels and returns a loss beside its outputs (as `loss`,
-    or as the number beside one tensor with axes, as in `(logits, loss)`) computes that loss of the linearised ones:
-    of the value of the submodule `output`, by default found at the first call with a loss. That is the submodule which
-    gives the logits; where none does (they are capped or scaled after it, or are several), it is what a loss of
-    `torch.nn.functional` takes.
+    What is linearised are all outputs: tensors, in containers or dataclasses. A model that is handed labels and returns
+    a loss beside its outputs (as `loss`, or as the number beside one tensor with axes, as in `(logits, loss)`) computes
+    that loss of the linearised ones: where losses of `torch.nn.functional` take them, or as submodules give them. Which
+    is right is tried at the first call with a loss; `output` names a submodule instead, '' the model itself, where that
+    number is no loss. Decoders of transformers keep no keys and values (`use_cache` is off in its configuration).
 
     Training must call the linearised module itself: its submodules are the model's own, which it does not go through.
 
     Raises ValueError for a model without floating parameters, or that cannot be copied, that is wrapped or compiled by
-    others, or has operators that PyTorch cannot differentiate twice, where it is not found what a loss is computed of,
-    and where training calls a submodule that has weights.
+    others, or has operators that PyTorch cannot differentiate twice, where a loss is of more than the outputs or these
+    are not found in it, and where training calls a submodule that has weights.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"linearize needs a torch.nn.Module, got {type(model).__name__}: pass the model")
@@ -64,6 +65,8 @@ def linearize(model: Any, *, output: str | None = None) -> nn.Module:
     if fixed:
         warnings.warn(f"in the linearised model {' and '.join(fixed)}", stacklevel=2)
     trained, base = copied(model), copied(model)
+    for each in (trained, base):
+        _without_caches(each)
     _drop_own_forward(trained)
     return _linearized(trained, base, output)
 
@@ -82,6 +85,7 @@ class _Linearized:
         with torch.inference_mode(False), torch.enable_grad():
             args, kwargs = _pytree.tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
             own = dict(self.named_parameters())  # type: ignore[attr-defined]
+            _check_call(self._base, own, kwargs)
             if not grad:
                 own = {name: parameter.detach() for name, parameter in own.items()}
             through = have_gradients((args, kwargs))
@@ -98,18 +102,24 @@ class _Linearized:
                     found = self._passed(own, args, kwargs, by_backward)
             except NotImplementedError as error:
                 raise ValueError(f"linearize needs what PyTorch can differentiate twice, got: {error}") from error
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                raise ValueError(
+                    "linearize needs checkpoints that can be differentiated twice, got a reentrant one: "
+                    "use_reentrant=False"
+                ) from error
             if grad or by_backward:  # else no backward pass was tried
                 self._by_backward[through] = by_backward
-        return found if grad else _pytree.tree_map_only(Tensor, Tensor.detach, found)
+        return found if grad else tensors_mapped(lambda tensors: [t.detach() for t in tensors], found)
 
     def _has_forward_mode(self, own: dict[str, Tensor], args: Any, kwargs: Any) -> bool:
         """Whether all operators have forward mode, and what it gives a backward pass."""
-        given = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        sought = [tensor for tensor in (*own.values(), *given) if tensor.requires_grad]
+        sought = [tensor for tensor in (*own.values(), *tensors_of((args, kwargs))) if tensor.requires_grad]
         with random_state_kept():
             try:
-                leaves = _pytree.tree_leaves(self._passed(own, args, kwargs, by_backward=False))
-                real = [t.real.sum() for t in leaves if isinstance(t, Tensor) and t.requires_grad]
+                found = tensors_of(self._passed(own, args, kwargs, by_backward=False))
+                real = [t.real.sum() for t in found if t.requires_grad]
                 if real and sought:
                     torch.autograd.grad(real, sought, allow_unused=True)
             except RuntimeError:  # NotImplementedError is one; errors of the module come again
@@ -194,6 +204,30 @@ def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Mod
     object.__setattr__(model, "_places", None)
     object.__setattr__(model, "_by_backward", {})
     return model
+
+
+def _check_call(base: nn.Module, own: dict[str, Tensor], kwargs: dict[str, Any]) -> None:
+    if any(name not in own for name, _ in base.named_parameters()):
+        raise ValueError(
+            "a linearised module must keep the names of its weights, got others: linearize the model after what "
+            "changes them, adapters of PEFT or parametrizations"
+        )
+    for name, value in kwargs.items():
+        if ("past" in name or "cache" in name) and is_filled_cache(value):
+            raise ValueError(
+                f"a linearised module takes no keys and values of an earlier call, got {name}: pass all tokens, "
+                "use_cache=False"
+            )
+
+
+def _without_caches(model: nn.Module) -> None:
+    """Let decoders of transformers keep no keys and values, whose derivatives would be lost between calls."""
+    for part in model.modules():
+        for name in ("config", "generation_config"):
+            config: Any = getattr(part, name, None)
+            for each in (config, *getattr(config, "__dict__", {}).values()):
+                if getattr(each, "use_cache", None):
+                    each.use_cache = False
 
 
 def _drop_own_forward(model: nn.Module) -> None:

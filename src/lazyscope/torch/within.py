@@ -14,7 +14,8 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.overrides import TorchFunctionMode  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
-from lazyscope.torch.directional import Pass, is_weight, tensors_mapped
+from lazyscope.torch.directional import Pass, is_weight
+from lazyscope.torch.structures import tensors_mapped, tensors_of
 
 LOSS = "the loss"  # a place that is no submodule
 _LOSSES = frozenset(
@@ -22,6 +23,7 @@ _LOSSES = frozenset(
     for name, function in vars(nn.functional).items()
     if name.endswith("_loss") or "cross_entropy" in name or name == "kl_div"
 )
+_SOME = 50  # entries by which a tensor is found in another
 _MOVE = 0.1  # of a weight's size
 _TOLERANCE, _COARSE = {torch.float64: 1e-8, torch.float32: 1e-3}, 0.05  # of outputs, at those weights
 
@@ -82,11 +84,11 @@ def candidates(base: nn.Module, run: Callable[[], Any], taken: Pass) -> tuple[li
     beside = beside_a_loss(found, taken)
     if beside is None:
         return [], []
-    whole = [taken.plain(output) for output in beside.outputs]
+    whole = [taken.parts(output) for output in beside.outputs]
     direct = [t for t in losses if taken.varies(t)]
-    at_loss = bool(direct) and all(any(_entries(taken.plain(t), output) for output in whole) for t in direct)
+    at_loss = bool(direct) and all(any(_entries(taken.parts(t), output) for output in whole) for t in direct)
     givers = [
-        next((name for name, value in reversed(values) if _entries(output, taken.plain(value))), None)
+        next((name for name, value in reversed(values) if _entries(output, taken.parts(value))), None)
         for output in whole
     ]
     named = tuple(dict.fromkeys(name for name in givers if name is not None))
@@ -118,7 +120,7 @@ def near(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 def _real(found: Any) -> list[Tensor]:
-    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor for tensor in tensors_of(found) if tensor.is_floating_point()]
 
 
 class _Inputs(TorchFunctionMode):
@@ -152,9 +154,13 @@ def _values(base: nn.Module, values: list[tuple[str, Tensor]]) -> Iterator[None]
         yield
 
 
-def _entries(part: Tensor, whole: Tensor) -> bool:
-    """Whether all that is finite in `part` is in `whole`: rows of it, a cast, another order of axes."""
-    if part.numel() > whole.numel():
+def _entries(part: tuple[Tensor, ...], whole: tuple[Tensor, ...]) -> bool:
+    """Whether what is in `part` is in `whole`: rows of it, a cast, another order of axes. A few dozen entries tell."""
+    if part[0].numel() > whole[0].numel() or len(part) != len(whole):
         return False
-    part = part.detach()
-    return bool(torch.isin(part[part.isfinite()], whole.detach().to(part.dtype)).all())
+    some = part[0].isfinite().flatten().nonzero().flatten()
+    for n in some[:: max(1, len(some) // _SOME)].tolist():
+        same = [(w.detach().flatten().to(p.dtype) == p.detach().flatten()[n]) for p, w in zip(part, whole, strict=True)]
+        if not bool(torch.stack(same).all(0).any()):
+            return False
+    return True
