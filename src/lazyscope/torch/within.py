@@ -92,7 +92,8 @@ def candidates(base: nn.Module, run: Callable[[], Any], taken: Pass) -> tuple[li
         for output in whole
     ]
     named = tuple(dict.fromkeys(name for name in givers if name is not None))
-    tried = [(LOSS,)] * at_loss + [named] * bool(named) + [(*named, LOSS)] * (at_loss and bool(named))
+    # By backward passes each place costs one: what a submodule gives is lifted for the loss and as an output at once.
+    tried = [named] * bool(named) + [(LOSS,)] * at_loss + [(*named, LOSS)] * (at_loss and bool(named))
     return tried, [output.detach() for output in taken.lifted(beside.outputs)]
 
 
