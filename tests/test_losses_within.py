@@ -231,6 +231,7 @@ def test_a_reentrant_checkpoint_is_named():
 def test_functions_around_a_method_of_the_module_are_refused():
     for wrap in (
         lambda old: lambda x: 2 * old(x),
+        lambda old: eval("lambda x: 2 * old(x)", {"old": old}),
         lambda old: functools.wraps(old)(lambda *given: 2 * old(*given)),
     ):
         model = nn.Sequential(nn.Linear(4, 3))

@@ -106,8 +106,9 @@ def _held(leaf: Any) -> list[Any]:
             around = [cell.cell_contents for cell in node.__closure__ or () if cell != CellType()]
             defaults = (*(node.__defaults__ or ()), *(node.__kwdefaults__ or {}).values())
             named = {i.argval for i in dis.get_instructions(node) if i.opname == "LOAD_GLOBAL"}
-            held += [node.__globals__.get(name) for name in named]
-            found = [*around, *defaults]
+            globals_ = [node.__globals__.get(name) for name in named]
+            held += globals_
+            found = [*around, *defaults, *(one for one in globals_ if isinstance(one, MethodType | partial))]
         else:
             found = [getattr(node, "__self__", None), *getattr(node, "args", ()), *_functions(node)]
         held += found
