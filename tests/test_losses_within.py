@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarnin
 torch = pytest.importorskip("torch")
 nn = torch.nn
 F = torch.nn.functional
+checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
 lst = pytest.importorskip("lazyscope.torch")
 
 
@@ -81,6 +82,21 @@ TAKEN = {
 }
 
 
+TAKEN |= {
+    "the hidden layer beside": (lambda m, h: {"hidden": h, "logits": m.head(h)}, TAKEN["by hand"][1]),
+    "a function from 0": (lambda m, h: {"logits": torch.tanh(F.linear(h, m.zero.weight))}, logits),
+    "masked": (
+        lambda m, h: {"hidden": h, "logits": m.head(h).masked_fill(torch.arange(3) > 1, -torch.inf)},
+        lambda o, y: o["logits"][:, :2].logsumexp(1).mean() - o["logits"][:, 0].mean(),
+    ),
+    "one by one": (lambda m, h: {"logits": m.head(h)}, lambda o, y: F.cross_entropy(o["logits"], y, reduction="none")),
+    "of noise": (
+        lambda m, h: {"logits": m.head(h)},
+        lambda o, y: logits(o, y) + F.mse_loss(F.dropout(o["logits"], 0.5, training=True), o["logits"]),
+    ),
+}
+
+
 def shifted(module, size=0.3):
     with torch.no_grad():
         for parameter in module.parameters():
@@ -102,13 +118,18 @@ def test_a_loss_is_that_of_the_outputs_linearised_and_leaves_them_as_they_are(na
     steps = {key: weight.detach() - weights[key].detach() for key, weight in first.named_parameters()}
     plain = functools.partial(torch.func.functional_call, copy.deepcopy(model), args=(x,))
     start, along = torch.func.jvp(lambda w: plain(w), (weights,), (steps,))
-    found = first(x, y)
+    torch.manual_seed(1)
+    found, drawn = first(x, y), torch.rand(1)
     for key, output in outputs.items():
-        torch.testing.assert_close(output, start[key] + along[key])
+        finite = output.isfinite()
+        torch.testing.assert_close(output[finite], (start[key] + along[key])[finite])
         torch.testing.assert_close(found[key], output)
+    torch.manual_seed(1)
     torch.testing.assert_close(found["loss"], model.loss(outputs, y))
-    found["loss"].backward()
-    slopes = torch.autograd.grad(model.loss(first(x), y), list(first.parameters()), allow_unused=True)
+    assert drawn == torch.rand(1)
+    found["loss"].sum().backward()
+    torch.manual_seed(1)
+    slopes = torch.autograd.grad(model.loss(first(x), y).sum(), list(first.parameters()), allow_unused=True)
     for parameter, slope in zip(first.parameters(), slopes, strict=True):
         torch.testing.assert_close(parameter.grad, slope)
 
@@ -146,6 +167,46 @@ def test_another_head_later_is_found():
     for head in ("head", "second"):
         first._base.of = lambda m, h, name=head: {"logits": getattr(m, name)(h)}
         torch.testing.assert_close(first(x, y)["loss"], model.loss(first(x), y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_kinds_of_calls_are_not_lifted_where_one_with_a_loss_was(dtype):
+    class Tasks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x, y=None, task="labels"):
+            found = self.head(x)
+            if task == "directions":
+                found = F.normalize(found)
+                return found, F.mse_loss(found, y)
+            return found.softmax(1) if y is None else (found, F.cross_entropy(found, y))
+
+    model, x, y = Tasks().to(dtype), torch.randn(6, 4).to(dtype), torch.arange(6) % 3
+    first, fresh = (shifted(lst.linearize(model)) for _ in range(2))
+    expected = fresh(x)
+    found = first(x, y)
+    torch.testing.assert_close(first(x), expected)
+    along, loss = first(x, torch.ones(6, 3).to(dtype), "directions")
+    torch.testing.assert_close(along, fresh(x, torch.ones(6, 3).to(dtype), task="directions")[0])
+    torch.testing.assert_close(loss, F.mse_loss(along, torch.ones(6, 3).to(dtype)))
+    torch.testing.assert_close(found[1], F.cross_entropy(found[0], y))
+
+
+def test_a_number_beside_several_outputs_is_a_loss_where_one_takes_them():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x, y=None):
+            outputs = [self.head(x) ** 2, self.second(x).tanh()]
+            return outputs if y is None else (outputs, sum(F.cross_entropy(output, y) for output in outputs))
+
+    model, x, y = Pair().double(), torch.randn(6, 4).double(), torch.arange(6) % 3
+    first = shifted(lst.linearize(model))
+    torch.testing.assert_close(first(x, y)[1], sum(F.cross_entropy(output, y) for output in first(x)))
 
 
 @dataclass(frozen=True)
@@ -221,8 +282,6 @@ def test_what_changes_the_names_of_weights_comes_before():
 
 
 def test_a_reentrant_checkpoint_is_named():
-    from torch.utils.checkpoint import checkpoint
-
     model = Net(lambda m, h: {"logits": checkpoint(m.head, h, use_reentrant=True)}, logits)
     with pytest.raises(ValueError, match="got a reentrant one: use_reentrant=False"):
         lst.linearize(model)(torch.randn(6, 4, requires_grad=True))

@@ -81,6 +81,7 @@ def by_backward_passes(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) 
         return [found.get(id(t), t) for t in tensors]
 
     for w0 in weights:
+        w0.grad = None  # a backward pass by inputs comes through it
         w0.requires_grad_()  # in the module itself: a checkpoint computes again with what it holds
     with _differentiable(through):
         yield Pass(base, lifted, lambda t: t.requires_grad, lambda t: _reaches(t, weights), lambda t: (t,))

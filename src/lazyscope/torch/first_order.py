@@ -16,10 +16,10 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.utils import _pytree  # pyright: ignore[reportMissingImports]
 
 from lazyscope.torch.directional import by_backward_passes, by_forward_mode, have_gradients, is_weight
-from lazyscope.torch.random_state import random_state_kept
+from lazyscope.torch.random_state import random_state, random_state_kept
 from lazyscope.torch.structures import is_filled_cache, tensors_mapped, tensors_of
 from lazyscope.torch.weights import copied, unwrapped
-from lazyscope.torch.within import beside_a_loss, candidates, lifted_at, moved, near, with_axes
+from lazyscope.torch.within import Taken, beside_a_loss, candidates, elsewhere, kind_of, lifted_at, near, outputs_of
 
 
 def linearize(model: Any, *, output: str | None = None) -> nn.Module:
@@ -76,7 +76,7 @@ class _Linearized:
 
     _base: nn.Module
     _output: str | None  # as it was given
-    _places: tuple[str, ...] | None  # where outputs are lifted for a loss; None before a call with one
+    _places: dict[tuple[Any, ...], tuple[str, ...]]  # where outputs are lifted for a loss, by the kind of call
     _by_backward: dict[bool, bool]  # by whether inputs have a derivative; empty before a pass that is differentiated
 
     def _first_order(self, *args: Any, **kwargs: Any) -> Any:
@@ -127,41 +127,60 @@ class _Linearized:
         return True
 
     def _passed(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> Any:
-        found, settled = self._once(own, args, kwargs, by_backward, self._places)
+        kind = kind_of((args, kwargs))
+        known = [self._places[kind]] if kind in self._places else [()]
+        known += [places for places in dict.fromkeys(self._places.values()) if places not in known and len(known) < 3]
+        if kind not in self._places:
+            known = known[:1]  # without a loss it is the right one, and with one the others are to be tried elsewhere
+        again = random_state()
+        for places in known:
+            found, settled = self._once(own, args, kwargs, by_backward, places)
+            if settled:
+                self._places.setdefault(kind, places)
+                return found
+            again()
+        self._places[kind] = self._settled(own, args, kwargs, by_backward)
+        found, settled = self._once(own, args, kwargs, by_backward, self._places[kind])
         if not settled:
-            with random_state_kept():
-                self._places = self._settled(own, args, kwargs, by_backward)
-            found, _ = self._once(own, args, kwargs, by_backward, self._places)
+            raise self._mixed()
         return found
 
     def _once(
-        self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool, places: tuple[str, ...] | None
+        self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool, places: tuple[str, ...]
     ) -> tuple[Any, bool]:
-        """What a pass gives, and whether a loss in it is that of what is lifted at these places."""
-        base = self._base
+        """What a pass gives, if a loss in it is that of what is lifted at these places, and whether it is."""
+        base, seen = self._base, Taken()
         way = by_backward_passes if by_backward else by_forward_mode
-        with way(base, own, (args, kwargs)) as taken, lifted_at(base, places or (), taken):
-            found = taken.run(*args, **kwargs)
-            beside = beside_a_loss(found, taken)
-            settled = beside is None or (places is not None and beside.is_of_lifted(taken))
-            return tensors_mapped(taken.lifted, found), settled
+        with way(base, own, (args, kwargs)) as taken:
+            with lifted_at(base, places, taken), seen.mode:
+                found = taken.run(*args, **kwargs)
+            beside = beside_a_loss(found, taken, computed=any(taken.varies(tensor) for tensor in seen.tensors))
+            # Without a place a loss was lifted at, it is not that of linearised outputs; with one, nothing may be left.
+            if beside is not None and (not places or any(taken.rests(loss) for loss in beside.losses)):
+                return None, False
+            return tensors_mapped(taken.lifted, found), True
 
     def _settled(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> tuple[str, ...]:
         """The places at which outputs are linearised for the loss of such a call."""
-        base, away = self._base, moved(own)
+        base, again = self._base, random_state()
         way = by_backward_passes if by_backward else by_forward_mode
-        with way(base, away, (args, kwargs)) as taken:
-            tried, outputs = candidates(base, lambda: taken.run(*args, **kwargs), taken)
-        if self._output is not None:
-            tried = [(self._output,)]
-        for places in tried:
-            found, settled = self._once(away, args, kwargs, by_backward, places)
-            if settled and near(with_axes(found), outputs):
-                return places
+        with random_state_kept(), elsewhere(base) as away:
+            away = own | away
+            with way(base, away, (args, kwargs)) as taken:
+                tried, outputs = candidates(base, lambda: taken.run(*args, **kwargs), taken)
+            for places in tried if self._output is None else [(self._output,)]:
+                again()
+                found, settled = self._once(away, args, kwargs, by_backward, places)
+                if settled and near(base, outputs_of(found), outputs):
+                    return places
+        raise self._mixed()
+
+    def _mixed(self) -> ValueError:
         known = "as far as losses of torch.nn.functional and submodules show" if self._output is None else "by output="
-        raise ValueError(
-            f"the loss of {type(base).__name__} must be computed of its linearised outputs alone, got another {known}: "
-            "compute it outside, or pass output='NAME OF THE SUBMODULE' that gives them (output='' if it is no loss)"
+        return ValueError(
+            f"the loss of {type(self._base).__name__} must be computed of its linearised outputs alone, got another "
+            f"{known}: compute it outside, or pass output='NAME OF THE SUBMODULE' that gives them (output='' if it is "
+            "no loss)"
         )
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -201,7 +220,7 @@ def _linearized(model: nn.Module, base: nn.Module, output: str | None) -> nn.Mod
     # Past nn.Module's registration: w0 is no parameter of the linearised model.
     object.__setattr__(model, "_base", base)
     object.__setattr__(model, "_output", output)
-    object.__setattr__(model, "_places", None)
+    object.__setattr__(model, "_places", {})
     object.__setattr__(model, "_by_backward", {})
     return model
 

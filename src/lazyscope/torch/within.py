@@ -1,8 +1,8 @@
 """Losses that a model computes within itself: of its linearised outputs, wherever in its forward pass these are.
 
-They are lifted to first order where a loss of `torch.nn.functional` takes them, or as submodules give them. Which of
-these is right is tried, once, at weights that moved: the loss must depend on the weights through what was lifted alone,
-and the outputs must be those without.
+They are lifted to first order as submodules give them, or where a loss of `torch.nn.functional` takes them. Which is
+right is tried, once for each kind of call, with all weights moved from where they are, so that nothing is equal by
+chance: the loss must depend on the weights through what was lifted alone, and the outputs must be those without.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,35 +23,52 @@ _LOSSES = frozenset(
     for name, function in vars(nn.functional).items()
     if name.endswith("_loss") or "cross_entropy" in name or name == "kl_div"
 )
-_SOME = 50  # entries by which a tensor is found in another
-_MOVE = 0.1  # of a weight's size
-_TOLERANCE, _COARSE = {torch.float64: 1e-8, torch.float32: 1e-3}, 0.05  # of outputs, at those weights
+_SOME = 16  # entries by which a tensor is found in another
+_HALF = (torch.bfloat16, torch.float16)
+_TOLERANCE, _COARSE = {torch.float64: 1e-8, torch.float32: 1e-3}, 0.05  # of outputs, where weights moved by their size
 
 
 class Beside(NamedTuple):
-    """What a call gives where a loss is among it: the tensors with axes, and the losses."""
+    """What a call gives where a loss is among it: the other tensors with axes, and the losses."""
 
     outputs: list[Tensor]
     losses: list[Tensor]
 
-    def is_of_lifted(self, taken: Pass) -> bool:
-        """Whether the losses depend on the weights through what was lifted alone."""
-        return not any(taken.rests(loss) for loss in self.losses)
+
+def kind_of(inputs: Any) -> tuple[Any, ...]:
+    """What tells calls of one kind from others: which inputs are there, and switches."""
+    leaves, form = _pytree.tree_flatten(inputs)
+    return str(form), *(leaf if isinstance(leaf, str | bool) else type(leaf) for leaf in leaves)
 
 
-def beside_a_loss(found: Any, taken: Pass) -> Beside | None:
-    """The outputs and the loss of that name, or numbers beside one tensor with axes, as in `(logits, loss)`."""
-    outputs = with_axes(found)
-    loss = found.get("loss") if isinstance(found, dict) else getattr(found, "loss", None)
-    if isinstance(loss, Tensor):
+class Taken:
+    """Within it, what losses take is seen."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.mode = _Inputs(self._seen)
+
+    def _seen(self, tensor: Tensor) -> Tensor:
+        self.tensors.append(tensor)
+        return tensor
+
+
+def beside_a_loss(found: Any, taken: Pass, *, computed: bool = False) -> Beside | None:
+    """The loss of that name, or numbers beside one tensor with axes, as in `(logits, loss)`; beside more if `computed`.
+
+    `computed` says that a loss of `torch.nn.functional` took something that depends on the weights.
+    """
+    outputs, loss = outputs_of(found), _named(found)
+    if loss is not None:
         return Beside(outputs, [loss]) if taken.varies(loss) else None
-    numbers = [leaf for leaf in _real(found) if not leaf.ndim and taken.varies(leaf)]
-    return Beside(outputs, numbers) if numbers and len(outputs) == 1 else None
+    numbers = [t for t in _real(found) if not t.ndim and taken.varies(t)]
+    return Beside(outputs, numbers) if numbers and (len(outputs) == 1 or (computed and outputs)) else None
 
 
-def with_axes(found: Any) -> list[Tensor]:
-    """All real tensors of a value but numbers."""
-    return [leaf for leaf in _real(found) if leaf.ndim]
+def outputs_of(found: Any) -> list[Tensor]:
+    """All real tensors with axes but a loss."""
+    loss = _named(found)
+    return [tensor for tensor in _real(found) if tensor.ndim and tensor is not loss]
 
 
 @contextmanager
@@ -71,57 +88,78 @@ def lifted_at(base: nn.Module, places: Sequence[str], taken: Pass) -> Iterator[N
 
 
 def candidates(base: nn.Module, run: Callable[[], Any], taken: Pass) -> tuple[list[tuple[str, ...]], list[Tensor]]:
-    """Places where the outputs of a call with a loss may be, the likelier first; and its outputs, linearised."""
+    """Places where the outputs of a call with a loss may be, the cheaper first; and its outputs, linearised."""
     values: list[tuple[str, Tensor]] = []
-    losses: list[Tensor] = []
-
-    def kept(tensor: Tensor) -> Tensor:
-        losses.append(tensor)
-        return tensor
-
-    with _values(base, values), _Inputs(kept):
+    seen = Taken()
+    with _values(base, values), seen.mode:
         found = run()
-    beside = beside_a_loss(found, taken)
-    if beside is None:
-        return [], []
-    whole = [taken.parts(output) for output in beside.outputs]
-    direct = [t for t in losses if taken.varies(t)]
-    at_loss = bool(direct) and all(any(_entries(taken.parts(t), output) for output in whole) for t in direct)
-    givers = [
-        next((name for name, value in reversed(values) if _entries(output, taken.parts(value))), None)
-        for output in whole
-    ]
-    named = tuple(dict.fromkeys(name for name in givers if name is not None))
+    outputs = outputs_of(found)
+    whole = [taken.parts(output) for output in outputs]
+    direct = [tensor for tensor in seen.tensors if taken.varies(tensor)]
+    at_loss = bool(direct) and all(any(_is_in(taken.parts(t), output) for output in whole) for t in direct)
+    last = {name: n for n, (name, _) in enumerate(values)}
+    givers = {
+        next((name for name, value in reversed(values) if _is_in(output, taken.parts(value))), None) for output in whole
+    }
+    named = tuple(sorted((name for name in givers if name is not None), key=lambda name: -last[name]))
     # By backward passes each place costs one: what a submodule gives is lifted for the loss and as an output at once.
-    tried = [named] * bool(named) + [(LOSS,)] * at_loss + [(*named, LOSS)] * (at_loss and bool(named))
-    return tried, [output.detach() for output in taken.lifted(beside.outputs)]
+    tried = [(name,) for name in named] + [named] * (len(named) > 1)
+    if at_loss:
+        tried += [(LOSS,)] + [(*named, LOSS)] * bool(named)
+    return tried, [output.detach() for output in taken.lifted(outputs)]
 
 
-def moved(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that are no start, always the same."""
+@contextmanager
+def elsewhere(base: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within it the start is another, always the same; gives weights away from it."""
+    weights = {name: weight for name, weight in base.named_parameters() if is_weight(weight)}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     random = torch.Generator().manual_seed(0)
 
-    def one(weight: Tensor) -> Tensor:
-        weight = weight.detach()
-        size = weight.abs().square().mean().sqrt() if weight.numel() else 0.0
-        step = torch.randn(weight.shape, generator=random, dtype=torch.float32).to(weight.device, weight.dtype)
-        return weight + _MOVE * (size if size else 1.0) * step
+    def step(weight: Tensor) -> Tensor:
+        size = float(weight.detach().abs().square().mean().sqrt()) if weight.numel() else 0.0
+        drawn = torch.randn(weight.shape, generator=random, dtype=torch.float32)
+        return (size or 0.1) * drawn.to(weight.device, weight.dtype)
 
-    return {name: one(weight) if is_weight(weight) else weight for name, weight in own.items()}
+    try:
+        with torch.no_grad():
+            for weight in weights.values():
+                weight.add_(0.2 * step(weight))
+        yield {name: weight.detach() + step(weight) for name, weight in weights.items()}
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
 
 
-def near(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+def near(base: nn.Module, one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Whether two ways of a pass gave the same outputs."""
+    half = any(weight.dtype in _HALF for weight in base.parameters()) or any(
+        torch.is_autocast_enabled(device) for device in ("cpu", "cuda")
+    )
 
     def same(a: Tensor, b: Tensor) -> bool:
-        apart, size = (torch.nan_to_num(t.detach().double()).norm() for t in (a - b, b))
-        return bool(apart <= _TOLERANCE.get(b.dtype, _COARSE) * size)
+        a, b = a.detach().double(), b.detach().double()
+        finite = a.isfinite()
+        if not torch.equal(finite, b.isfinite()):
+            return False
+        apart, size = ((v * finite).nan_to_num(0, 0, 0).norm() for v in (a - b, b))
+        return bool(apart <= size * tolerance)
 
-    return len(one) == len(other) and all(a.shape == b.shape and same(a, b) for a, b in zip(one, other, strict=True))
+    for a, b in zip(one, other, strict=True):
+        tolerance = _COARSE if half else _TOLERANCE.get(b.dtype, _COARSE)
+        if a.shape != b.shape or not same(a, b):
+            return False
+    return True
 
 
 def _real(found: Any) -> list[Tensor]:
     return [tensor for tensor in tensors_of(found) if tensor.is_floating_point()]
+
+
+def _named(found: Any) -> Tensor | None:
+    loss = found.get("loss") if isinstance(found, Mapping) else getattr(found, "loss", None)
+    return loss if isinstance(loss, Tensor) else None
 
 
 class _Inputs(TorchFunctionMode):
@@ -155,13 +193,19 @@ def _values(base: nn.Module, values: list[tuple[str, Tensor]]) -> Iterator[None]
         yield
 
 
-def _entries(part: tuple[Tensor, ...], whole: tuple[Tensor, ...]) -> bool:
-    """Whether what is in `part` is in `whole`: rows of it, a cast, another order of axes. A few dozen entries tell."""
-    if part[0].numel() > whole[0].numel() or len(part) != len(whole):
+def _is_in(part: tuple[Tensor, ...], whole: tuple[Tensor, ...]) -> bool:
+    """Whether what is in `part` is in `whole`: rows of it, a cast, another order of axes. A few entries tell."""
+    size = part[0].numel()
+    if size > whole[0].numel() or len(part) != len(whole) or not size:
         return False
-    some = part[0].isfinite().flatten().nonzero().flatten()
-    for n in some[:: max(1, len(some) // _SOME)].tolist():
-        same = [(w.detach().flatten().to(p.dtype) == p.detach().flatten()[n]) for p, w in zip(part, whole, strict=True)]
-        if not bool(torch.stack(same).all(0).any()):
-            return False
-    return True
+    few = range(0, size, max(1, size // _SOME))
+    parts, wholes = ([t.detach().reshape(-1) for t in side] for side in (part, whole))
+
+    def here(n: int, at: Any) -> Tensor:
+        same = [w[at].to(p.dtype) == p[n] for p, w in zip(parts, wholes, strict=True)]
+        return torch.stack(same).all(0)
+
+    looked = [n for n in few if bool(parts[0][n].isfinite())]
+    if part[0].shape == whole[0].shape and all(bool(here(n, n)) for n in looked):
+        return True
+    return all(bool(here(n, slice(None)).any()) for n in looked)
