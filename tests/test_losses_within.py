@@ -189,6 +189,7 @@ def test_other_kinds_of_calls_are_not_lifted_where_one_with_a_loss_was(dtype):
     found = first(x, y)
     torch.testing.assert_close(first(x), expected)
     along, loss = first(x, torch.ones(6, 3).to(dtype), "directions")
+    (found[1] + loss).backward()  # that the places were tried in between leaves graphs as they are
     torch.testing.assert_close(along, fresh(x, torch.ones(6, 3).to(dtype), task="directions")[0])
     torch.testing.assert_close(loss, F.mse_loss(along, torch.ones(6, 3).to(dtype)))
     torch.testing.assert_close(found[1], F.cross_entropy(found[0], y))

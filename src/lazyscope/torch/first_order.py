@@ -128,10 +128,9 @@ class _Linearized:
 
     def _passed(self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool) -> Any:
         kind = kind_of((args, kwargs))
-        known = [self._places[kind]] if kind in self._places else [()]
-        known += [places for places in dict.fromkeys(self._places.values()) if places not in known and len(known) < 3]
-        if kind not in self._places:
-            known = known[:1]  # without a loss it is the right one, and with one the others are to be tried elsewhere
+        known = [self._places.get(kind, ())]  # nowhere, where no loss is: then that pass was the right one
+        if kind in self._places:  # the model may have gone on to another task
+            known += [places for places in dict.fromkeys(self._places.values()) if places not in known][:2]
         again = random_state()
         for places in known:
             found, settled = self._once(own, args, kwargs, by_backward, places)

@@ -113,7 +113,7 @@ def candidates(base: nn.Module, run: Callable[[], Any], taken: Pass) -> tuple[li
 def elsewhere(base: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Within it the start is another, always the same; gives weights away from it."""
     weights = {name: weight for name, weight in base.named_parameters() if is_weight(weight)}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    before = {name: weight.data for name, weight in weights.items()}  # in place, graphs of earlier calls would break
     random = torch.Generator().manual_seed(0)
 
     def step(weight: Tensor) -> Tensor:
@@ -122,14 +122,12 @@ def elsewhere(base: nn.Module) -> Iterator[dict[str, Tensor]]:
         return (size or 0.1) * drawn.to(weight.device, weight.dtype)
 
     try:
-        with torch.no_grad():
-            for weight in weights.values():
-                weight.add_(0.2 * step(weight))
+        for weight in weights.values():
+            weight.data = weight.data + 0.2 * step(weight)
         yield {name: weight.detach() + step(weight) for name, weight in weights.items()}
     finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(before[name])
+        for name, weight in weights.items():
+            weight.data = before[name]
 
 
 def near(base: nn.Module, one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
