@@ -23,6 +23,7 @@ SCIENCE = (
     "tangent",
     "differential",
     "criterion",
+    "curvature",
     "scaling",
     "dynamics",
     "measures",
