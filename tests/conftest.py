@@ -37,3 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
             if jax.__version_info__[:2] == (0, 10):  # XLA ends a process whose flags it does not know
                 flags += " --xla_cpu_use_fusion_emitters=false"  # half the time
             os.environ["XLA_FLAGS"] = flags.strip()
+
+
+@pytest.fixture
+def half_precision():
+    """An `Accelerator` in bfloat16; accelerate has one state a process, which others' trainers have set."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    yield accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)

@@ -19,7 +19,6 @@ nn = torch.nn
 checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
 pytest.importorskip("torch.nn.utils.prune")
 lst = pytest.importorskip("lazyscope.torch")
-accelerate = pytest.importorskip("accelerate")
 
 
 @pytest.fixture(autouse=True)
@@ -295,7 +294,7 @@ def test_inputs_have_their_derivative_after_a_pass_without():
     assert torch.autograd.gradcheck(lambda x: (first(x) ** 3).sum(), x)
 
 
-def test_a_forward_pass_of_the_instance_is_linearised_too():
+def test_a_forward_pass_of_the_instance_is_linearised_too(half_precision):
     class Shifted(nn.Linear):
         def forward(self, x, scale=1.0):
             return scale * torch.tanh(super().forward(x))
@@ -306,7 +305,7 @@ def test_a_forward_pass_of_the_instance_is_linearised_too():
     plain.forward = types.MethodType(
         lambda self, x, scale=1.0: scale * torch.tanh(nn.functional.linear(x, self.weight, self.bias)), plain
     )
-    prepared = accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(nn.Sequential(own))
+    prepared = half_precision.prepare(nn.Sequential(own))
     first, of_prepared = lst.linearize(plain), lst.linearize(prepared)
     for linear in (expected, first, of_prepared):
         shifted(linear, 0.5)
@@ -317,18 +316,17 @@ def test_a_forward_pass_of_the_instance_is_linearised_too():
     assert not torch.allclose(of_prepared(x), own(x), rtol=0.05, atol=0.05)
 
 
-def test_a_library_may_wrap_and_unwrap_it():
-    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+def test_a_library_may_wrap_and_unwrap_it(half_precision):
     model, first, x = made("mlp")
     model, first, x = model.float(), first.float(), x.float()
     for each in (model, first):
         shifted(each, 0.5)
     expected = first(x)
     assert not torch.allclose(expected, model(x), rtol=0.1, atol=0.1)
-    again = copy.deepcopy(accelerator.prepare(copy.deepcopy(first)))
+    again = copy.deepcopy(half_precision.prepare(copy.deepcopy(first)))
     torch.testing.assert_close(again(x), expected, rtol=0.02, atol=0.02)
     for keep in (True, False):
-        inner = accelerator.unwrap_model(accelerator.prepare(copy.deepcopy(first)), keep_fp32_wrapper=keep)
+        inner = half_precision.unwrap_model(half_precision.prepare(copy.deepcopy(first)), keep_fp32_wrapper=keep)
         torch.testing.assert_close(inner(x), expected, rtol=0.02, atol=0.02)
     compiled = torch.compile(first, backend="eager")
     torch.testing.assert_close(compiled(x), expected)

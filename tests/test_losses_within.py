@@ -300,9 +300,8 @@ def test_functions_around_a_method_of_the_module_are_refused():
             lst.linearize(model)
 
 
-def test_it_can_be_stored_after_a_library_prepared_it(tmp_path):
-    accelerate = pytest.importorskip("accelerate")
+def test_it_can_be_stored_after_a_library_prepared_it(tmp_path, half_precision):
     first, x = shifted(lst.linearize(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)))), torch.randn(6, 4)
     expected = first(x)
-    torch.save(accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(first), tmp_path / "first.pt")
+    torch.save(half_precision.prepare(first), tmp_path / "first.pt")
     torch.testing.assert_close(torch.load(tmp_path / "first.pt", weights_only=False)(x), expected)
