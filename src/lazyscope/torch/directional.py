@@ -50,7 +50,10 @@ def by_forward_mode(base: nn.Module, own: Mapping[str, Tensor], inputs: Any) -> 
         weights = [name for name, w0 in start.items() if is_weight(w0)]
         duals = {name: forward_ad.make_dual(start[name].detach(), own[name] - start[name].detach()) for name in weights}
         given = (start | duals, dict(base.named_buffers()))
-        run = lambda *args, **kwargs: functional_call(base, given, args, kwargs)  # noqa: E731
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(base, given, args, kwargs)
+
         yield Pass(run, lifted, _has_tangent, _has_tangent, _dual_parts)
 
 

@@ -19,7 +19,16 @@ from lazyscope.torch.directional import by_backward_passes, by_forward_mode, hav
 from lazyscope.torch.random_state import random_state, random_state_kept
 from lazyscope.torch.structures import is_filled_cache, tensors_mapped, tensors_of
 from lazyscope.torch.weights import copied, unwrapped
-from lazyscope.torch.within import Taken, beside_a_loss, candidates, elsewhere, kind_of, lifted_at, near, outputs_of
+from lazyscope.torch.within import (
+    candidates,
+    elsewhere,
+    kind_of,
+    lifted_at,
+    losses_of,
+    near,
+    outputs_of,
+    seen_by_losses,
+)
 
 
 def linearize(model: Any, *, output: str | None = None) -> nn.Module:
@@ -148,14 +157,14 @@ class _Linearized:
         self, own: dict[str, Tensor], args: Any, kwargs: Any, by_backward: bool, places: tuple[str, ...]
     ) -> tuple[Any, bool]:
         """What a pass gives, if a loss in it is that of what is lifted at these places, and whether it is."""
-        base, seen = self._base, Taken()
+        base = self._base
         way = by_backward_passes if by_backward else by_forward_mode
         with way(base, own, (args, kwargs)) as taken:
-            with lifted_at(base, places, taken), seen.mode:
+            with lifted_at(base, places, taken), seen_by_losses() as seen:
                 found = taken.run(*args, **kwargs)
-            beside = beside_a_loss(found, taken, computed=any(taken.varies(tensor) for tensor in seen.tensors))
-            # Without a place a loss was lifted at, it is not that of linearised outputs; with one, nothing may be left.
-            if beside is not None and (not places or any(taken.rests(loss) for loss in beside.losses)):
+            losses = losses_of(found, taken, seen)
+            # Without a place nothing was lifted for a loss; with one, no other way may lead from it to the weights.
+            if losses and (not places or any(taken.rests(loss) for loss in losses)):
                 return None, False
             return tensors_mapped(taken.lifted, found), True
 

@@ -21,7 +21,10 @@ def tensors_mapped(function: Callable[[list[Tensor]], list[Tensor]], value: Any)
     at = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     for leaf in leaves:
         if not isinstance(leaf, Tensor | type) and tensors_of(list(getattr(leaf, "__dict__", {}).values())):
-            _refuse(leaf)
+            raise ValueError(
+                "the outputs to be linearised must be tensors, or tuples, dicts or dataclasses of them, got a "
+                f"{type(leaf).__name__}: return the tensors in it"
+            )
     for n, tensor in zip(at, function([leaves[n] for n in at]), strict=True):
         leaves[n] = tensor
     return rebuilt(leaves)
@@ -31,16 +34,6 @@ def is_filled_cache(value: Any) -> bool:
     """Whether these are keys and values of an earlier call, as decoders take them."""
     length = getattr(value, "get_seq_length", None)
     return bool(length()) if callable(length) else isinstance(value, tuple | list) and bool(tensors_of(value))
-
-
-def _refuse(leaf: Any) -> None:
-    name = type(leaf).__name__
-    if hasattr(leaf, "get_seq_length"):
-        raise ValueError(f"a linearised module keeps no keys and values, got a {name} in its outputs: use_cache=False")
-    raise ValueError(
-        f"the outputs to be linearised must be tensors, or tuples, dicts or dataclasses of them, got a {name}: return "
-        "the tensors in it"
-    )
 
 
 def _flat(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:

@@ -7,7 +7,7 @@ chance: the loss must depend on the weights through what was lifted alone, and t
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
@@ -28,41 +28,36 @@ _HALF = (torch.bfloat16, torch.float16)
 _TOLERANCE, _COARSE = {torch.float64: 1e-8, torch.float32: 1e-3}, 0.05  # of outputs, where weights moved by their size
 
 
-class Beside(NamedTuple):
-    """What a call gives where a loss is among it: the other tensors with axes, and the losses."""
-
-    outputs: list[Tensor]
-    losses: list[Tensor]
-
-
 def kind_of(inputs: Any) -> tuple[Any, ...]:
     """What tells calls of one kind from others: which inputs are there, and switches."""
     leaves, form = _pytree.tree_flatten(inputs)
     return str(form), *(leaf if isinstance(leaf, str | bool) else type(leaf) for leaf in leaves)
 
 
-class Taken:
-    """Within it, what losses take is seen."""
+@contextmanager
+def seen_by_losses() -> Iterator[list[Tensor]]:
+    """The tensors that losses of `torch.nn.functional` take within it."""
+    seen: list[Tensor] = []
 
-    def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-        self.mode = _Inputs(self._seen)
-
-    def _seen(self, tensor: Tensor) -> Tensor:
-        self.tensors.append(tensor)
+    def keep(tensor: Tensor) -> Tensor:
+        seen.append(tensor)
         return tensor
 
+    with _Inputs(keep):
+        yield seen
 
-def beside_a_loss(found: Any, taken: Pass, *, computed: bool = False) -> Beside | None:
-    """The loss of that name, or numbers beside one tensor with axes, as in `(logits, loss)`; beside more if `computed`.
 
-    `computed` says that a loss of `torch.nn.functional` took something that depends on the weights.
+def losses_of(found: Any, taken: Pass, seen: Sequence[Tensor]) -> list[Tensor]:
+    """The loss of that name, or numbers beside one tensor with axes, as in `(logits, loss)`, that depend on weights.
+
+    Numbers beside several tensors are losses if a loss of `torch.nn.functional` took (`seen`) what depends on weights.
     """
     outputs, loss = outputs_of(found), _named(found)
     if loss is not None:
-        return Beside(outputs, [loss]) if taken.varies(loss) else None
-    numbers = [t for t in _real(found) if not t.ndim and taken.varies(t)]
-    return Beside(outputs, numbers) if numbers and (len(outputs) == 1 or (computed and outputs)) else None
+        return [loss] if taken.varies(loss) else []
+    if len(outputs) == 1 or (outputs and any(taken.varies(tensor) for tensor in seen)):
+        return [tensor for tensor in _real(found) if not tensor.ndim and taken.varies(tensor)]
+    return []
 
 
 def outputs_of(found: Any) -> list[Tensor]:
@@ -90,12 +85,11 @@ def lifted_at(base: nn.Module, places: Sequence[str], taken: Pass) -> Iterator[N
 def candidates(base: nn.Module, run: Callable[[], Any], taken: Pass) -> tuple[list[tuple[str, ...]], list[Tensor]]:
     """Places where the outputs of a call with a loss may be, the cheaper first; and its outputs, linearised."""
     values: list[tuple[str, Tensor]] = []
-    seen = Taken()
-    with _values(base, values), seen.mode:
+    with _values(base, values), seen_by_losses() as seen:
         found = run()
     outputs = outputs_of(found)
     whole = [taken.parts(output) for output in outputs]
-    direct = [tensor for tensor in seen.tensors if taken.varies(tensor)]
+    direct = [tensor for tensor in seen if taken.varies(tensor)]
     at_loss = bool(direct) and all(any(_is_in(taken.parts(t), output) for output in whole) for t in direct)
     last = {name: n for n, (name, _) in enumerate(values)}
     givers = {
@@ -137,18 +131,14 @@ def near(base: nn.Module, one: Sequence[Tensor], other: Sequence[Tensor]) -> boo
     )
 
     def same(a: Tensor, b: Tensor) -> bool:
+        tolerance = _COARSE if half else _TOLERANCE.get(b.dtype, _COARSE)
         a, b = a.detach().double(), b.detach().double()
-        finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()):
+        if a.shape != b.shape or not torch.equal(finite := a.isfinite(), b.isfinite()):
             return False
         apart, size = ((v * finite).nan_to_num(0, 0, 0).norm() for v in (a - b, b))
         return bool(apart <= size * tolerance)
 
-    for a, b in zip(one, other, strict=True):
-        tolerance = _COARSE if half else _TOLERANCE.get(b.dtype, _COARSE)
-        if a.shape != b.shape or not same(a, b):
-            return False
-    return True
+    return all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _real(found: Any) -> list[Tensor]:

@@ -116,8 +116,8 @@ def _converted(
 ) -> tuple[Converted, dict[str, Array]]:
     """A module of any number of examples, or of a fixed one."""
     trained = _trained(module, name)
-    # Two rows or more, so that an output which loses or mixes the batch axis shows.
     weights = {key: parameter.numpy(force=True) for key, parameter in trained.items()}
+    # Two rows or more, so that an output which loses or mixes the batch axis shows.
     n, block = fixed or max(2, min(len(leaves[0]), _NUM_PROBES)), fixed or 1
     rows = tuple(leaf.detach()[np.arange(n) % len(leaf)] for leaf in leaves)
     choice = Choice(output, name)
