@@ -8,7 +8,7 @@ import pytest
 
 from lazyscope.cli import main
 from lazyscope.papers.registry import FIGURES, SIZES
-from lazyscope.papers.reproduce import load
+from lazyscope.papers.reproduce import load, own_name
 from lazyscope.papers.stated_settings import table
 from lazyscope.papers.variation import label, varied
 
@@ -140,13 +140,39 @@ def test_figures_of_two_files_of_one_name_have_cells_of_their_own_by_workers_too
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "mine.py").write_text(OWN.replace("width**exponent", "width ** (2 * exponent)"))
+    twice = OWN.replace("width**exponent", "width ** (2 * exponent)") + "TWICE = POWER\n"
+    (tmp_path / "other" / "mine.py").write_text(twice)
     found = []
-    for file in ("mine.py", "other/mine.py"):
-        assert main(["reproduce", f"{file}:POWER", "--size", "tiny", "--out", "out", "--json", "--workers", "1"]) == 0
+    for figure in ("mine.py:POWER", "other/mine.py:TWICE"):
+        assert main(["reproduce", figure, "--size", "tiny", "--out", "out", "--json", "--workers", "1"]) == 0
         figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
         found += [float(claim["mean"]) for figure in figures.values() for claim in figure["claims"]]
     assert found[1] == pytest.approx(2 * found[0], rel=0.01)
+
+
+@pytest.mark.slow
+def test_results_of_two_files_of_one_name_do_not_overwrite_each_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "mine.py").write_text(OWN)
+    ask = ["reproduce", "mine.py:POWER", "other/mine.py:POWER", "--size", "tiny", "--out", "out"]
+    assert main(ask) == 2
+    line = (
+        "figures in one --out must differ in their file's name or their own, got other/mine.py:POWER and mine.py:POWER"
+    )
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*ask[:2], *ask[3:]]) == 0
+    assert main([ask[0], *ask[2:]]) == 2
+    assert line in capsys.readouterr().err
+    assert main([ask[0], str(tmp_path / "mine.py:POWER"), *ask[3:]]) == 0  # the same file
+
+
+def test_a_figure_of_a_module_is_called_by_the_whole_module():
+    assert own_name("nets.wide:POWER") == "nets.wide-POWER"
+    assert own_name("some where/mine.py:POWER") == "mine-POWER"
+    assert own_name("note-fig4") == "note-fig4"
 
 
 @pytest.mark.parametrize(

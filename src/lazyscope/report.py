@@ -215,6 +215,15 @@ def read_items(out: Path) -> list[Item]:
     return items
 
 
+def asked_for(out: Path, name: str) -> str | None:
+    """The figure on the command line that the result of this name came from, None where there is no such result."""
+    try:
+        command = json.loads((out / "figures" / f"{name}.json").read_text())["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever reads it says what is wrong with it
+    return str(command).removeprefix("lazyscope reproduce ").partition(" --size ")[0]
+
+
 def _item(values: Any, stem: str) -> Item:
     """The item in a file. ValueError or TypeError unless all of it is what `write_item` writes, under its own name."""
     item = Item(**values)

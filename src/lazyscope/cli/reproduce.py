@@ -1,7 +1,7 @@
 """`lazyscope reproduce`: figures, their claims and the page."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -66,6 +66,7 @@ class Reproduce:
         from lazyscope.store import Store
 
         own = {name: on_figure(name) for name in names if name not in FIGURES}
+        self._check_places(own)
         surprises, items, page, shown = [], [], None, False
         with (
             how_to_go_on(lambda: KEPT, keeps=True),
@@ -125,6 +126,20 @@ class Reproduce:
         self._check_workers()
         return names
 
+    def _check_places(self, own: Iterable[str]) -> None:
+        # Results are called by file and object: those of two files of one name would overwrite each other.
+        from lazyscope.papers.reproduce import own_name
+        from lazyscope.report import asked_for
+
+        taken: dict[str, str] = {}
+        for name in own:
+            for other in (taken.setdefault(own_name(name), name), asked_for(self.out, own_name(name))):
+                if other is not None and _another_file(name, other):
+                    raise InputError(
+                        f"figures in one --out must differ in their file's name or their own, got {name} and {other}: "
+                        "name another --out, or rename one of them"
+                    )
+
     def _changes(self) -> dict[str, str]:
         changes = {}
         for change in self.changes:
@@ -164,6 +179,12 @@ class Reproduce:
             )
         if self.data is not None and not self.data.is_dir():
             raise InputError(f"--data must be a folder with CIFAR-10, got {str(self.data)!r}: it does not exist")
+
+
+def _another_file(name: str, other: str) -> bool:
+    """Are these two files, as far as can be seen from here? Two names of one file are one."""
+    file, there = (Path(one.rpartition(":")[0]) for one in (name, other))
+    return there.is_file() and not (file.is_file() and there.samefile(file))
 
 
 def _page(out: Path) -> Path | None:

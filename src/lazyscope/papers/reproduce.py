@@ -110,9 +110,10 @@ def reproduce(
 
 
 def own_name(name: str) -> str:
-    """The name of a figure on disk: a file's and an object's for `FILE.py:OBJECT`."""
+    """The name of a figure on disk: a file's or module's and an object's for one of one's own."""
     place, _, figure = name.rpartition(":")
-    return f"{Path(place).stem}-{figure}" if place else name
+    place = Path(place).stem if place.endswith(".py") else place
+    return f"{place}-{figure}" if place else name
 
 
 def root_key() -> Key[Array, ""]:
