@@ -22,7 +22,8 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/.slow
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not optimised"
+	$(BIN)/python -m pytest -m optimised
 
 # No dependencies and not in the lock: only slow tests and the docs need PyTorch, its trainers, a cluster, a browser's driver, Sphinx.
 .venv/.slow: .venv/.ready Makefile

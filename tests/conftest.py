@@ -29,8 +29,8 @@ def _forget_programs() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fast tests compile at the lowest level: their time is nearly all compilation. Slow ones run what users run."""
-    if config.option.markexpr == "not slow":
+    """Tests compile at the lowest level: their time is nearly all compilation. Optimised ones run what users run."""
+    if config.option.markexpr != "optimised":
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_backend_optimization_level" not in flags:
             flags += " --xla_backend_optimization_level=0"

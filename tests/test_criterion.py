@@ -154,6 +154,7 @@ def test_default_search_reaches_98_percent_of_the_hessian_norm(name):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @every_case
 def test_thorough_search_reaches_99_percent_of_the_hessian_norm(name):
     case = BY_NAME[name]
@@ -328,6 +329,7 @@ def test_default_budget_reaches_99_percent_of_the_closed_form_on_the_papers_relu
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ["conv net", "attention"])
 def test_a_seventh_of_the_default_budget_finds_most_of_what_a_thorough_search_does(name):
     case = next(case for case in CASES if case.name == name)
@@ -340,6 +342,7 @@ def test_a_seventh_of_the_default_budget_finds_most_of_what_a_thorough_search_do
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_kappa_against_tau_agrees_with_the_published_table():
     """One seed's table: plain 18, .22, .082, .0739, .0735, .0734; symmetrised 18, .18, .020, .0018, 4.5e-4, 1.8e-5.
 

@@ -39,6 +39,7 @@ def test_a_figure_offers_sizes_claims_and_says_how_to_run_it(name):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_runs_at_tiny_size(name, tmp_path):
     with Store(tmp_path / "store") as store:

@@ -883,6 +883,7 @@ ds.to_netcdf(sys.argv[3], engine="h5netcdf")
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_one_and_two_devices_give_the_same_bits(tmp_path):
     with ThreadPoolExecutor() as pool:
         done = pool.map(lambda n: python(DEVICES, n, tmp_path / f"s{n}", tmp_path / f"{n}.nc"), (1, 2))
