@@ -20,6 +20,13 @@ def test_powers_are_those_of_a_power_law_over_the_selected_part():
     np.testing.assert_allclose(power("loss", "width", width=slice(32, None))(DS), [0.3, -1], rtol=1e-12)
 
 
+def test_a_slope_must_have_two_positive_places_and_is_nan_where_a_value_is_not_positive():
+    for where, axis in (({"width": slice(256, None)}, DS), ({}, DS.assign_coords(width=M - 4))):
+        with pytest.raises(ValueError, match="a slope must have two positive places on width or more, got"):
+            power("loss", "width", **where)(axis)
+    np.testing.assert_array_equal(np.isnan(power("loss", "width")(DS.assign(loss=DS.loss - 9.0))), [True, True])
+
+
 def test_a_value_is_chosen_by_label_and_by_place():
     np.testing.assert_array_equal(at("level", width=LAST, start="plain")(DS), [12, 14])
     np.testing.assert_array_equal(at(lambda ds: ds.level.max("start"), width=FIRST)(DS), [1, 3])

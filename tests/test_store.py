@@ -12,7 +12,7 @@ import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -242,6 +242,67 @@ def test_every_part_of_a_key_counts():
 def test_what_has_no_name_is_refused(tmp_path, function, rule):
     with Store(tmp_path / "s") as store, pytest.raises(ValueError, match=rule):
         run(store, function=function)
+
+
+class Scaled:
+    """Cells that are methods."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def cell(self, key, t):
+        return {"value": self.scale * t * jax.random.normal(key)}
+
+    @classmethod
+    def of_class(cls, key, t):
+        return {"value": t * jax.random.normal(key)}
+
+
+class Heir(Scaled):
+    pass
+
+
+def doubled(function):
+    @wraps(function)
+    def twice(*args, **settings):
+        return {name: 2 * value for name, value in function(*args, **settings).items()}
+
+    return twice
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Scaled(2.0).cell,
+        Heir.of_class,
+        doubled(cell),
+        jax.vmap(cell),
+        partial(cell, settings=Settings(rule=Scaled().cell)),
+    ],
+    ids=["of an object", "of a subclass", "wrapped", "mapped", "setting"],
+)
+def test_what_shares_its_name_with_another_is_refused(tmp_path, function):
+    with Store(tmp_path / "s") as store, pytest.raises(ValueError, match="a method of one object or wrapped, so that"):
+        run(store, function=function)
+    assert not list((tmp_path / "s").rglob("*.npz"))
+
+
+def test_compiled_functions_and_methods_of_their_own_class_have_the_name_of_what_they_are():
+    assert keys.name_of(jax.jit(cell), "it") == keys.name_of(cell, "it")
+    assert keys.name_of(Scaled.of_class, "it").endswith("Scaled.of_class")
+    assert keys.name_of(jax.nn.relu, "it").endswith(".relu")
+    assert keys.name_of(jnp.tanh, "it").endswith("tanh")
+    assert keys.name_of(Scaled.cell, "it").endswith("Scaled.cell")
+
+
+def test_a_store_that_lost_its_marker_is_found_whole(tmp_path):
+    with Store(tmp_path / "s") as store, store.used_for("a figure"):
+        run(store)
+        kept = len(store)
+    (tmp_path / "s" / "checkpoints").mkdir()
+    (tmp_path / "s" / "store.json").unlink()
+    with Store(tmp_path / "s") as store:
+        assert len(store) == kept > 0
 
 
 def test_a_version_is_a_whole_number(tmp_path):
@@ -869,7 +930,7 @@ DEVICES = """
 import sys, jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 jax.config.update("jax_enable_x64", True)
-from functools import partial
+from functools import partial, wraps
 import lazyscope as ls
 from lazyscope.papers.initialisation.training import TRAIN
 from lazyscope.papers.student import Protocol

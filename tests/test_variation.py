@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import fresh
 import pytest
 
 from lazyscope.cli import main
@@ -107,6 +108,10 @@ def test_parts_with_names_and_named_tuples_are_varied_in_place():
 def test_a_varied_figure_has_a_name_of_its_own():
     assert label("note-fig4", {"protocol.width": "16", "taus": "0.1,1"}) == "note-fig4-protocol.width-16-taus-0.1-1"
     assert label("note-s1.1", {}) == "note-s1.1"
+    long, other = (label("note-fig4", {"taus": ",".join(str(n / 3) for n in range(k, 60))}) for k in (0, 1))
+    assert len(long.encode()) <= 160
+    assert long[:100] != other[:100]
+    assert long != label("note-fig4", {"taus": ",".join(str(n / 3) for n in range(59))})
     for one, other in (("1e+3", "1e-3"), ("-1", "1")):
         assert label("note-fig4", {"tau": one}) != label("note-fig4", {"tau": other})
 
@@ -173,6 +178,42 @@ def test_a_figure_of_a_module_is_called_by_the_whole_module():
     assert own_name("nets.wide:POWER") == "nets.wide-POWER"
     assert own_name("some where/mine.py:POWER") == "mine-POWER"
     assert own_name("note-fig4") == "note-fig4"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('power("size", "width")', "lambda ds: ds['size'].sel(width=7.0).values", "KeyError"),
+        (
+            'power("size", "width")',
+            "lambda ds: ds['size'].values",
+            "must be one number a seed, got 9 numbers for 3 seeds",
+        ),
+        ("draw=draw", "draw=lambda ds: None", "AttributeError"),
+        ('numbers=lambda ds: figures.table({"size": ds["size"]}, "width")', "numbers=lambda ds: 'abc'", "rows of text"),
+        (
+            "compute=lambda",
+            "compute=lambda settings, trials: None and (lambda",
+            "must return an xarray.Dataset, got NoneType",
+        ),
+        ('{"tiny": Size(', '{"big": Size(', "the sizes of a figure must be any of tiny, quick, paper, got big"),
+        ('{"tiny": HOLDS}', '{"tiny": "holds"}', "expected must have outcomes"),
+    ],
+)
+def test_a_mistake_in_ones_own_figure_is_one_line_and_nothing_is_kept(tmp_path, before, after, said):
+    text = OWN.replace(before, after)
+    if "None and" in after:
+        text = text.replace("exponent=settings.exponent),", "exponent=settings.exponent)),")
+    assert text != OWN
+    (tmp_path / "mine.py").write_text(text)
+    command = "from lazyscope.cli import entry; entry()"  # without the types that tests check
+    ask = ["reproduce", "mine.py:POWER", "--size", "tiny", "--out", "out", "--quiet"]
+    done = fresh.python("-c", command, *ask, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((tmp_path / "out").glob("figures/*.json"))
 
 
 @pytest.mark.parametrize(

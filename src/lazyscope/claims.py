@@ -93,6 +93,16 @@ class Claim:
     every_seed: bool = False
     moved: str = ""
 
+    def __post_init__(self) -> None:
+        low, high = self.accepted
+        if not low < high:
+            raise ValueError(f"accepted must be a range, least value first, got {self.accepted} for {self.sentence!r}")
+        if unknown := [outcome for outcome in self.expected.values() if not isinstance(outcome, Outcome)]:
+            raise ValueError(
+                f"expected must have outcomes (claims.HOLDS, FAILS or INCONCLUSIVE) by size, got {unknown[0]!r} for "
+                f"{self.sentence!r}"
+            )
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -115,9 +125,14 @@ class Finding:
 def evaluate(claim: Claim, dataset: xr.Dataset) -> Finding:
     """Measure a claim on a Dataset with a `seed` dimension (95 %, one value per seed).
 
-    Raises ValueError where a value is one that the claim's scale does not have.
+    Raises ValueError for another number of values than one a seed, and for one that the claim's scale does not have.
     """
     values = np.asarray(claim.quantity(dataset), float).reshape(-1)
+    if values.size != dataset.sizes.get("seed", values.size):
+        raise ValueError(
+            f"the quantity of a claim must be one number a seed, got {values.size} numbers for {dataset.sizes['seed']} "
+            f"seeds of {claim.sentence!r}: reduce the other axes"
+        )
     if not np.all(np.isfinite(values)):
         count = int(np.sum(~np.isfinite(values)))
         return _unmeasured(claim, values, f"{count} seeds gave no finite value")

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -153,6 +154,14 @@ def write_item(
     `narrow` is the picture for a phone, as SVG. `interactive` is a plotly figure, as `to_plotly_json` gives it, or
     runs to explore, of kind "explorer".
     """
+    kept = json.dumps(asdict(item), indent=1, ensure_ascii=False)
+    try:
+        _item(json.loads(kept), item.name)
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(
+            f"{item.name} must have rows of text as numbers and text as title, caption and claims, got something else: "
+            "nothing is kept of it"
+        ) from None
     folder = out / "figures"
     if interactive is not None:
         from plotly.utils import PlotlyJSONEncoder
@@ -164,7 +173,7 @@ def write_item(
         write_atomic(folder / f"{item.name}{NARROW}", narrow)
     if pdf:
         write_atomic(folder / f"{item.name}.pdf", pdf)
-    write_atomic(folder / f"{item.name}.json", json.dumps(asdict(item), indent=1, ensure_ascii=False).encode())
+    write_atomic(folder / f"{item.name}.json", kept.encode())
 
 
 def write_lead(out: Path, lead: Lead) -> None:
@@ -218,10 +227,9 @@ def read_items(out: Path) -> list[Item]:
 def asked_for(out: Path, name: str) -> str | None:
     """The figure on the command line that the result of this name came from, None where there is no such result."""
     try:
-        command = json.loads((out / "figures" / f"{name}.json").read_text())["command"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return shlex.split(json.loads((out / "figures" / f"{name}.json").read_text())["command"])[2]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # whoever reads it says what is wrong with it
-    return str(command).removeprefix("lazyscope reproduce ").partition(" --size ")[0]
 
 
 def _item(values: Any, stem: str) -> Item:

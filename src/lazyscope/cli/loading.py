@@ -24,6 +24,8 @@ from lazyscope.progress import Progress
 from lazyscope.sweep.sending import OWN, imported
 
 T = TypeVar("T")
+FIGURE = "the figure"
+GIVEN_BACK = (AttributeError, LookupError, TypeError)
 
 BUILT_IN: dict[str, Callable[[], Case]] = {
     "two-layer-symmetrised": cases.symmetrised,
@@ -55,6 +57,13 @@ def in_one_line(name: str, what: str) -> Iterator[None]:
             raise InputError(f"{what} must run, got an error in it: {theirs}") from error
         if isinstance(error, ValueError | FileNotFoundError):
             raise InputError(str(error).splitlines()[0]) from error
+        if isinstance(error, GIVEN_BACK) and what == FIGURE:  # by what it returned, not where it ran
+            said = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+            )
+            raise InputError(
+                f"{name} must give what a figure gives, got {said}: look at its claims, draw and numbers"
+            ) from error
         raise
 
 
@@ -62,7 +71,7 @@ def on_figure(name: str) -> Any:
     """The Figure that `FILE.py:OBJECT` names. Raises InputError as `on_case` does."""
     from lazyscope.papers.figure import Figure
 
-    with in_one_line(name, "the figure"), streams.aside():
+    with in_one_line(name, FIGURE), streams.aside():
         found = _object(name, "a figure", "a lazyscope.papers.figure.Figure in it")
     if not isinstance(found, Figure):
         raise InputError(f"{name} must be a lazyscope.papers.figure.Figure, got {type(found).__name__}: name one")

@@ -59,7 +59,7 @@ class Reproduce:
         process.prepare_jax()
         from lazyscope import report
         from lazyscope.cli.interrupts import how_to_go_on
-        from lazyscope.cli.loading import in_one_line, on_figure
+        from lazyscope.cli.loading import FIGURE, in_one_line, on_figure
         from lazyscope.cli.terminal import print_findings, print_unexpected, progress_bar
         from lazyscope.papers.reproduce import reproduce
         from lazyscope.papers.variation import in_store
@@ -75,7 +75,7 @@ class Reproduce:
         ):
             for name in names:
                 with (
-                    in_one_line(name, "the figure") if changes or name in own else nullcontext(),
+                    in_one_line(name, FIGURE) if changes or name in own else nullcontext(),
                     store.used_for(in_store(name, changes)),
                     progress_bar(name, unit="cells", quiet=self.quiet) as progress,
                 ):

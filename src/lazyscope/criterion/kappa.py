@@ -120,8 +120,8 @@ def criterion(
     (`lazyscope.progress`).
 
     Raises ValueError for a nonpositive alpha or step size, for parameters that are not float32 or float64 arrays, for
-    outputs that are not finite real floats, one row per example and in the shape that the loss takes, for more
-    examples than there are, and for float32 where alpha·h drowns the residual or the targets in rounding.
+    outputs that are not finite real floats, one row per example and in the shape that the loss takes, for a loss below
+    0, for more examples than there are, and for float32 where alpha·h drowns the residual or the targets in rounding.
     """
     for name, value in (("alpha", alpha), ("step_size", 1.0 if step_size is None else step_size)):
         if not (value > 0 and math.isfinite(value)):
@@ -135,6 +135,10 @@ def criterion(
         check_examples(apply, params, problem.x)
     begun = start(problem.loss, check_outputs(apply, params, x), y, alpha)
     square = problem.loss is square_loss
+    if float(begun.loss) < 0:
+        raise ValueError(
+            f"kappa must have a loss whose least value is 0, got {float(begun.loss):.3g} at the start: add a constant"
+        )
     residual = distance(begun.outputs, y, alpha) if square else ratio(2 * float(begun.loss), float(begun.slope))
     if square:
         check_precision(begun.outputs, y, alpha)

@@ -27,6 +27,9 @@ from lazyscope.problems import Loss, Problem
 LARGE_START = 0.1  # initial output over the residual of a model that starts at 0, from which it is worth removing
 RECOMMENDED = 1e-3  # kappa at which the reference diagnoses are lazy, ReLU nets included
 MARGIN = 4.0  # by which the deciders, extrapolated, are to pass their thresholds
+STRAIGHT = 1e-6  # change of the differential that is rounding
+IN_DOUBLE = 'add `jax.config.update("jax_enable_x64", True)` and pass float64 parameters'
+LOWER = "lower alpha below"
 
 
 @dataclass(frozen=True)
@@ -52,45 +55,63 @@ def recommend(
     f0: Array,
     y: Batch,
     alpha: float,
+    share: float,
 ) -> Recommendation | None:
     """The scale at which training is expected to be lazy, from what was measured at `alpha`.
 
-    `f0` are the outputs at the start, alpha in them, and `y` their targets. None where nothing tells.
+    `f0` are the outputs at the start on the training inputs, alpha in them, `y` their targets and `share` the
+    `start_share` of both. The model is to be centered where its initial output counts now or at that scale. None where
+    nothing tells.
     """
-    center = start_share(problem, f0, y) > LARGE_START
+    if not math.isfinite(share):
+        return None
+    far = share > LARGE_START  # then the deciders say little of the centered model
+    flat = crit is not None and crit.hessian_norm.value == 0  # then kappa is 0 at every scale, and gates flip
     wanted = [alpha]
     if crit is not None and math.isfinite(crit.kappa) and crit.residual_norm > 0:
         # kappa without the initial output: the residual is then that of outputs 0.
-        kappa = crit.kappa * (_residual(problem, jnp.zeros_like(f0), y) / crit.residual_norm if center else 1.0)
-        wanted.append(alpha * kappa / RECOMMENDED)
+        outputs_0 = _residual(problem, jnp.zeros_like(f0), y) / _residual(problem, f0, y) if far else 1.0
+        wanted.append(alpha * crit.kappa * outputs_0 / RECOMMENDED)
     excess = max(gap / thresholds.gap_lazy, differential / thresholds.differential_lazy)
-    if not center and math.isfinite(excess):
-        wanted.append(alpha * MARGIN * excess)
-    elif crit is None:
+    if math.isfinite(excess) and (flat or not far):
+        wanted.append(alpha * MARGIN * (excess**2 if flat else excess))
+    elif crit is None or flat:
         return None
     best = float(f"{max(wanted):.2g}")
     if not math.isfinite(best) or best <= 0:
         return None
-    return Recommendation(center, best, (alpha / best) ** 2, alpha / best)
+    return Recommendation(far or share * best / alpha > LARGE_START, best, (alpha / best) ** 2, alpha / best)
 
 
 def start_share(problem: Problem, f0: Array, y: Batch) -> float:
-    """The initial output, of mean square over examples, relative to what is to be learnt from outputs 0."""
+    """The initial output, of mean square over examples, relative to what is to be learnt from outputs 0.
+
+    NaN where the loss does not tell the latter: it is not finite at outputs 0, or below 0 there.
+    """
     scale = _residual(problem, jnp.zeros_like(f0), y)
+    if not scale >= 0:
+        return math.nan
     size = tree.host_norm(np.asarray(f0)) / math.sqrt(f0.shape[0])
     return size / scale if scale > 0 else (math.inf if size > 0 else 0.0)
 
 
 def _residual(problem: Problem, f: Array, y: Batch) -> float:
-    """‖f − y‖ for the square loss; 2R/‖∇R‖ for another, which takes its place in kappa."""
+    """‖f − y‖ for the square loss; 2R/‖∇R‖ for another, which takes its place in kappa; NaN where not finite."""
     value, slope = _slope(problem.loss, f, y)
     size = math.sqrt(f.shape[0]) * tree.host_norm(np.asarray(slope))
+    if not math.isfinite(float(value)) or not math.isfinite(size):
+        return math.nan
     return 2 * float(value) / size if size > 0 else 0.0
 
 
 @partial(jax.jit, static_argnums=0)
 def _slope(loss: Loss, f: Array, y: Batch) -> tuple[Array, Array]:
     return jax.value_and_grad(loss)(f, y)
+
+
+def below_0(losses: dict[str, float]) -> bool:
+    """Whether a loss is negative somewhere, so that 0 is not its least value, as kappa presumes."""
+    return any(value < 0 for value in losses.values())
 
 
 def explain(
@@ -100,6 +121,7 @@ def explain(
     thresholds: Thresholds,
     crit: Criterion | None,
     indicators: dict[str, float],
+    losses: dict[str, float],
 ) -> tuple[str, ...]:
     """Why the regime is what it is, and where an indicator disagrees with it."""
     lines = [
@@ -110,6 +132,8 @@ def explain(
     ]
     if verdict == "not lazy" and crit is not None and crit.kappa < 0.1:
         lines.append(f"kappa = {crit.kappa:.2g} predicted lazy training: it is a statement about the first steps only")
+    if below_0(losses):
+        lines.append("kappa is left out: it presumes a loss whose least value is 0, and this one falls below")
     turned = indicators.get("kernel 1 − cosine")
     if verdict == "not lazy" and turned is not None and turned < 0.05:
         lines.append(f"the tangent kernel hardly turned (1 − cosine = {turned:.2g}): it is blind to what changed")
@@ -120,17 +144,20 @@ def explain(
 
 def advise(
     verdict: str,
+    differential: float,
     crit: Criterion | None,
     trained: Trained,
     recommendation: Recommendation | None,
     share: float,
     alpha: float,
     losses: dict[str, float],
-    rounded: float | None,
+    rounded: tuple[float, str] | None,
+    held_out: bool,
 ) -> tuple[str, ...]:
     """What to change, for a reader who wants the other regime. `share` is that of `start_share`.
 
-    `rounded` is what weights moved relative to their size, where that is too little for their float type.
+    `rounded` is what weights moved relative to their size, where that is too little for their float type or that of
+    the model's products, and the latter ("" for the former).
     """
     lines: list[str] = []
     if trained.step == "ours" and trained.trajectory is not None and _rises(trained.trajectory.train_linearised):
@@ -138,25 +165,44 @@ def advise(
             "the step is stable at the start and was not further on: the loss of the linearisation, which descent can "
             "only lower, was above its start on the way; g and j may be that: pass train=, with a smaller step"
         )
+    straight = differential < STRAIGHT and (crit is None or crit.hessian_norm.value == 0)
     if rounded is not None:
+        part, kind = rounded
+        rounds = f"which the model's {kind} rounds" if kind else "which their float type rounds"
+        finer = "let the model compute in the type of its weights" if kind else IN_DOUBLE
+        lines.append(f"the weights moved by {part:.1g} of their size, {rounds}: g and j may be that; {finer}")
+    elif losses["loss at start"] == 0 == losses["loss, trained"]:
+        lines.append("the loss was 0 at the start: nothing was to be learnt, and nothing tells how lazily")
+    elif verdict != "lazy" and differential < STRAIGHT and trained.step in ("told", "untold"):
         lines.append(
-            f"the weights moved by {rounded:.1g} of their size, which their float type rounds: g and j may be that; "
-            'add `jax.config.update("jax_enable_x64", True)` and pass float64 parameters'
+            "the model did not change (j = 0), so g is what your two runs differ by: let train draw the same batches "
+            "both times, by a generator that is seeded inside it"
         )
-    elif crit is not None and crit.hessian_norm.value == 0:
-        lines.append("the model is linear in its parameters, and lazy at every output scale")
+    elif verdict == "lazy" and straight:
+        lines.append(
+            "the model is linear in its parameters as far as training went: lazy at this and every larger output scale"
+        )
     elif verdict == "lazy":
-        lines.append(
-            f"to leave the lazy regime lower alpha below {alpha:g}, or the initialisation scale, or train longer"
-        )
+        lines.append(f"to leave the lazy regime {LOWER} {alpha:g}, or the initialisation scale, or train longer")
     elif recommendation is not None:
-        lines += _for_laziness(recommendation, crit, trained, share)
+        lines += _for_laziness(recommendation, crit, trained, share, alpha)
     elif share > LARGE_START:
         lines.append(_to_unlearn(share))
+    elif math.isnan(share) and below_0(losses):
+        lines.append(
+            "the loss falls below 0, so that its value does not tell how much is to be learnt: no output scale is "
+            "recommended; add what makes its least value 0"
+        )
+    if not math.isfinite(losses["loss, linearised"]) or (math.isnan(share) and not below_0(losses)):
+        lines.append(
+            "the loss is not finite where the linearised model or a centered one goes, as for outputs that are "
+            "probabilities: let the model give logits, and the loss take them"
+        )
     if trained.still_improving:
         lines.append("the loss was still falling by more than 1 % at the end: run longer to learn where it ends")
     if losses["loss, trained"] > losses["loss at start"]:
-        lines.append("training raised the held-out loss: the regime says nothing about whether training helps here")
+        on = "held-out" if held_out else "training"
+        lines.append(f"training raised the {on} loss: the regime says nothing about whether training helps here")
     return tuple(lines)
 
 
@@ -165,16 +211,23 @@ def _to_unlearn(share: float) -> str:
     return f"the initial output, {size}, has to be unlearnt: center the model"
 
 
+def _far(share: float, there: float, alpha: float) -> str:
+    size = f"{share * there / alpha:.2g} times what is to be learnt"
+    return f"at alpha = {there:g} the initial output is {size}, which has to be unlearnt: center the model"
+
+
 def _rises(losses: Sequence[float]) -> bool:
     """Whether a loss ever exceeds its start by more than rounding."""
     return max(losses) > losses[0] * (1 + 1e-4) > 0
 
 
-def _for_laziness(recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float) -> list[str]:
+def _for_laziness(
+    recommendation: Recommendation, crit: Criterion | None, trained: Trained, share: float, alpha: float
+) -> list[str]:
     lines = []
     first = f"alpha = {recommendation.alpha:g} is expected to be lazy"
     if recommendation.center:
-        lines.append(_to_unlearn(share))
+        lines.append(_to_unlearn(share) if share > LARGE_START else _far(share, recommendation.alpha, alpha))
         first = f"centered (ls.center), alpha = {recommendation.alpha:g} is expected to be lazy"
         if crit is not None and crit.kappa_least is not None and crit.kappa_least > RECOMMENDED:
             first += f"; as it is, no output scale brings kappa below {crit.kappa_least:.2g}"

@@ -106,7 +106,8 @@ class Diagnosis:
         """The regimes that are possible, in words."""
         if len(self.regimes) == 1:
             return self.regime
-        few = f"{self.num_inputs} {'held-out' if 'held-out' in self.inputs else 'training'} examples"
+        kind = "training" if "training" in self.inputs else "held-out"
+        few = f"{self.num_inputs} {kind} example{'s' if self.num_inputs > 1 else ''}"
         if self.differential_examples < self.num_inputs:
             few = f"{self.differential_examples} of {few} for j"
         return f"{' or '.join(self.regimes)} ({few}: more would tell)"

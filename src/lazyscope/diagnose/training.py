@@ -15,7 +15,7 @@ from lazyscope.diagnose.kept import Trajectory
 from lazyscope.diagnose.trajectory import Recorder
 from lazyscope.door import as_came, as_type, sealed, types
 from lazyscope.dynamics import linearized_descent
-from lazyscope.dynamics.parts import descent_in_parts, steps_of
+from lazyscope.dynamics.parts import Losses, descent_in_parts, steps_of
 from lazyscope.linearize import linearize
 from lazyscope.models import Apply
 from lazyscope.problems import Problem, square_loss
@@ -24,6 +24,8 @@ from lazyscope.scaling import bounded_step_size, stable_step_size
 
 DEFAULT_STEPS = 1500
 SHRUNK = 4**8  # by how much steps that diverge are shrunk at most
+BLOWN_UP = 2.0  # end over start of a loss, from which descent that went anywhere was no descent
+MATTERS = 1e-4  # share of what the loss fell by, from which it matters that it still falls: a hundredth in outputs
 RUNS = "your trainer, runs"
 CLOSED_FORM_SIDE = 2048  # rows of the tangent kernel up to which its eigenvectors beat iterating
 
@@ -88,7 +90,10 @@ def scaled(apply: Apply, alpha: float) -> Apply:
 
 
 def takes_scale(train: Trainer) -> bool:
-    """Whether a trainer takes a third argument, the `Scale`; ValueError where it takes neither two nor three."""
+    """Whether a trainer takes a third argument, the `Scale`; ValueError where it takes neither two nor three.
+
+    One with a default, of another name than `scale`, is a setting of the trainer's own.
+    """
     try:
         signature = inspect.signature(train)
     except (TypeError, ValueError):
@@ -98,11 +103,18 @@ def takes_scale(train: Trainer) -> bool:
             signature.bind(*range(count))
         except TypeError:
             continue
-        return count == 3
+        return count == 3 and not _own_setting(signature)
     raise ValueError(
         f"train must take (apply, params0) or (apply, params0, scale), got train{signature}: "
         "bind the rest, with functools.partial say"
     )
+
+
+def _own_setting(signature: inspect.Signature) -> bool:
+    third = [
+        one for one in signature.parameters.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(third) > 2 and third[2].default is not third[2].empty and third[2].name != "scale"
 
 
 class OfCaller:
@@ -130,7 +142,20 @@ def by_trainer(train: OfCaller, apply: Apply, params0: PyTree, alpha: float, rep
         ends.append(tree.copy(as_type(params, jnp.result_type(*tree.split(params0)[0]))))
     report(2, 2, RUNS)
     step = "told" if train.told else "untold"
-    return Trained(ends[0], ends[1], "your trainer, on the model and on its linearisation", step)
+    if _equal(ends[1], params0) and not _equal(ends[0], params0):
+        raise ValueError(
+            "train must train whatever it is given, got a linearisation that did not move, though the model did: make "
+            "its batches inside train, since an iterator is used up by the first call"
+        )
+    # So it is where train has a model of its own, and g is then the gap at the same weights.
+    same = ", which ended at the same weights for both: does it call the apply that it is given?"
+    how = f"your trainer, on the model and on its linearisation{same if _equal(*ends) else ''}"
+    return Trained(ends[0], ends[1], how, step)
+
+
+def _equal(one: PyTree, other: PyTree) -> bool:
+    sides = (tree.split(side)[0] for side in (one, other))
+    return all(np.array_equal(a, b) for a, b in zip(*sides, strict=True))
 
 
 def by_checkpoint(params0: PyTree, params: PyTree) -> Trained:
@@ -153,8 +178,8 @@ def by_descent(
 ) -> Trained:
     """Full-batch descent of both, `num_steps` steps of `bounded_step_size`; on F_alpha it does not depend on alpha.
 
-    From a small start, where the kernel grows, such steps may diverge: then both are taken smaller, by a factor that
-    `how` says. Losses, g and j are recorded on the way, unless `recorded` is false.
+    From a small start, where the kernel grows, such steps may diverge, or leave the loss far above its start: then both
+    are taken smaller, by a factor that `how` says. Losses, g and j are recorded on the way, unless `recorded` is false.
     """
     step = float(bounded_step_size(apply, params0, problem, alpha=alpha, key=key))
     if not np.isfinite(step):
@@ -165,7 +190,7 @@ def by_descent(
             )
         raise ValueError("the derivative of the model is 0 at params0, so nothing trains: start from other parameters")
 
-    def descended(step: float) -> tuple[PyTree, bool, Recorder | None]:
+    def descended(step: float) -> tuple[PyTree, Losses, Recorder | None]:
         recorder = Recorder(apply, params0, problem, alpha, num_steps, key) if recorded else None
         seen = {} if recorder is None else {"record": recorder.record, "look": recorder.model}
         report(0, num_steps, steps_of(linear=False))
@@ -175,10 +200,10 @@ def by_descent(
         report(num_steps, num_steps, steps_of(linear=False))
         return *found, recorder
 
-    over, (params, improving, recorder) = 1, descended(step)
-    while not _finite(params) and over < SHRUNK:
+    over, (params, losses, recorder) = 1, descended(step)
+    while not _descends(params0, params, losses) and over < SHRUNK:
         over *= 4
-        params, improving, recorder = descended(step / over)
+        params, losses, recorder = descended(step / over)
     settings = {"alpha": alpha, "step_size": step / over}
     report(0, num_steps, steps_of(linear=True))
     linear = _linear_descent(apply, params0, problem, num_steps, settings, report, recorder)
@@ -188,11 +213,22 @@ def by_descent(
     for end in (params, linear):
         check_params(params0, end, "descent must end at finite parameters")
     trajectory = None if recorder is None else recorder.trajectory()
-    return Trained(params, linear, how, "ours", improving, step / over, trajectory)
+    return Trained(params, linear, how, "ours", _still_falls(losses), step / over, trajectory)
 
 
-def _finite(params: PyTree) -> bool:
-    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in tree.split(params)[0])
+def _descends(params0: PyTree, params: PyTree, losses: Losses) -> bool:
+    if not all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in tree.split(params)[0]):
+        return False
+    if not losses.end - losses.start > (BLOWN_UP - 1) * abs(losses.start):
+        return bool(np.isfinite(losses.end))
+    # Where there is nothing to learn rounding alone may double what is left of a loss.
+    moved = float(tree.norm(tree.differences(params, params0)))
+    return moved < 1e-3 * float(tree.norm(tree.split(params0)[0]))
+
+
+def _still_falls(losses: Losses) -> bool:
+    fell = losses.late - losses.end
+    return fell > 0.01 * abs(losses.late) and fell > MATTERS * (losses.start - losses.end)
 
 
 def _linear_descent(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree
 
 from lazyscope import passes, tree
 from lazyscope.criterion import Budget, check_outputs, criterion
-from lazyscope.diagnose.advice import advise, explain, recommend, start_share
+from lazyscope.diagnose.advice import advise, below_0, explain, recommend, start_share
 from lazyscope.diagnose.classification import classification
 from lazyscope.diagnose.costs import gradient_seconds, metered
 from lazyscope.diagnose.diagnosis import Diagnosis, Seed
@@ -25,6 +25,7 @@ from lazyscope.diagnose.regime import Thresholds, near, regime, regimes
 from lazyscope.diagnose.training import DEFAULT_STEPS, OfCaller, Trained, Trainer, by_checkpoint, by_descent, by_trainer
 from lazyscope.differential import change_of_differential
 from lazyscope.door import as_key, check_derivative, entrance
+from lazyscope.door.modes import computed_in
 from lazyscope.dynamics.run import movement_rounded
 from lazyscope.examples import Batch, count, first
 from lazyscope.groups import Groups, grouped
@@ -43,6 +44,7 @@ from lazyscope.tangent import MEMORY_BUDGET, group_kernel_examples, group_kernel
 PARTS = ("measuring the gap", "measuring j", "measuring layers", "measuring kernels")
 KERNEL_NUMBERS = 2**26  # that the derivatives for the kernel may be, and the kernel: 512 MiB in float64
 KERNEL_EXAMPLES, DIFFERENTIAL_EXAMPLES = 256, 1024  # inputs that the kernel and j are measured on, at most
+COARSE = 3  # roundings of a model's products within which a movement of its weights is lost
 KAPPA_EXAMPLES = 4096  # training inputs on which the norms in kappa are searched, at most
 
 
@@ -150,9 +152,11 @@ def _judged(
     assert y is not None
     start = check_outputs(apply, params0, problem.x)
     check_loss(problem.loss, start, problem.y)
+    start = jnp.asarray(alpha, start.dtype) * start
+    negative = float(problem.loss(start, problem.y)) < 0
     few_for_kappa = KAPPA_EXAMPLES if problem.num_examples > KAPPA_EXAMPLES else None
     options = {"alpha": alpha, "key": key_kappa, "budget": budget, "examples": few_for_kappa, "progress": progress}
-    crit = criterion(apply, params0, problem, **options) if with_kappa else None
+    crit = criterion(apply, params0, problem, **options) if with_kappa and not negative else None
     trained = _train(apply, params0, problem, params, train, alpha, num_steps, key_train, progress)
 
     progress(0, len(PARTS), PARTS[0])
@@ -166,6 +170,8 @@ def _judged(
             f"the trained model must have a finite loss, got {measured['loss, trained']:g}: training diverged, lower "
             "the step size"
         )
+    negative = negative or below_0(measured)
+    crit = None if negative else crit
     g = gap(problem.loss, f, f_linear, f0, y)
     n = count(x)
     progress(1, len(PARTS), PARTS[1])
@@ -190,11 +196,11 @@ def _judged(
     progress(len(PARTS), len(PARTS), PARTS[3])
     judged_by = thresholds.at_same_weights if trained.step == "elsewhere" else thresholds
     verdict = regime(g, j, judged_by)
-    share = start_share(problem, f0, y)
-    rounded = _rounded(params0, trained.params)
+    share = math.nan if negative else start_share(problem, start, problem.y)
+    rounded = _rounded(apply, params0, trained.params, few)
     recommendation = None
     if verdict != "lazy" and rounded is None:
-        recommendation = recommend(g, j, judged_by, crit, problem, f0, y, alpha)
+        recommendation = recommend(g, j, judged_by, crit, problem, start, problem.y, alpha, share)
     return Diagnosis(
         regime=verdict,
         regimes=regimes(g, j, judged_by),
@@ -217,18 +223,28 @@ def _judged(
         criterion=crit,
         recommendation=recommendation,
         placed=placed(g, j),
-        reasons=(*explain(verdict, g, j, judged_by, crit, indicators), *near(g, j, judged_by), *sentences(rows)),
-        advice=advise(verdict, crit, trained, recommendation, share, alpha, measured, rounded),
+        reasons=(
+            *explain(verdict, g, j, judged_by, crit, indicators, measured),
+            *near(g, j, judged_by),
+            *sentences(rows),
+        ),
+        advice=advise(verdict, j, crit, trained, recommendation, share, alpha, measured, rounded, held_out),
         learnable=kernel.learnable,
         trajectory=trained.trajectory,
         outputs=some_outputs(f0, f, f_linear, y),
     )
 
 
-def _rounded(params0: PyTree, params: PyTree) -> float | None:
-    """‖w − w0‖/‖w0‖ where the float type rounds it away (`criterion.precision`)."""
+def _rounded(apply: Apply, params0: PyTree, params: PyTree, x: Batch) -> tuple[float, str] | None:
+    """‖w − w0‖/‖w0‖ where the float type rounds it away, and which, "" for that of the weights."""
     start, moved = tree.split(params0)[0], tree.differences(params, params0)
-    return float(tree.norm(moved) / tree.norm(start)) if movement_rounded(start, moved) else None
+    part = float(tree.norm(moved) / tree.norm(start)) if any(np.any(np.asarray(leaf)) for leaf in start) else math.inf
+    if movement_rounded(start, moved):
+        return part, ""
+    inside = computed_in(apply, params0, x)
+    if inside is None or jnp.finfo(inside).eps <= jnp.finfo(jnp.result_type(*start)).eps:
+        return None
+    return (part, str(inside)) if 0 < part < COARSE * float(jnp.finfo(inside).eps) else None
 
 
 def _over_seeds(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr, subjaxprs
 from jaxtyping import Array, PyTree
 
@@ -18,6 +19,7 @@ _NO_FORWARD = (
     "a derivative of the model needs forward mode, which a function with a jax.custom_vjp rule does not have here: "
     "use jax.custom_jvp, or in diffrax adjoint=diffrax.DirectAdjoint()"
 )
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 _SIGNS = (
     ("Reverse-mode differentiation does not work for lax.while_loop", _NO_REVERSE),
     ("can't apply forward-mode differentiation (jvp) to a custom_vjp", _NO_FORWARD),
@@ -67,6 +69,19 @@ def holds(jaxpr: Jaxpr, *primitives: str) -> bool:
     return any(equation.primitive.name in primitives for equation in jaxpr.eqns) or any(
         holds(inner, *primitives) for inner in subjaxprs(jaxpr)
     )
+
+
+def computed_in(function: Callable[..., Any], *args: PyTree) -> Any:
+    """The coarsest float type of the products in a program, None where it has none."""
+    found = _product_types(jax.make_jaxpr(function)(*args).jaxpr)
+    return max(found, key=lambda dtype: jnp.finfo(dtype).eps, default=None)
+
+
+def _product_types(jaxpr: Jaxpr) -> set[Any]:
+    products = (equation for equation in jaxpr.eqns if equation.primitive.name in _PRODUCTS)
+    types = {var.aval.dtype for equation in products for var in equation.invars}  # type: ignore[attr-defined]
+    inner = (_product_types(part) for part in subjaxprs(jaxpr))
+    return {dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)}.union(*inner)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ costs one pass forward more.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,15 @@ Theta = list[Array]
 Look = Callable[[int, PyTree, float], None]
 """`look(step, params, loss)`: the parameters after so many steps, with their loss on the training data."""
 
+
+class Losses(NamedTuple):
+    """The loss on the training data at the start, nine tenths on and at the end."""
+
+    start: float
+    late: float
+    end: float
+
+
 PART = 0.2  # seconds that a compiled loop may take without a word
 
 
@@ -44,8 +54,8 @@ def descent_in_parts(
     report: Progress = silent,
     record: Sequence[int] = (),
     look: Look | None = None,
-) -> tuple[PyTree, bool]:
-    """Parameters after `num_steps` steps of descent on F_alpha, and whether the last tenth gained more than 1 %.
+) -> tuple[PyTree, Losses]:
+    """Parameters after `num_steps` steps of descent on F_alpha, and how the loss fell.
 
     The numbers of `gradient_descent`, to rounding; with `linear` those of descent on `linearize(apply, params0)`.
     `look` is called at the steps in `record`, 0 for the start.
@@ -56,9 +66,9 @@ def descent_in_parts(
     compiled = one_pass and not slow_in_loops(apply, params0, problem.x)
     given = problem, alpha, linear, memory_budget
     again, what, rate = due(report), steps_of(linear), step_size / alpha / alpha
-    late, late_loss, loss = (9 * num_steps) // 10, 0.0, 0.0
+    late, losses = (9 * num_steps) // 10, {}
     step, most = 0, 1
-    for pause in sorted({*record, late, num_steps}):
+    for pause in sorted({0, *record, late, num_steps}):
         while step < pause:
             count, began = min(most, pause - step), time.monotonic()
             if compiled:
@@ -72,11 +82,10 @@ def descent_in_parts(
             if again():
                 jax.block_until_ready(theta)
                 report(step, num_steps, what)
-        loss = float(_loss(apply, params0, theta, *given))
-        late_loss = loss if pause == late else late_loss
+        losses[pause] = float(_loss(apply, params0, theta, *given))
         if look is not None and pause in record:
-            look(pause, merge(theta), loss)
-    return merge(theta), bool(loss < 0.99 * late_loss)
+            look(pause, merge(theta), losses[pause])
+    return merge(theta), Losses(losses[0], losses[late], losses[num_steps])
 
 
 def _paced(most: int, seconds: float) -> int:

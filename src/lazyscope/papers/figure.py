@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Array, Key
 
 from lazyscope.claims import Claim
+from lazyscope.papers.registry import SIZES
 from lazyscope.papers.stated_settings import Setting
 from lazyscope.sweep import Progress, Store, sweep
 
@@ -93,6 +94,11 @@ class Figure(Generic[Settings]):
     numbers: Callable[[xr.Dataset], list[list[str]]]
     stated: tuple[Setting, ...] = ()
     interactive: Callable[[xr.Dataset], dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sizes or not set(self.sizes) <= set(SIZES):
+            found = ", ".join(self.sizes) or "none"
+            raise ValueError(f"the sizes of a figure must be any of {', '.join(SIZES)}, got {found}")
 
 
 def prefixed(ds: xr.Dataset, prefix: str, *axes: str) -> xr.Dataset:

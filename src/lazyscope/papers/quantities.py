@@ -47,8 +47,15 @@ def power(values: Values, axis: str, **where: Any) -> Quantity:
 
 
 def slopes(values: xr.DataArray, axis: str) -> xr.DataArray:
-    """Least-squares slope of the log of values against that of an axis, for all that lies along the other axes."""
-    logarithm = values.copy(data=np.log(values.values)).assign_coords({axis: np.log(values[axis].values)})
+    """Least-squares slope of the log of values against that of an axis, for all that lies along the other axes.
+
+    NaN where a value is not positive. ValueError for fewer than two places on the axis, or one that is not positive.
+    """
+    along = values[axis].values
+    if along.size < 2 or not np.all(along > 0):
+        raise ValueError(f"a slope must have two positive places on {axis} or more, got {along.tolist()}")
+    size = np.where(values.values > 0, values.values, np.nan)
+    logarithm = values.copy(data=np.log(size)).assign_coords({axis: np.log(along)})
     return logarithm.polyfit(axis, 1, skipna=False).polyfit_coefficients.sel(degree=1, drop=True)
 
 

@@ -1,6 +1,7 @@
 """Compute a figure, judge its claims, and leave picture, numbers and findings in a folder."""
 
 import importlib
+import shlex
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import xarray as xr
 from jaxtyping import Array, Key
 
 from lazyscope import claims, figures, report
@@ -19,6 +21,7 @@ from lazyscope.papers.outcomes import expecting
 from lazyscope.papers.registry import FIGURES
 from lazyscope.papers.variation import label, varied
 from lazyscope.store import Store, export, provenance
+from lazyscope.store.folder import CHECKPOINTS
 from lazyscope.sweep import Progress
 
 ROOT_SEED = 0  # every figure starts from this key; trials differ by their seed
@@ -65,12 +68,14 @@ def reproduce(
         executor=executor,
         progress=progress,
         data=data if size in cifar10 else None,
-        checkpoints=None if store is None else store.folder.absolute() / "checkpoints",
+        checkpoints=None if store is None else store.folder.absolute() / CHECKPOINTS,
     )
     began = time.perf_counter()
     with jax.enable_x64(True):
         dataset = figure.compute(of_size.settings, trials)
     wall = time.perf_counter() - began
+    if not isinstance(dataset, xr.Dataset):
+        raise ValueError(f"compute of a figure must return an xarray.Dataset, got {type(dataset).__name__} of {name}")
     stated = [replace(claim, expected={}) if changes else claim for claim in figure.claims]
     try:
         findings = [claims.evaluate(claim, dataset) for claim in stated]
@@ -87,9 +92,7 @@ def reproduce(
         title=title + "".join(f", {setting} = {value}" for setting, value in changes.items()),
         caption=figure.caption,
         size=size,
-        command=f"lazyscope reproduce {name} --size {size}"
-        + (f" --seeds {seeds}" if seeds is not None else "")
-        + (" --set " + " ".join(f"{setting}={value}" for setting, value in changes.items()) if changes else ""),
+        command=_command(name, size, seeds, changes),
         findings=[report.describe(finding, size) for finding in findings],
         settings={name: run for name, (run, _, _) in shown.items()},
         stated={name: [stated, why] for name, (_, stated, why) in shown.items() if stated},
@@ -107,6 +110,13 @@ def reproduce(
         interactive=None if figure.interactive is None else figure.interactive(dataset),
     )
     return item, findings
+
+
+def _command(name: str, size: str, seeds: int | None, changes: Mapping[str, str]) -> str:
+    words = ["lazyscope", "reproduce", name, "--size", size]
+    words += [] if seeds is None else ["--seeds", str(seeds)]
+    words += ["--set", *(f"{setting}={value}" for setting, value in changes.items())] if changes else []
+    return shlex.join(words)
 
 
 def own_name(name: str) -> str:

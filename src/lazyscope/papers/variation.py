@@ -1,5 +1,6 @@
 """A figure with other settings than its own: `--set width=16`."""
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from lazyscope.papers.stated_settings import in_words, leaves, named_parts
 
 T = TypeVar("T")
+LONGEST = 160  # bytes of a figure's name on disk, endings not in it
 VARIED = " --set "  # in the names under which stores have cells of varied figures
 
 
@@ -32,9 +34,13 @@ def varied(settings: T, changes: Mapping[str, str]) -> T:
 
 
 def label(name: str, changes: Mapping[str, str]) -> str:
-    """The name of a varied figure, on the page and on disk."""
+    """The name of a varied figure, on the page and on disk; where it is too long for a file, cut, with a digest."""
     words = [name, *(part for change in changes.items() for part in change)]
-    return "-".join(re.sub(r"[^\w.+-]+", "-", word) for word in words)
+    said = "-".join(re.sub(r"[^\w.+-]+", "-", word) for word in words)
+    if len(said.encode()) <= LONGEST:
+        return said
+    short = said.encode()[: LONGEST - 13].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
 def in_store(name: str, changes: Mapping[str, str]) -> str:

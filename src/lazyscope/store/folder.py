@@ -20,6 +20,7 @@ from lazyscope.store.origin import DECIDING, origin
 
 MARKER = "store.json"
 CHUNKS = "chunks"
+CHECKPOINTS = "checkpoints"  # of cells that take long, by their own hand
 NAMES = "names.json"  # what each program is for: {digest: [names]}
 CHUNK = re.compile(r"[0-9a-f]{64}\.npz")
 BAD = re.compile(rf"{CHUNK.pattern}\.bad\d*")
@@ -297,7 +298,7 @@ def check_format(folder: Path) -> None:
     """StoreError for the store of another version, or for a folder with something else in it."""
     marker = folder / MARKER
     if not marker.exists():
-        known = {MARKER, LOCK, CHUNKS}
+        known = {MARKER, LOCK, CHUNKS, NAMES, CHECKPOINTS}
         strangers = sorted(p.name for p in folder.iterdir() if p.name not in known and not FOREIGN.fullmatch(p.name))
         if strangers:
             raise StoreError(

@@ -11,8 +11,10 @@ tells of changes without one.
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
+import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -98,15 +100,46 @@ def stored_as(name: str) -> Callable[[Named], Named]:
 
 
 def name_of(thing: Any, what: str) -> str:
-    """What it is stored as, else `module.qualname`; ValueError for what cannot be imported under that name."""
+    """What it is stored as, else `module.qualname`; ValueError for what cannot be imported under that name.
+
+    Nor for what shares its name with another: a method of one object, or a function that another one wraps. What
+    `jax.jit` compiles is the function itself.
+    """
     if (name := getattr(thing, "__dict__", {}).get("stored_as")) is not None:  # its own: a subclass is another class
         return name
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         raise ValueError(f"a store needs functions it can name, got {name or thing!r} for {what}: {HOW_TO_NAME}")
+    if _compiled(thing) and _found(module, name) is not thing:
+        return name_of(thing.__wrapped__, what)
+    if _shares_its_name(thing, module, name):
+        raise ValueError(
+            f"a store needs functions it can name, got {name} for {what}, a method of one object or wrapped, so that "
+            f"{module} has another one under that name: {HOW_TO_NAME}"
+        )
     if module == "__main__":
         module = _main_module(name, what)
     return f"{module}.{name}"
+
+
+def _compiled(thing: Any) -> bool:
+    import jax
+
+    return isinstance(thing, type(jax.jit(_found)))
+
+
+def _shares_its_name(thing: Any, module: str, name: str) -> bool:
+    found = _found(module, name)
+    if found is thing or (inspect.ismethod(thing) and inspect.ismethod(found) and found == thing):
+        return False
+    return inspect.ismethod(thing) or hasattr(thing, "__wrapped__")
+
+
+def _found(module: str, name: str) -> Any:
+    try:
+        return operator.attrgetter(name)(sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
 
 
 def canonical(value: Any, what: str) -> Any:

@@ -80,7 +80,7 @@ def _largest_by_calls(
 
     def product(v: Array) -> Array:
         pulled = [leaf / unit.astype(leaf.dtype) for leaf in pull(v)]
-        return (passes.push(apply, params, x, pulled) / unit).reshape(-1) / examples.count(x)
+        return (passes.push(apply, params, x, pulled) / unit).reshape(-1).astype(v.dtype) / examples.count(x)
 
     return jnp.max(lanczos_by_calls(product, first, depth=num_products).values), unit
 
@@ -95,7 +95,7 @@ def _largest(
 
     def product(v: Array) -> Array:
         pulled = jax.tree.map(lambda leaf: leaf / unit, pull(v.reshape(outputs.shape)))
-        return (push(pulled) / unit).reshape(-1) / examples.count(x)
+        return (push(pulled) / unit).reshape(-1).astype(v.dtype) / examples.count(x)
 
     return jnp.max(lanczos(product, first, depth=num_products).values), unit
 

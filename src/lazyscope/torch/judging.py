@@ -1,5 +1,6 @@
 """How lazily a PyTorch module trains: `lst.diagnose`."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from lazyscope.adapters.torch.outputs import Choice, Output, flat
 from lazyscope.adapters.torch.preserving import evaluation
 from lazyscope.diagnose import Diagnosis, Thresholds
 from lazyscope.diagnose import diagnose as judge
+from lazyscope.diagnose.advice import IN_DOUBLE, LOWER
 from lazyscope.groups import Groups
 from lazyscope.progress import Progress, heard
 from lazyscope.torch.buffers import differing, told_apart
@@ -98,7 +100,13 @@ def diagnose(
         model, data, rest = taken(model, batches, held_out, examples, targets, dtype)
         end = None if trained is None else at_end(model, trained, ignore)
         found = _judged(model, data, rest, end, train, loss, output, with_kappa, jax.random.key(seed), options)
-    return replace(found, advice=tuple(line.replace("ls.center", "model(x) − start(x)") for line in found.advice))
+    return replace(found, advice=tuple(map(_for_modules, found.advice)))
+
+
+def _for_modules(line: str) -> str:
+    """A line of advice in terms of what `diagnose` takes here."""
+    line = re.sub(rf"{LOWER} \S+,", "lower the scale of the outputs,", line)
+    return line.replace("ls.center", "model(x) − start(x)").replace(IN_DOUBLE, 'pass `dtype="float64"`')
 
 
 def _judged(

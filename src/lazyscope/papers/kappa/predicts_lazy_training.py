@@ -49,7 +49,7 @@ SIZES = {
 STATED = (
     FULL_BATCH,
     NO_STOP,
-    ours("teacher and nets of note §4.1, smaller", "three starts, four widths and many scales"),
+    ours("teacher and nets of note §4.1, smaller", "three starts, several widths and many scales"),
 )
 CAPTION = (
     "Gap g (left) and change j of the differential (right) after training against kappa at w0; one dot a net: colour "
