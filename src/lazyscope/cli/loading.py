@@ -58,9 +58,7 @@ def in_one_line(name: str, what: str) -> Iterator[None]:
         if isinstance(error, ValueError | FileNotFoundError):
             raise InputError(str(error).splitlines()[0]) from error
         if isinstance(error, GIVEN_BACK) and what == FIGURE:  # by what it returned, not where it ran
-            said = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-            )
+            said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
             raise InputError(
                 f"{name} must give what a figure gives, got {said}: look at its claims, draw and numbers"
             ) from error

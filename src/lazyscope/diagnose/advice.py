@@ -47,6 +47,7 @@ class Recommendation:
 
 
 def recommend(
+    *,
     gap: float,
     differential: float,
     thresholds: Thresholds,
@@ -63,7 +64,7 @@ def recommend(
     `start_share` of both. The model is to be centered where its initial output counts now or at that scale. None where
     nothing tells.
     """
-    if not math.isfinite(share):
+    if not math.isfinite(share) or differential < STRAIGHT:
         return None
     far = share > LARGE_START  # then the deciders say little of the centered model
     flat = crit is not None and crit.hessian_norm.value == 0  # then kappa is 0 at every scale, and gates flip
@@ -143,6 +144,7 @@ def explain(
 
 
 def advise(
+    *,
     verdict: str,
     differential: float,
     crit: Criterion | None,

@@ -200,7 +200,17 @@ def _judged(
     rounded = _rounded(apply, params0, trained.params, few)
     recommendation = None
     if verdict != "lazy" and rounded is None:
-        recommendation = recommend(g, j, judged_by, crit, problem, start, problem.y, alpha, share)
+        recommendation = recommend(
+            gap=g,
+            differential=j,
+            thresholds=judged_by,
+            crit=crit,
+            problem=problem,
+            f0=start,
+            y=problem.y,
+            alpha=alpha,
+            share=share,
+        )
     return Diagnosis(
         regime=verdict,
         regimes=regimes(g, j, judged_by),
@@ -228,7 +238,18 @@ def _judged(
             *near(g, j, judged_by),
             *sentences(rows),
         ),
-        advice=advise(verdict, j, crit, trained, recommendation, share, alpha, measured, rounded, held_out),
+        advice=advise(
+            verdict=verdict,
+            differential=j,
+            crit=crit,
+            trained=trained,
+            recommendation=recommendation,
+            share=share,
+            alpha=alpha,
+            losses=measured,
+            rounded=rounded,
+            held_out=held_out,
+        ),
         learnable=kernel.learnable,
         trajectory=trained.trajectory,
         outputs=some_outputs(f0, f, f_linear, y),
@@ -238,7 +259,8 @@ def _judged(
 def _rounded(apply: Apply, params0: PyTree, params: PyTree, x: Batch) -> tuple[float, str] | None:
     """‖w − w0‖/‖w0‖ where the float type rounds it away, and which, "" for that of the weights."""
     start, moved = tree.split(params0)[0], tree.differences(params, params0)
-    part = float(tree.norm(moved) / tree.norm(start)) if any(np.any(np.asarray(leaf)) for leaf in start) else math.inf
+    size = float(tree.norm(start))
+    part = float(tree.norm(moved)) / size if size > 0 else math.inf
     if movement_rounded(start, moved):
         return part, ""
     inside = computed_in(apply, params0, x)
