@@ -11,12 +11,14 @@ def judged(values, accepted, **options):
     return evaluate(claim, xr.Dataset({"v": ("seed", np.asarray(values, float))}))
 
 
-def test_a_quantity_is_one_number_a_seed_and_a_range_has_its_least_value_first():
+def test_a_quantity_is_at_most_one_number_a_seed_and_a_range_has_its_least_value_first():
     dataset = xr.Dataset({"v": (("seed", "tau"), np.ones((3, 4)))})
     with pytest.raises(
-        ValueError, match="must be one number a seed, got 12 numbers for 3 seeds of 's': reduce the other"
+        ValueError, match="must be at most one number a seed, got 12 numbers for 3 seeds of 's': reduce the other"
     ):
         evaluate(Claim("s", "p", "m", lambda ds: ds["v"].values, (0, 1)), dataset)
+    some = Claim("s", "p", "m", lambda ds: ds["v"].values[:2, 0], (0, 2))  # a seed without a value is left out
+    assert evaluate(some, dataset).seeds == 2
     with pytest.raises(ValueError, match=r"accepted must be a range, least value first, got \(3, 1\) for 's'"):
         Claim("s", "p", "m", lambda ds: ds["v"].values, (3, 1))
 

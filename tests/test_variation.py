@@ -188,7 +188,7 @@ def test_a_figure_of_a_module_is_called_by_the_whole_module():
         (
             'power("size", "width")',
             "lambda ds: ds['size'].values",
-            "must be one number a seed, got 9 numbers for 3 seeds",
+            "must be at most one number a seed, got 9 numbers for 3 seeds",
         ),
         ("draw=draw", "draw=lambda ds: None", "AttributeError"),
         ('numbers=lambda ds: figures.table({"size": ds["size"]}, "width")', "numbers=lambda ds: 'abc'", "rows of text"),

@@ -125,13 +125,14 @@ class Finding:
 def evaluate(claim: Claim, dataset: xr.Dataset) -> Finding:
     """Measure a claim on a Dataset with a `seed` dimension (95 %, one value per seed).
 
-    Raises ValueError for another number of values than one a seed, and for one that the claim's scale does not have.
+    A seed may be left out, where it has no value. Raises ValueError for more values than seeds, and for one that the
+    claim's scale does not have.
     """
     values = np.asarray(claim.quantity(dataset), float).reshape(-1)
-    if values.size != dataset.sizes.get("seed", values.size):
+    if values.size > dataset.sizes.get("seed", values.size):
         raise ValueError(
-            f"the quantity of a claim must be one number a seed, got {values.size} numbers for {dataset.sizes['seed']} "
-            f"seeds of {claim.sentence!r}: reduce the other axes"
+            f"the quantity of a claim must be at most one number a seed, got {values.size} numbers for "
+            f"{dataset.sizes['seed']} seeds of {claim.sentence!r}: reduce the other axes"
         )
     if not np.all(np.isfinite(values)):
         count = int(np.sum(~np.isfinite(values)))
