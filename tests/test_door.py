@@ -301,6 +301,34 @@ def test_a_model_whose_examples_see_each_other_is_refused_where_they_are_taken_a
     assert one_line(refused.value)
 
 
+def in_bfloat16(p, x):
+    hidden = jnp.tanh(x.astype("bfloat16") @ p["w"].astype("bfloat16"))
+    return (hidden @ p["v"].astype("bfloat16")).astype("float32")
+
+
+def test_the_rounding_of_a_centred_models_products_is_no_sight_of_other_examples():
+    weights, x = jax.tree.map(lambda leaf: leaf.astype("float32"), (W, X))
+    kernel = ls.tangent_kernel(ls.center(in_bfloat16, weights), weights, x)
+    np.testing.assert_allclose(kernel, ls.tangent_kernel(net, weights, x), rtol=0.05)
+    with pytest.raises(ValueError, match="each example"):
+        ls.tangent_kernel(ls.center(lambda p, x: in_bfloat16(p, x - x.mean(0, keepdims=True)), weights), weights, x)
+
+
+def test_a_model_that_does_not_run_in_its_targets_type_is_told_in_one_line():
+    def loop(p, x):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ p["w"]), None), x, None, length=2)[0]
+
+    weights, x = {"w": jnp.eye(3, dtype="float32")}, X.astype("float32")
+    assert ls.criterion(loop, weights, ls.Problem(x, x[::-1]), key=KEY).kappa > 0
+    for promotion, reason in (("standard", "scan"), ("strict", "dtypes")):
+        with (
+            jax.numpy_dtype_promotion(promotion),
+            pytest.raises(ValueError, match=f"run with its parameters in float64.*{reason}.*in one type") as refused,
+        ):
+            ls.criterion(loop, weights, ls.Problem(x, X), key=KEY)
+        assert one_line(refused.value)
+
+
 def test_a_squeeze_that_takes_the_examples_away_from_one_alone_is_named():
     with pytest.raises(ValueError, match="one row per example, got none for an example alone: name the axes"):
         ls.tangent_kernel(lambda p, x: jnp.squeeze(net(p, x)[:, None]), W, X)

@@ -169,6 +169,13 @@ def test_a_result_that_cannot_be_read_is_named(tmp_path, content):
         report.write_page(tmp_path)
 
 
+def test_a_result_without_its_picture_is_named(tmp_path):
+    report.write_item(tmp_path, item("x"), svg=b"<svg/>", png=b"")
+    (tmp_path / "figures" / "x.svg").unlink()
+    with pytest.raises(ValueError, match=r"a page needs the picture of each result, got none at .*x\.svg"):
+        report.write_page(tmp_path)
+
+
 def test_findings_say_what_stood_in_for_what_the_paper_speaks_of(tmp_path):
     for name, stand_in in (("note-x", ""), ("note-y", "on <digits>")):
         report.write_item(tmp_path, replace(item(name), stand_in=stand_in), svg=b"<svg/>", png=b"")

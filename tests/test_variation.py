@@ -87,6 +87,21 @@ def test_what_cannot_be_varied_is_refused_in_one_line(name, text, said):
     assert "\n" not in str(refused.value)
 
 
+def test_a_setting_is_given_once(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"given once, got net\.width as net\.width and as width: leave one out"):
+        varied(Nets(), {"net.width": "4", "width": "8"})
+    assert main(["reproduce", "note-fig4", "--out", str(tmp_path), "--set", "width=4", "--set=width=8"]) == 2
+    assert "--set must give a setting once, got width=4 and width=8" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_setting_that_one_figure_lacks_is_refused_before_anything_is_computed(tmp_path, capsys):
+    names = ["note-fig4", "note-ref1"]
+    assert main(["reproduce", *names, "--size", "tiny", "--out", str(tmp_path / "out"), "--set", "width=4"]) == 2
+    assert "a setting must be one of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("size", SIZES)
 def test_settings_are_named_as_on_the_page(name, size):

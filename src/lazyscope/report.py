@@ -316,6 +316,8 @@ def _grouped(items: list[Item]) -> list[Group]:
 
 
 def _svg(file: Path) -> str:
+    if not file.is_file():
+        raise ValueError(f"a page needs the picture of each result, got none at {file}: make that result again")
     return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
 
 

@@ -77,7 +77,7 @@ def _run(words: list[str]) -> int:
         with terminated_as_interrupted():
             return command.run()
     except (InputError, OSError) as error:
-        say(str(error))
+        say(_of_files(error) if isinstance(error, OSError) else str(error))
         return 2
     except RuntimeError as error:
         if interrupts(error):
@@ -95,6 +95,12 @@ def _check_command(words: Sequence[str]) -> None:
         close = get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else "`lazyscope --help` shows them"
         raise InputError(f"a command must be one of {', '.join(COMMANDS)}, got {words[0]!r}: {hint}")
+
+
+def _of_files(error: OSError) -> str:
+    if error.filename is None or not error.strerror:
+        return str(error)  # ours, which says it in a line
+    return f"files must be read and written, got {error.strerror} for {str(error.filename)!r}: mend it, or name another"
 
 
 def entry() -> None:

@@ -61,12 +61,15 @@ class Reproduce:
         from lazyscope.cli.interrupts import how_to_go_on
         from lazyscope.cli.loading import FIGURE, in_one_line, on_figure
         from lazyscope.cli.terminal import print_findings, print_unexpected, progress_bar
-        from lazyscope.papers.reproduce import reproduce
+        from lazyscope.papers.reproduce import load, reproduce, sized
         from lazyscope.papers.variation import in_store
         from lazyscope.store import Store
 
         own = {name: on_figure(name) for name in names if name not in FIGURES}
         self._check_places(own)
+        for name in names if changes else own:  # what cannot be is said before anything is computed
+            with in_one_line(name, FIGURE):
+                sized(name, own[name] if name in own else load(name), self.size, changes)
         surprises, items, page, shown = [], [], None, False
         with (
             how_to_go_on(lambda: KEPT, keeps=True),
@@ -146,6 +149,10 @@ class Reproduce:
             name, _, value = change.partition("=")
             if not (name and value):
                 raise InputError(f"--set must be NAME=VALUE, got {change!r}: --set width=16 taus=0.1,1,10")
+            if changes.get(name, value) != value:
+                raise InputError(
+                    f"--set must give a setting once, got {name}={changes[name]} and {change}: leave one out"
+                )
             changes[name] = value
         return changes
 

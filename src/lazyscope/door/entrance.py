@@ -114,12 +114,23 @@ def _as_program(found: dict[str, Any], model: str) -> None:
     if widest is not None:
         for name in names:
             found[name] = as_type(found[name], widest)
-        traced = program(traced.function, found[names[0]], *inputs)
+        traced = _widened(traced.function, found[names[0]], inputs, widest)
     found[model] = traced
     if model == "apply":
         # A loss of the caller's own may take other rows than one an example; what is measured on `x` may not.
         (checked_outputs if "x" in found else real_outputs)(traced, found[names[0]], *inputs)
         _losses_as_programs(found, traced.outputs)
+
+
+def _widened(model: Callable, params: PyTree, inputs: tuple[PyTree, ...], widest: Any) -> Program:
+    try:
+        return program(model, params, *inputs)
+    except (TypeError, ValueError) as error:
+        said = str(error).partition("\n")[0].rstrip(": ")
+        raise ValueError(
+            f"a model must run with its parameters in {np.dtype(widest).name}, the type of outputs and targets, got "
+            f"from it: {said}: give parameters, inputs and targets in one type"
+        ) from error
 
 
 def _losses_as_programs(found: dict[str, Any], outputs: PyTree) -> None:

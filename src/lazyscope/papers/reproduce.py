@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 from lazyscope import claims, figures, report
 from lazyscope.claims import Finding
 from lazyscope.papers import stated_settings
-from lazyscope.papers.figure import Figure, Trials
+from lazyscope.papers.figure import Figure, Size, Trials
 from lazyscope.papers.outcomes import expecting
 from lazyscope.papers.registry import FIGURES
 from lazyscope.papers.variation import label, varied
@@ -31,6 +31,13 @@ def load(name: str) -> Figure[Any]:
     """The figure of this name, with the outcomes expected of its claims."""
     module, _, figure = FIGURES[name].figure.partition(":")
     return expecting(name, getattr(importlib.import_module(f"lazyscope.papers.{module}"), figure))
+
+
+def sized(name: str, figure: Figure[Any], size: str, changes: Mapping[str, str]) -> Size[Any]:
+    """What `reproduce` computes of a figure: its settings at a size, varied. ValueError as there and in `varied`."""
+    if size not in figure.sizes:
+        raise ValueError(f"--size must be one of {', '.join(figure.sizes)}, got {size!r}: name one that {name} has")
+    return replace(figure.sizes[size], settings=varied(figure.sizes[size].settings, changes))
 
 
 def reproduce(
@@ -55,11 +62,8 @@ def reproduce(
     `varied`, it is a figure beside the one as it stands, under a name of its own, of which no outcome is expected.
     ValueError for a size that the figure lacks, and where its claims look for settings that were changed.
     """
-    figure = load(name) if own is None else own
-    if size not in figure.sizes:
-        raise ValueError(f"--size must be one of {', '.join(figure.sizes)}, got {size!r}: name one that {name} has")
-    changes = changes or {}
-    of_size = replace(figure.sizes[size], settings=varied(figure.sizes[size].settings, changes))
+    figure, changes = load(name) if own is None else own, changes or {}
+    of_size = sized(name, figure, size, changes)
     title, cifar10 = (FIGURES[name].title, FIGURES[name].cifar10) if own is None else (name, figure.sizes)
     trials = Trials(
         key=root_key(),

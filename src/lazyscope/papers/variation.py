@@ -19,8 +19,9 @@ def varied(settings: T, changes: Mapping[str, str]) -> T:
 
     A leaf is named as on the page, fields joined by dots (`protocol.width`), or by its last part where no other ends
     so. Numbers, words, yes and no, and tuples of them with commas can be varied. ValueError, in one line, for a name
-    that is none of these or that means several, and for a text that is no value of the leaf's type.
+    that is none of these or that means several, for two that mean one, and for a text that is no value of its type.
     """
+    put: dict[str, str] = {}
     for name, text in changes.items():
         known = leaves(settings)
         meant = [path for path in known if path == name or path.endswith(f".{name}")]
@@ -29,6 +30,8 @@ def varied(settings: T, changes: Mapping[str, str]) -> T:
                 f"a setting must be one of {', '.join(meant or known)}, got {name!r}: write it as it stands there"
             )
         path = name if name in known else meant[0]
+        if put.setdefault(path, name) != name:
+            raise ValueError(f"a setting must be given once, got {path} as {put[path]} and as {name}: leave one out")
         settings = _put(settings, path, _value(path, text, known[path]))
     return settings
 
