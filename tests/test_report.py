@@ -169,6 +169,17 @@ def test_a_result_that_cannot_be_read_is_named(tmp_path, content):
         report.write_page(tmp_path)
 
 
+def test_findings_have_their_numbers_in_all_digits_and_null_for_none():
+    def described(values):
+        claim = Claim("It is.", "p", "m", lambda ds: ds.v.values, (0.0, 1.0))
+        return json.loads(json.dumps(report.describe(evaluate(claim, xr.Dataset({"v": ("seed", values)})), "tiny")))
+
+    numbers = described([0.1, 0.2, 0.4])["numbers"]
+    assert numbers["mean"] == pytest.approx(0.7 / 3, rel=1e-15)
+    assert (numbers["low"] + numbers["high"]) / 2 == pytest.approx(numbers["mean"], rel=1e-12)
+    assert described([0.1, 0.2])["numbers"] == {"mean": pytest.approx(0.15), "low": None, "high": None}
+
+
 def test_a_result_without_its_picture_is_named(tmp_path):
     report.write_item(tmp_path, item("x"), svg=b"<svg/>", png=b"")
     (tmp_path / "figures" / "x.svg").unlink()

@@ -63,7 +63,7 @@ class Item:
 
 
 def describe(finding: Finding, size: str) -> dict[str, Any]:
-    """A finding in the words and numbers of the page."""
+    """A finding in the words of the page, and under `numbers` in all its digits, None for what there is not."""
     claim = finding.claim
     expected = claim.expected.get(size)
     return {
@@ -80,7 +80,8 @@ def describe(finding: Finding, size: str) -> dict[str, Any]:
         "reason": finding.reason,
         "note": claim.note,
         "moved": claim.moved,
-        "p": None if math.isnan(finding.p) else finding.p,
+        "p": _or_none(finding.p),
+        "numbers": {name: _or_none(getattr(finding, name)) for name in ("mean", "low", "high")},
     }
 
 
@@ -358,3 +359,7 @@ def _plotly() -> Markup:
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
