@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyscope import freeze_activations, linearize, two_layer
+from lazyscope import center, freeze_activations, linearize, two_layer
 
 X = jax.random.normal(jax.random.key(3), (9, 5))
 
@@ -31,6 +31,24 @@ def test_linearisation_is_affine_in_the_parameters():
     middle = jax.tree.map(lambda u, v: 0.5 * (u + v), p, q)
     expected = 0.5 * (apply_lin(p, X) + apply_lin(q, X))
     np.testing.assert_allclose(apply_lin(middle, X), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_keywords_of_a_model_are_those_of_its_linearisation_and_of_what_is_centred():
+    model = two_layer(6, 5, jnp.tanh)
+    params0 = model.init(jax.random.key(0))
+    params = away(params0, 0.3)
+
+    def keyed(p, x, *, squared):
+        return model.apply(p, x) ** (2 if squared else 1)
+
+    for squared in (False, True):
+
+        def fixed(p, x, squared=squared):
+            return keyed(p, x, squared=squared)
+
+        for wrapped in (linearize, center):
+            outputs = wrapped(keyed, params0)(params, X, squared=squared)
+            np.testing.assert_allclose(outputs, wrapped(fixed, params0)(params, X), rtol=1e-13)
 
 
 @pytest.mark.parametrize("doubled", [False, True])

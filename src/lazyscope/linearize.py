@@ -5,6 +5,8 @@ Frozen activations: the current weights run through the activation pattern of w0
 calls "lazy" accuracy); multilinear in w, so not the Taylor model for more than one layer.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -16,7 +18,7 @@ from lazyscope.models import Apply, Model
 
 @entrance
 def linearize(apply: Apply, params0: PyTree) -> Apply:
-    """First-order Taylor model of `apply` at `params0`, same signature.
+    """First-order Taylor model of `apply` at `params0`, same signature: keywords are handed on to it.
 
     h̄(params, x) = h(params0, x) + Dh(params0)[params − params0](x), by one forward-mode product. Leaves that are not
     parameters are taken from `params0`, of which a copy is kept.
@@ -25,12 +27,14 @@ def linearize(apply: Apply, params0: PyTree) -> Apply:
     tree.split(start)
 
     @entrance
-    def apply_lin(params: PyTree, x: Batch) -> Array:
+    def apply_lin(params: PyTree, x: Batch, **options: Any) -> Array:
         theta, _ = tree.split(params)
         theta0, merge = tree.split(start)
         widest = jnp.result_type(*theta, *theta0)
         theta, theta0 = as_type(theta, widest), as_type(theta0, widest)
-        outputs, change = pushed(lambda th: real(apply(unsealed(merge(th)), x)), theta0, tree.sub(theta, theta0))
+        outputs, change = pushed(
+            lambda th: real(apply(unsealed(merge(th)), x, **options)), theta0, tree.sub(theta, theta0)
+        )
         return outputs + change
 
     return apply_lin

@@ -234,13 +234,14 @@ def center(apply: Apply, params0: PyTree) -> Apply:
     """H − h(params0): the same tangent kernel, output 0 at `params0` (Chizat et al. 2019, §3.2).
 
     Not 0-homogeneous in anything: h(params0) is a constant function, so homogeneity in the parameters is lost. What
-    becomes of `params0` afterwards (an update in place, a donation) does not matter.
+    becomes of `params0` afterwards (an update in place, a donation) does not matter. Keywords are handed on to both.
     """
     start = tree.copy(params0)
 
     @entrance
     def centered(params: PyTree, x: Batch, **options: Any) -> Array:
-        return real(apply(unsealed(params), x, **options)) - jax.lax.stop_gradient(apply(unsealed(start), x))
+        outputs, at_start = (apply(unsealed(point), x, **options) for point in (params, start))
+        return real(outputs) - jax.lax.stop_gradient(at_start)
 
     return centered
 

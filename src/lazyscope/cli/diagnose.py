@@ -46,7 +46,7 @@ class Diagnose:
 
     case: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")]
     """A built-in name, FILE.py:OBJECT or package.module:OBJECT; or the folder of a model at its start."""
-    end: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="AFTER")] = None
+    end: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[AFTER]")] = None
     """Where CASE is a folder, that of the trained weights."""
     batch: Path | None = None
     """Where CASE is a folder, a safetensors or npz file with the entries of a batch, labels among them."""
