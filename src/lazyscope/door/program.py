@@ -79,8 +79,8 @@ class Program:
             name = getattr(self.function, "__name__", type(self.function).__name__)
             said = str(error).partition("\n")[0]
             raise ValueError(
-                f"{name} must take any number of examples, got from a batch of {rows}: {said}: write -1 or x.shape[0] "
-                "where it has a number"
+                f"{name} must take any number of examples, got from a batch of {rows}: {said.rstrip('.')}: write -1 or "
+                "x.shape[0] where it has a number, and put what it has for each example into x or y"
             ) from error
 
     def __eq__(self, other: object) -> bool:
