@@ -29,7 +29,7 @@ FIGURES: dict[str, Entry] = {
     ),
     "note-s3.3": Entry("kappa.against_tau:S3_3", "The criterion against initialisation scale", (20, 60, 1600)),
     "note-s3.4": Entry("kappa.level_lines:S3_4", "Level lines of the criterion", (5, 20, 40)),
-    "note-s5.3": Entry("practice.regimes:S5_3", "Regimes of standard initialisations", (15, 45, 10800)),
+    "note-s5.3": Entry("practice.regimes:S5_3", "Regimes of standard initialisations", (15, 45, 4800)),
     "note-fig1": Entry("movement.weights:FIG1", "Movement of the weights, lazy and not", (10, 40, 450)),
     "note-fig5": Entry("initialisation.scale_plane:FIG5", "Test loss over tau and alpha", (20, 35, 900)),
     "note-s5.2": Entry("movement.speed:S5_2", "Convergence speed, lazy and not", (10, 35, 600)),
