@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cell_numbers import Cells, broken, measured, numbers, promise, recorded
+from cell_numbers import Cells, broken, measured, numbers, promise, recorded, widened
 from listening import heard
 
 from lazyscope.papers.initialisation import training
@@ -87,6 +87,19 @@ def test_a_promise_is_as_close_as_another_machine_comes():
     assert loose["f"].results["loss"].within == pytest.approx(1e-5)
     assert broken(of(1.0 + 1e-6), loose) == []
     assert broken(of(1.0 + 1e-4), loose) != []
+
+
+def test_another_machine_widens_a_promise_and_moves_no_number():
+    def of(value):
+        return {"f": Cells(1, {"loss": numbers(np.array([value, 1.0]))})}
+
+    first = promise(of(1.0), of(1.0), {})
+    wide = widened(of(1.0 + 1e-7), first)
+    assert wide["f"].results["loss"][:4] == first["f"].results["loss"][:4]
+    assert broken(of(1.0 + 1e-7), first) != []
+    assert broken(of(1.0 + 1e-7), wide) == []
+    assert broken(of(1.0 + 1e-5), wide) != []
+    assert widened(of(1.0), wide) == wide
 
 
 def test_cells_that_come_or_go_are_told():
