@@ -11,8 +11,9 @@ measures both and writes the record anew. It refuses numbers that moved while th
 
     python tests/cell_numbers.py --here [FIGURE ...]
 
-is for another machine, and a tree that keeps its promises on that where they were made: the numbers stay, and are
-promised within ten times what this machine differs from them by.
+is for another machine (OpenBLAS takes its kernels by the processor, `OPENBLAS_CORETYPE`), and a tree that keeps its
+promises on that where they were made: the numbers stay, and are promised within ten times what this machine differs
+from them by.
 """
 
 import json
